@@ -1,0 +1,1 @@
+"""conet-graph."""
