@@ -1,0 +1,35 @@
+"""A user's mistakes, as one sentence each; everything outside this family is a bug of ours."""
+
+from __future__ import annotations
+
+
+class ConetGraphError(Exception):
+    """Root of all errors that a user can mend; ``exit_code`` is the command line's."""
+
+    exit_code = 2
+
+
+class InvalidModel(ConetGraphError):
+    """The model file cannot be read or is not a valid network."""
+
+
+class BadUsage(ConetGraphError):
+    """An option, a layer's name or another file than the model is wrong."""
+
+
+class Refused(ConetGraphError):
+    """The request is understood and the answer is no."""
+
+    exit_code = 1
+
+
+class VerificationFailed(ConetGraphError):
+    """A rewritten network is not what it should be."""
+
+    exit_code = 1
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """A name from a model, safe to print: quoted, control characters escaped, shortened."""
+    text = name.encode("unicode_escape").decode("ascii")
+    return "'" + (text if len(text) <= limit else text[: limit - 3] + "...") + "'"

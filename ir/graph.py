@@ -1,0 +1,269 @@
+"""The graph of one network: operators in order, constants, shapes, and the DAG of its feature maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from conet_graph.ir.load import LoadedModel, tensor_array
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+
+@dataclass(slots=True)
+class Operator:
+    """One operator of the graph; ``inputs`` and ``outputs`` hold '' where an optional one is absent."""
+
+    index: int
+    proto: onnx.NodeProto
+    version: int
+
+    @property
+    def op_type(self) -> str:
+        """The ONNX operator type, e.g. ``Conv``."""
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain; '' is ONNX's own."""
+        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+
+    @property
+    def name(self) -> str:
+        """The node's name, or one made of its type and first output where it has none."""
+        return self.proto.name or next((o for o in self.proto.output if o), self.op_type)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the input values."""
+        return list(self.proto.input)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the output values."""
+        return list(self.proto.output)
+
+    def input(self, slot: int) -> str:
+        """Name of one input, '' when it is absent."""
+        return self.proto.input[slot] if slot < len(self.proto.input) else ""
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute, or ``default``."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
+                return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return default
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Replace or add an attribute."""
+        made = helper.make_attribute(name, value)
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                attribute.CopyFrom(made)
+                return
+        self.proto.attribute.append(made)
+
+    def subgraphs(self) -> list[onnx.GraphProto]:
+        """Bodies of If, Loop, Scan and the like."""
+        found: list[onnx.GraphProto] = []
+        for attribute in self.proto.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found.append(attribute.g)
+            found.extend(attribute.graphs)
+        return found
+
+
+@dataclass(slots=True)
+class Constant:
+    """A tensor whose value the file holds; ``source`` is its name in the file it came from."""
+
+    tensor: onnx.TensorProto
+    source: str
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.tensor.dims)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floating point numbers (float8 and float4 left out)."""
+        return self.tensor.data_type in FLOATS
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.dims, dtype=np.int64)) if self.dims else 1
+
+
+FLOATS = frozenset(
+    {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+    }
+)
+
+
+@dataclass
+class Graph:
+    """A network taken from an ONNX model, its weights left where they are.
+
+    ``skeleton`` is the model without its initializers; the passes change it and ``constants``.
+    ``shapes`` is filled by the pass ``infer_shapes``.
+    """
+
+    loaded: LoadedModel
+    skeleton: onnx.ModelProto
+    constants: dict[str, Constant]
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    known_ints: dict[str, list[Any]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(loaded: LoadedModel) -> Graph:
+        """Make the graph of a loaded model; Constant nodes become constants at once."""
+        proto = loaded.proto
+        if proto.functions:
+            proto = _inlined(loaded)
+        constants = {t.name: Constant(t, t.name) for t in proto.graph.initializer}
+        skeleton = onnx.ModelProto()
+        for descriptor, value in proto.ListFields():
+            if descriptor.name == "graph":
+                continue
+            if hasattr(value, "extend") or hasattr(value, "append"):
+                getattr(skeleton, descriptor.name).extend(value)
+            elif hasattr(value, "CopyFrom"):
+                getattr(skeleton, descriptor.name).CopyFrom(value)
+            else:
+                setattr(skeleton, descriptor.name, value)
+        for descriptor, value in proto.graph.ListFields():
+            if descriptor.name in ("initializer", "node"):
+                continue
+            if hasattr(value, "extend") or hasattr(value, "append"):
+                getattr(skeleton.graph, descriptor.name).extend(value)
+            else:
+                setattr(skeleton.graph, descriptor.name, value)
+        for node in proto.graph.node:
+            tensor = _constant_tensor(node)
+            if tensor is None:
+                skeleton.graph.node.append(node)
+            else:
+                constants[node.output[0]] = Constant(tensor, node.output[0])
+        return Graph(loaded, skeleton, constants)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in which external data lies."""
+        return self.loaded.folder
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """Value of a constant (read-only; large external ones are mapped, not read)."""
+        return tensor_array(self.constants[name].tensor, self.folder)
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """Opset version of each imported domain."""
+        return {
+            ("" if o.domain == "ai.onnx" else o.domain): o.version
+            for o in self.skeleton.opset_import
+        }
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operator set."""
+        return self.opsets.get("", 1)
+
+    @cached_property
+    def operators(self) -> list[Operator]:
+        """All operators, in the file's (topological) order."""
+        return [
+            Operator(i, node, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
+            for i, node in enumerate(self.skeleton.graph.node)
+        ]
+
+    @cached_property
+    def producers(self) -> dict[str, Operator]:
+        """The operator that writes each value."""
+        return {value: op for op in self.operators for value in op.outputs if value}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Operator, int]]]:
+        """The operators, and their input slots, that read each value."""
+        found: dict[str, list[tuple[Operator, int]]] = {}
+        for op in self.operators:
+            for slot, value in enumerate(op.inputs):
+                if value:
+                    found.setdefault(value, []).append((op, slot))
+        return found
+
+    @property
+    def inputs(self) -> list[str]:
+        """Graph inputs that have no default value."""
+        return [v.name for v in self.skeleton.graph.input if v.name not in self.constants]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Graph outputs."""
+        return [v.name for v in self.skeleton.graph.output]
+
+    def shape(self, value: str) -> Shape | None:
+        """Shape of a value: numbers, names of free dimensions, None where unknown."""
+        constant = self.constants.get(value)
+        return constant.dims if constant is not None else self.shapes.get(value)
+
+    def structure_changed(self) -> None:
+        """Forget what was derived from the list of nodes; call after changing it."""
+        for name in ("operators", "producers", "consumers", "dag"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def dag(self) -> nx.MultiDiGraph[str]:
+        """The DAG: a node for every value, an edge from each input to each output of an operator."""
+        dag: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        for name in [*self.inputs, *self.constants]:
+            dag.add_node(name, shape=self.shape(name))
+        for op in self.operators:
+            for output in op.outputs:
+                if output:
+                    dag.add_node(output, shape=self.shape(output), producer=op)
+            for slot, value in enumerate(op.inputs):
+                if not value:
+                    continue
+                for output in op.outputs:
+                    if output:
+                        dag.add_edge(value, output, op=op, slot=slot)
+        return dag
+
+
+def _inlined(loaded: LoadedModel) -> onnx.ModelProto:
+    """The model with the calls of its own functions replaced by their bodies."""
+    from onnx import inliner
+
+    return inliner.inline_local_functions(loaded.proto)
+
+
+def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The value of a Constant node as a tensor; None for other nodes and for strings."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        return attribute.t
+    made = {
+        "value_float": lambda: np.float32(attribute.f),
+        "value_floats": lambda: np.array(attribute.floats, np.float32),
+        "value_int": lambda: np.int64(attribute.i),
+        "value_ints": lambda: np.array(attribute.ints, np.int64),
+    }.get(attribute.name)
+    return None if made is None else numpy_helper.from_array(np.asarray(made()), node.output[0])

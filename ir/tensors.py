@@ -1,0 +1,51 @@
+"""Sizes and values of tensors as the file holds them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from conet_graph.ir.errors import InvalidModel, shown
+
+# Element types of less than a byte: how many share one (ONNX spec, "TensorProto: packed types").
+_PACKED = {"UINT4": 2, "INT4": 2, "FLOAT4E2M1": 2, "UINT2": 4, "INT2": 4}
+_KNOWN = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+
+
+def count(tensor: onnx.TensorProto) -> int:
+    """Number of elements that a tensor's shape promises (exact, whatever the file claims)."""
+    return math.prod(tensor.dims)
+
+
+def nbytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's raw data.
+
+    Raises:
+        InvalidModel: unknown element type, or a type without a fixed size.
+    """
+    if tensor.data_type not in _KNOWN or tensor.data_type == onnx.TensorProto.STRING:
+        raise InvalidModel(
+            f"Tensor {shown(tensor.name)} has the element type {tensor.data_type},"
+            " which holds no numbers that can be read."
+        )
+    packed = _PACKED.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+    if packed:
+        return -(-count(tensor) // packed)
+    return count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def is_packed(tensor: onnx.TensorProto) -> bool:
+    """Whether several elements share a byte."""
+    return onnx.TensorProto.DataType.Name(tensor.data_type) in _PACKED
+
+
+def inline_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    """Value of a tensor held in the model file itself; raw data is viewed, not copied."""
+    if tensor.HasField("raw_data") and not is_packed(tensor):
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        return np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
+    return numpy_helper.to_array(tensor)

@@ -1,0 +1,42 @@
+"""A pass, and the manager that runs a list of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from conet_graph.ir.graph import Graph
+
+
+class Pass(Protocol):
+    """One step over the graph: a name, a one-line doc, and ``run``."""
+
+    name: str
+    doc: str
+
+    def run(self, graph: Graph) -> None:
+        """Change or annotate the graph; it is valid before and after."""
+
+
+Hook = Callable[[Pass, Graph], None]
+
+
+@dataclass
+class PassManager:
+    """Runs passes in order, times them, and calls one hook after each (to verify or print)."""
+
+    passes: Sequence[Pass]
+    after: Hook | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, graph: Graph) -> Graph:
+        """Run all passes over ``graph`` and return it."""
+        for step in self.passes:
+            start = time.perf_counter()
+            step.run(graph)
+            self.seconds[step.name] = time.perf_counter() - start
+            if self.after is not None:
+                self.after(step, graph)
+        return graph

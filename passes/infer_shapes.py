@@ -1,0 +1,114 @@
+"""Shape inference on a copy of the graph without its weight bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+from onnx import helper, shape_inference
+
+from conet_graph.ir.graph import Constant, Dim, Graph, Shape
+from conet_graph.passes.stand_ins import stand_in
+
+# Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
+SMALL = 4096
+
+
+@dataclass(frozen=True)
+class InferShapes:
+    """Fill ``graph.shapes`` and ``graph.dtypes`` by ONNX shape inference; free dims stay free."""
+
+    name: ClassVar[str] = "infer_shapes"
+    doc: ClassVar[str] = "shapes of all values, by ONNX shape inference without the weights"
+
+    def run(self, graph: Graph) -> None:
+        """Infer the shapes of all values of the main graph."""
+        model = light_copy(graph)
+        try:
+            inferred = shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:
+            # Values whose shape stays unknown are frozen by the rules; nothing else depends on it.
+            inferred = model
+        read_shapes(inferred, graph)
+
+
+def light_copy(graph: Graph) -> onnx.ModelProto:
+    """The model with weights turned into graph inputs and private operators into stand-ins."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.skeleton)
+    body = model.graph
+    del body.node[:]
+    private: set[str] = set()
+    for op in graph.operators:
+        nodes = stand_in(op)
+        if nodes is None:
+            body.node.append(op.proto)
+            if op.domain:
+                private.update(op.outputs)
+        else:
+            body.node.extend(nodes)
+    declared = [v for v in body.value_info if v.name in private]
+    del body.value_info[:]
+    body.value_info.extend(declared)
+    for value in body.output:
+        if value.type.HasField("tensor_type"):
+            # What a file declares for its outputs may be wrong; the operators say what is true.
+            value.type.tensor_type.ClearField("shape")
+    kept = [v for v in body.input if v.name not in graph.constants]
+    del body.input[:]
+    body.input.extend(kept)
+    for value in body.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")  # -1 or 0 stands for "unknown" in some exporters' files
+    for name, constant in graph.constants.items():
+        if is_small_int(constant):
+            tensor = body.initializer.add()
+            tensor.CopyFrom(constant.tensor)
+            tensor.name = name
+        else:
+            body.input.append(
+                helper.make_tensor_value_info(name, constant.tensor.data_type, constant.dims)
+            )
+    if model.ir_version < 4:
+        model.ir_version = 4  # initializers need not be inputs from version 4 on
+    return model
+
+
+def is_small_int(constant: Constant) -> bool:
+    """Whether a constant may be a shape, an axis list or the like."""
+    return (
+        constant.tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+        and constant.size <= SMALL
+        and constant.tensor.data_location != onnx.TensorProto.EXTERNAL
+    ) or (
+        # Resize and Upsample scales, and the arithmetic some exporters do on them.
+        constant.tensor.data_type == onnx.TensorProto.FLOAT
+        and constant.size <= 8
+        and constant.tensor.data_location != onnx.TensorProto.EXTERNAL
+    )
+
+
+def read_shapes(model: onnx.ModelProto, graph: Graph) -> None:
+    """Copy the inferred shapes into the graph."""
+    body = model.graph
+    graph.shapes = {}
+    for value in [*body.input, *body.value_info, *body.output]:
+        kind = value.type
+        if not kind.HasField("tensor_type"):
+            continue
+        graph.dtypes[value.name] = kind.tensor_type.elem_type
+        if kind.tensor_type.HasField("shape"):
+            graph.shapes[value.name] = shape_of(kind.tensor_type.shape)
+
+
+def shape_of(proto: onnx.TensorShapeProto) -> Shape:
+    """A shape as a tuple."""
+    return tuple(_dim(d) for d in proto.dim)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None

@@ -1,0 +1,84 @@
+"""Standard operators that stand in for private ones during shape inference.
+
+ONNX shape inference stops at operators of private domains; ONNX Runtime's quantisers and optimisers write
+many of them. Each entry names standard operators with the same output shape; only shapes are read off.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from conet_graph.ir.graph import Operator
+
+# Data inputs, by slot, of ONNX Runtime's quantised element-wise operators (contrib operator docs).
+_SAME_SHAPE = {
+    "QLinearSigmoid": (0,),
+    "QLinearLeakyRelu": (0,),
+    "QLinearSoftmax": (0,),
+    "QLinearAdd": (0, 3),
+    "QLinearMul": (0, 3),
+    "Gelu": (0,),
+    "FastGelu": (0,),
+    "QuickGelu": (0,),
+    "BiasGelu": (0, 1),
+    "BiasSoftmax": (0,),
+    "BiasAdd": (0, 1, 2),
+    "Quant": (0,),
+    "BipolarQuant": (0,),
+    "QuantizeLinear": (0,),
+    "DequantizeLinear": (0,),
+    "Silu": (0,),
+}
+
+
+def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
+    """Standard nodes with the output shape of a private operator; None when there are none."""
+    if not op.domain:
+        return _old_standard(op)
+    ins, out = op.inputs, op.outputs[:1]
+    slots = _SAME_SHAPE.get(op.op_type)
+    if slots is not None:
+        if len(slots) == 1:
+            return [helper.make_node("Identity", [ins[slots[0]]], out)]
+        return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
+    if op.op_type in ("FusedConv", "NhwcFusedConv"):
+        return None if op.op_type == "NhwcFusedConv" else [_plain(op, "Conv", ins[:3])]
+    if op.op_type in ("FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"):
+        plain = not any(op.attr(a, 0) for a in ("transA", "transB", "transBatchA", "transBatchB"))
+        return [helper.make_node("MatMul", ins[:2], out)] if plain else None
+    if op.op_type in ("FusedGemm", "QGemm"):
+        pair = ins[:2] if op.op_type == "FusedGemm" else [ins[0], ins[3]]
+        return [_plain(op, "Gemm", pair)]
+    if op.op_type == "QLinearConcat":
+        data = [ins[k] for k in range(2, len(ins), 3)]
+        return [helper.make_node("Concat", data, out, axis=op.attr("axis", 1))]
+    if op.op_type == "QLinearGlobalAveragePool" and not op.attr("channels_last", 0):
+        return [helper.make_node("GlobalAveragePool", ins[:1], out)]
+    if op.op_type == "QLinearAveragePool" and not op.attr("channels_last", 0):
+        return [_plain(op, "AveragePool", ins[:1])]
+    return None
+
+
+_KEPT_ATTRS = {
+    "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
+    "Gemm": ("alpha", "beta", "transA", "transB"),
+    "AveragePool": ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"),
+}
+
+
+def _plain(op: Operator, op_type: str, inputs: list[str]) -> onnx.NodeProto:
+    node = helper.make_node(op_type, inputs, op.outputs[:1])
+    node.attribute.extend(a for a in op.proto.attribute if a.name in _KEPT_ATTRS[op_type])
+    return node
+
+
+def _old_standard(op: Operator) -> list[onnx.NodeProto] | None:
+    """Experimental operators of the first opsets, which today's inference no longer knows."""
+    if op.op_type in ("Affine", "ImageScaler"):
+        return [helper.make_node("Identity", op.inputs[:1], op.outputs[:1])]
+    if op.op_type == "Crop" and op.attr("scale") is None:
+        border = op.attr("border", [0, 0, 0, 0])
+        pads = [0, 0, -border[1], -border[0], 0, 0, -border[3], -border[2]]
+        return [helper.make_node("Pad", op.inputs[:1], op.outputs[:1], pads=pads)]
+    return None
