@@ -115,6 +115,18 @@ FLOATS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One number of a shape computed in the graph: its value if known, and where it comes from.
+
+    ``source`` is ('const', name, position) for a number that stands in a constant, ('dim', value, axis)
+    for one read off a value's shape at run time, None for the result of arithmetic.
+    """
+
+    value: float | int | None
+    source: tuple[str, str, int] | None = None
+
+
 @dataclass
 class Graph:
     """A network taken from an ONNX model, its weights left where they are.
@@ -128,7 +140,8 @@ class Graph:
     constants: dict[str, Constant]
     shapes: dict[str, Shape] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
-    known_ints: dict[str, list[Any]] = field(default_factory=dict)
+    shapes_stale: bool = True
+    known: dict[str, list[Entry]] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
@@ -222,9 +235,40 @@ class Graph:
         constant = self.constants.get(value)
         return constant.dims if constant is not None else self.shapes.get(value)
 
+    def keep_nodes(self, nodes: list[onnx.NodeProto]) -> None:
+        """Replace the list of nodes and forget what was derived from it."""
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+        del self.skeleton.graph.node[:]
+        self.skeleton.graph.node.extend(copies)
+        self.structure_changed()
+
+    @cached_property
+    def captured(self) -> set[str]:
+        """Values of the main graph that bodies of If, Loop, Scan and the like read."""
+        names: set[str] = set()
+        pending = [g for op in self.operators for g in op.subgraphs()]
+        while pending:
+            body = pending.pop()
+            for node in body.node:
+                names.update(node.input)
+                for attribute in node.attribute:
+                    if attribute.type == onnx.AttributeProto.GRAPH:
+                        pending.append(attribute.g)
+                    pending.extend(attribute.graphs)
+            names.update(v.name for v in body.output)
+        return names
+
+    def fresh_name(self, base: str) -> str:
+        """A constant's name that nothing in the graph has yet."""
+        number = 2
+        while (name := f"{base}__{number}") in self.constants or name in self.producers:
+            number += 1
+        return name
+
     def structure_changed(self) -> None:
         """Forget what was derived from the list of nodes; call after changing it."""
-        for name in ("operators", "producers", "consumers", "dag"):
+        self.shapes_stale = True
+        for name in ("operators", "producers", "consumers", "dag", "captured"):
             self.__dict__.pop(name, None)
 
     @cached_property

@@ -24,6 +24,9 @@ class InferShapes:
 
     def run(self, graph: Graph) -> None:
         """Infer the shapes of all values of the main graph."""
+        if not graph.shapes_stale:
+            return
+        graph.shapes_stale = False
         model = light_copy(graph)
         try:
             inferred = shape_inference.infer_shapes(model, data_prop=True)

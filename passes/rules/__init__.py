@@ -1,1 +1,85 @@
-"""conet-graph."""
+"""The channel rules: one file an operator family, gathered here in one table."""
+
+from __future__ import annotations
+
+from conet_graph.ir.errors import shown
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.rules import (
+    concat_split,
+    conv,
+    elementwise,
+    matmul,
+    normalize,
+    pool,
+    quantize,
+    recurrent,
+    reduce,
+    reshape,
+    resize,
+    transpose,
+)
+from conet_graph.passes.rules.registry import Rule
+from conet_graph.passes.units import NoRule, Tracker, Units
+
+_FAMILIES = (
+    concat_split,
+    conv,
+    elementwise,
+    matmul,
+    normalize,
+    pool,
+    quantize,
+    recurrent,
+    reduce,
+    reshape,
+    resize,
+    transpose,
+)
+
+
+def _gathered() -> dict[tuple[str, str], Rule]:
+    table: dict[tuple[str, str], Rule] = {}
+    for family in _FAMILIES:
+        for key, rule in family.RULES.items():
+            if key in table:
+                raise ValueError(f"two rules for {key}")
+            table[key] = rule
+    return table
+
+
+RULES = _gathered()
+
+
+def apply_rule(tracker: Tracker, op: Operator) -> None:
+    """Describe one operator; what cannot be described freezes what it touches and says why."""
+    rule = RULES.get((op.domain, op.op_type))
+    kind = f"{op.domain}::{op.op_type}" if op.domain else op.op_type
+    try:
+        if op.subgraphs():
+            raise NoRule("it runs a sub-graph")
+        if rule is None:
+            raise NoRule("it has no channel rule")
+        rule(tracker, op)
+    except NoRule as refusal:
+        reason = f"operator {kind} (node {shown(op.name)}): {refusal}"
+        freeze_all(tracker, op, reason)
+        if isinstance(tracker, Units):
+            tracker.unsupported.append((op, str(refusal), tracker.frozen(reason)))
+
+
+def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:
+    """Freeze every axis an operator touches."""
+    stop = tracker.frozen(reason)
+    for value in op.inputs:
+        if not value or (tracker.is_constant(value) and len(tracker.graph.constants[value].dims) == 0):
+            continue
+        if tracker.is_constant(value):
+            for axis in range(len(tracker.graph.constants[value].dims)):
+                tracker.bind(op, value, axis, stop)
+        elif value in tracker.values:
+            for units in tracker.values[value]:
+                tracker.tie(op, units, stop)
+    for k, value in enumerate(op.outputs):
+        shape = tracker.graph.shape(value) if value else None
+        if shape is not None:
+            tracker.set(op, k, [stop] * len(shape))

@@ -1,0 +1,165 @@
+"""Convolutions: Conv, ConvTranspose, ConvInteger, QLinearConv, DeformConv and fused forms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
+from conet_graph.passes.units import Axis, Ids, NoRule, Tracker
+
+RULES: Table = {}
+
+
+def tie_rows(t: Tracker, op: Operator, table: Ids) -> Ids:
+    """Tie the rows of a table to its first one, which is returned."""
+    if len(table) > 1:
+        t.tie(op, np.tile(table[0], len(table) - 1), table[1:].reshape(-1))
+    return table[0]
+
+
+def in_groups(units: Ids, groups: int) -> Ids:
+    """An axis as a table with a row for each group.
+
+    Raises:
+        NoRule: the groups do not divide it.
+    """
+    if groups < 1 or len(units) % groups:
+        raise NoRule(f"{groups} groups do not divide {len(units)} channels")
+    return units.reshape(groups, -1)
+
+
+def bind_vector(t: Tracker, op: Operator, value: str, to: Axis) -> None:
+    """Tie a vector with an entry a channel (a bias, a scale); a single entry serves all channels."""
+    if value and t.rank(value) == 1 and (t.dim(value, 0) != 1 or not t.is_constant(value)):
+        t.bind(op, value, 0, to)
+
+
+@rule(RULES, "Conv")
+def conv(t: Tracker, op: Operator) -> None:
+    """Conv(X, W, B)."""
+    out = convolve(t, op, 0, 1)
+    bind_vector(t, op, op.input(2), out)
+    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
+
+
+@rule(RULES, "FusedConv", domain=MICROSOFT)
+def fused_conv(t: Tracker, op: Operator) -> None:
+    """Conv with an activation and a summand Z (ONNX Runtime's extended optimisations)."""
+    conv(t, op)
+    if op.input(3):
+        t.tie(op, t.axis(op.outputs[0], 1), t.axis(op.input(3), 1))
+
+
+@rule(RULES, "ConvInteger")
+def conv_integer(t: Tracker, op: Operator) -> None:
+    """ConvInteger(x, w, x_zero_point, w_zero_point)."""
+    out = convolve(t, op, 0, 1)
+    bind_vector(t, op, op.input(3), out)
+    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
+
+
+@rule(RULES, "QLinearConv")
+def qlinear_conv(t: Tracker, op: Operator) -> None:
+    """QLinearConv(x, xs, xz, w, ws, wz, ys, yz, B)."""
+    out = convolve(t, op, 0, 3)
+    for slot in (4, 5, 8):
+        bind_vector(t, op, op.input(slot), out)
+    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
+
+
+@rule(RULES, "DeformConv")
+def deform_conv(t: Tracker, op: Operator) -> None:
+    """DeformConv(X, W, offset, B, mask): offsets and mask say where to look, not what is there."""
+    out = convolve(t, op, 0, 1)
+    bind_vector(t, op, op.input(3), out)
+    units = t.axis(op.input(0), 1)
+    if not isinstance(units, int) and op.attr("offset_group", 1) > 1:
+        tie_rows(t, op, in_groups(units, op.attr("offset_group", 1)))
+    for slot in (2, 4):
+        if op.input(slot):
+            t.freeze(op, t.axis(op.input(slot), 1), "offsets of a deformable convolution")
+    t.set(op, 0, [t.axis(op.input(0), 0), out, *[0] * (t.rank(op.input(0)) - 2)])
+
+
+def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
+    """The channel side of a convolution; returns the output's channels."""
+    x, w = op.input(data), op.input(weight)
+    group, units = op.attr("group", 1), t.axis(x, 1)
+    _kernel_is_spatial(t, op, w, 2)
+    per_group = t.dim(w, 1)
+    if group == 1:
+        t.bind(op, w, 1, units)
+        t.contract(op, data, 1, (w, 1))
+        return t.axis(w, 0)
+    if isinstance(units, int):
+        t.bind(op, w, 1, units)
+        out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+        tie_rows(t, op, in_groups(out, group))
+        return out
+    if per_group == 1:
+        # Depthwise: output unit i*m+j belongs to input unit i, whatever the multiplier m.
+        old_out, old_in = t.dim(w, 0), group
+        if not isinstance(old_out, int) or old_out % old_in:
+            raise NoRule(f"{group} groups do not divide its output channels")
+        out = np.repeat(units, old_out // old_in)
+        t.bind(op, w, 0, out)
+        t.set_attr(op, "group", len(units))
+        return out
+    t.bind(op, w, 1, tie_rows(t, op, in_groups(units, group)))
+    t.contract(op, data, 1, (w, 1))
+    out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+    tie_rows(t, op, in_groups(out, group))
+    return out
+
+
+@rule(RULES, "ConvTranspose")
+def conv_transpose(t: Tracker, op: Operator) -> None:
+    """ConvTranspose(X, W, B); W is [in, out / group, ...]."""
+    x, w = op.input(0), op.input(1)
+    group, units = op.attr("group", 1), t.axis(x, 1)
+    _kernel_is_spatial(t, op, w, 2)
+    out: Axis
+    if group > 1 and group == t.dim(w, 0) and not isinstance(units, int):
+        multiplier = t.dim(w, 1)
+        if not isinstance(multiplier, int):
+            raise NoRule("the shape of its weight is not known")
+        out = np.repeat(units, multiplier)
+        t.bind(op, w, 0, units)
+        t.set_attr(op, "group", len(units))
+    else:
+        if not isinstance(units, int):
+            tie_rows(t, op, in_groups(units, group))
+        t.bind(op, w, 0, units)
+        t.contract(op, 0, 1, (w, 0))
+        out = np.tile(t.ones(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
+    bind_vector(t, op, op.input(2), out)
+    for axis in range(2, t.rank(x)):
+        t.tie(op, t.axis(x, axis), 0)
+    t.set(op, 0, [t.axis(x, 0), out, *[0] * (t.rank(x) - 2)])
+
+
+def _kernel_is_spatial(t: Tracker, op: Operator, w: str, first: int) -> None:
+    """Kernel axes of a weight that the graph computes carry no channels."""
+    for axis in range(first, t.rank(w)):
+        t.bind(op, w, axis, 0)
+
+
+def window_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:
+    """Output axes behind the channel axis of an operator that slides a window.
+
+    A window that slides along channels (the 1-D convolution of an ECA block) keeps their number when
+    its stride is 1 and its padding keeps the length; else the channels are frozen.
+    """
+    axes: list[Axis] = []
+    output = op.outputs[0]
+    for axis in range(2, t.rank(x)):
+        units = t.axis(x, axis)
+        if isinstance(units, int):
+            axes.append(0)
+            continue
+        if t.dim(output, axis) != t.dim(x, axis) or any(s != 1 for s in op.attr("strides", [1])):
+            t.tie(op, units, 0)
+        t.mix(op, units)
+        axes.append(units)
+    return axes

@@ -1,0 +1,110 @@
+"""Element by element: activations, arithmetic with broadcasting, Where, PRelu, Clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
+from conet_graph.passes.units import Axis, Tracker
+
+RULES: Table = {}
+
+
+@rule(
+    RULES,
+    *("Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout").split(),
+    *("Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg").split(),
+    *("Not ParametricSoftplus Reciprocal Relu Round ScaledTanh Selu Shrink Sigmoid Sign Sin Sinh").split(),
+    *("Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Bernoulli").split(),
+)
+def unary(t: Tracker, op: Operator) -> None:
+    """One input, the same axes out (further inputs are scalars)."""
+    for k in range(len(op.outputs)):
+        t.set(op, k, t.axes(op.input(0)))
+
+
+@rule(RULES, *"Gelu FastGelu QuickGelu Silu QLinearSigmoid QLinearLeakyRelu BiasGelu BiasAdd".split(), domain=MICROSOFT)
+def unary_microsoft(t: Tracker, op: Operator) -> None:
+    """Activations of ONNX Runtime; a second long input is a bias."""
+    if op.op_type.startswith("QLinear"):
+        t.set(op, 0, t.axes(op.input(0)))
+    else:
+        t.set(op, 0, broadcast(t, op, [n for n in op.inputs if n]))
+
+
+@rule(
+    RULES,
+    *("Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less").split(),
+    *("LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor").split(),
+)
+def n_ary(t: Tracker, op: Operator) -> None:
+    """Several inputs, broadcast together (Broadcasting in ONNX); opset 6 and older had ``axis``."""
+    names = [n for n in op.inputs if n]
+    offset = op.attr("axis")
+    if op.attr("broadcast", 0) and offset is not None and len(names) == 2:
+        rank, own = t.rank(names[0]), t.rank(names[1])
+        axes = t.axes(names[0])
+        for k in range(own):
+            axes[offset % rank + k] = broadcast_axis(t, op, [(names[0], offset % rank + k), (names[1], k)])
+        t.set(op, 0, axes)
+        return
+    t.set(op, 0, broadcast(t, op, names))
+
+
+@rule(RULES, "QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def qlinear_binary(t: Tracker, op: Operator) -> None:
+    """QLinearAdd(A, as, az, B, bs, bz, ys, yz)."""
+    t.set(op, 0, broadcast(t, op, [op.input(0), op.input(3)]))
+
+
+@rule(RULES, "Affine", "ImageScaler")
+def experimental(t: Tracker, op: Operator) -> None:
+    """Experimental operators of the first opsets; ImageScaler has a bias for each channel."""
+    axes = t.axes(op.input(0))
+    if op.op_type == "ImageScaler" and op.attr("bias"):
+        t.freeze(op, axes[1], f"the attribute 'bias' of {op.op_type} has an entry for each channel")
+    t.set(op, 0, axes)
+
+
+def broadcast(t: Tracker, op: Operator, names: Sequence[str]) -> list[Axis]:
+    """The axes of several values broadcast together, aligned at the right."""
+    rank = max(t.rank(n) for n in names)
+    out: list[Axis] = []
+    for k in range(rank):
+        places = [(n, t.rank(n) - rank + k) for n in names if t.rank(n) - rank + k >= 0]
+        out.append(broadcast_axis(t, op, places))
+    return out
+
+
+def broadcast_axis(t: Tracker, op: Operator, places: Sequence[tuple[str, int]]) -> Axis:
+    """One axis of several values broadcast together; a size of 1 is not tied to anything."""
+    long = [(n, k) for n, k in places if t.dim(n, k) != 1]
+    if not long:
+        # All are 1 long: units that happen to be single channels still belong together.
+        long = [(n, k) for n, k in places if not t.is_constant(n)]
+        if not long:
+            return 0
+    long.sort(key=lambda place: _rank_as_lead(t, place))
+    name, axis = long[0]
+    lead = t.axis(name, axis)
+    for other, k in long[1:]:
+        if t.is_constant(other):
+            t.bind(op, other, k, lead)
+        else:
+            t.tie(op, lead, t.axis(other, k))
+    for other, k in places:
+        if (other, k) in long or t.is_constant(other):
+            continue
+        single = t.axis(other, k)
+        if not isinstance(single, int):
+            t.freeze(op, single, "its one channel is broadcast over many")
+    return lead
+
+
+def _rank_as_lead(t: Tracker, place: tuple[str, int]) -> int:
+    """Activations with channels first, then those without, constants last."""
+    name, axis = place
+    if t.is_constant(name):
+        return 2
+    return 1 if isinstance(t.axis(name, axis), int) else 0

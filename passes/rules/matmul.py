@@ -1,0 +1,158 @@
+"""Matrix products: Gemm, MatMul, Einsum and their quantised and fused forms."""
+
+from __future__ import annotations
+
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.rules.conv import bind_vector
+from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
+from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
+from conet_graph.passes.units import Axis, NoRule, Tracker
+
+RULES: Table = {}
+
+
+def product(
+    t: Tracker, op: Operator, a: int, b: int, trans_a: bool = False, trans_b: bool = False
+) -> list[Axis]:
+    """The axes of a (batched) matrix product of the inputs at two slots; the inner axes are tied."""
+    left, right = op.input(a), op.input(b)
+    rank_a, rank_b = t.rank(left), t.rank(right)
+    if rank_a == 0 or rank_b == 0:
+        raise NoRule("an operand is a scalar")
+    inner_a = rank_a - 2 if trans_a and rank_a > 1 else rank_a - 1
+    inner_b = rank_b - 1 if rank_b == 1 or trans_b else rank_b - 2
+    if derived(t, right) or not derived(t, left):
+        t.bind(op, right, inner_b, t.axis(left, inner_a))
+        weight = (right, inner_b) if derived(t, right) else None
+        t.contract(op, a, inner_a, weight)
+    else:
+        t.bind(op, left, inner_a, t.axis(right, inner_b))
+        t.contract(op, b, inner_b, (left, inner_a))
+    rank = max(rank_a, rank_b)
+    batch: list[Axis] = []
+    for k in range(rank - 2):
+        places = [
+            (n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0
+        ]
+        batch.append(broadcast_axis(t, op, places))
+    if rank_a > 1:
+        batch.append(t.axis(left, rank_a - 1 if trans_a else rank_a - 2))
+    if rank_b > 1:
+        batch.append(t.axis(right, rank_b - 2 if trans_b else rank_b - 1))
+    return batch
+
+
+def derived(t: Tracker, value: str) -> bool:
+    """Whether a value is a weight: a constant, or computed from constants alone."""
+    pending, steps = [value], 0
+    while pending and steps < 16:
+        name = pending.pop()
+        steps += 1
+        if not name or t.is_constant(name):
+            continue
+        producer = t.graph.producers.get(name)
+        if producer is None:
+            return False
+        pending.extend(producer.inputs)
+    return not pending
+
+
+@rule(RULES, "Gemm")
+@rule(RULES, "FusedGemm", domain=MICROSOFT)
+def gemm(t: Tracker, op: Operator) -> None:
+    """Gemm(A, B, C)."""
+    out = product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
+    t.set(op, 0, out)
+    if op.input(2):
+        t.set(op, 0, broadcast(t, op, [op.outputs[0], op.input(2)]))
+
+
+@rule(RULES, "MatMul")
+def matmul(t: Tracker, op: Operator) -> None:
+    """MatMul(A, B), batched."""
+    t.set(op, 0, product(t, op, 0, 1))
+
+
+@rule(RULES, "MatMulInteger")
+def matmul_integer(t: Tracker, op: Operator) -> None:
+    """MatMulInteger(A, B, a_zero_point, b_zero_point)."""
+    out = product(t, op, 0, 1)
+    bind_vector(t, op, op.input(3), out[-1])
+    t.set(op, 0, out)
+
+
+@rule(RULES, "QLinearMatMul")
+def qlinear_matmul(t: Tracker, op: Operator) -> None:
+    """QLinearMatMul(a, as, az, b, bs, bz, ys, yz)."""
+    out = product(t, op, 0, 3)
+    for slot in (4, 5):
+        bind_vector(t, op, op.input(slot), out[-1])
+    t.set(op, 0, out)
+
+
+@rule(RULES, "QGemm", domain=MICROSOFT)
+def qgemm(t: Tracker, op: Operator) -> None:
+    """QGemm(A, as, az, B, bs, bz, C, ys, yz)."""
+    out = product(t, op, 0, 3, bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
+    for slot in (4, 5, 6):
+        bind_vector(t, op, op.input(slot), out[-1])
+    t.set(op, 0, out)
+
+
+@rule(RULES, "FusedMatMul", domain=MICROSOFT)
+def fused_matmul(t: Tracker, op: Operator) -> None:
+    """FusedMatMul(A, B) with transposes."""
+    if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
+        raise NoRule("it transposes batch axes")
+    t.set(op, 0, product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0))))
+
+
+@rule(RULES, "DynamicQuantizeMatMul", domain=MICROSOFT)
+def dynamic_quantize_matmul(t: Tracker, op: Operator) -> None:
+    """DynamicQuantizeMatMul(A, B, b_scale, b_zero_point, bias)."""
+    t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
+    out = product(t, op, 0, 1)
+    for slot in (2, 3, 4):
+        bind_vector(t, op, op.input(slot), out[-1])
+    t.set(op, 0, out)
+
+
+@rule(RULES, "MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_integer_to_float(t: Tracker, op: Operator) -> None:
+    """MatMulIntegerToFloat(A, B, as, bs, az, bz, bias)."""
+    out = product(t, op, 0, 1)
+    for slot in (3, 5, 6):
+        bind_vector(t, op, op.input(slot), out[-1])
+    t.set(op, 0, out)
+
+
+@rule(RULES, "Einsum")
+def einsum(t: Tracker, op: Operator) -> None:
+    """Einsum: equal letters are equal axes."""
+    equation = str(op.attr("equation", "")).replace(" ", "")
+    if "." in equation:
+        raise NoRule("its equation has an ellipsis")
+    left, _, result = equation.partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        letters = left.replace(",", "")
+        result = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    places: dict[str, list[tuple[int, int]]] = {}
+    for slot, term in enumerate(terms):
+        if t.rank(op.input(slot)) != len(term) or len(set(term)) != len(term):
+            raise NoRule("its equation repeats a letter or does not fit an operand")
+        for axis, letter in enumerate(term):
+            places.setdefault(letter, []).append((slot, axis))
+    axes: dict[str, Axis] = {}
+    for letter, found in places.items():
+        axes[letter] = broadcast_axis(t, op, [(op.input(s), a) for s, a in found])
+        if letter not in result:
+            _contract_letter(t, op, found)
+    t.set(op, 0, [axes[letter] for letter in result])
+
+
+def _contract_letter(t: Tracker, op: Operator, found: list[tuple[int, int]]) -> None:
+    weights = [(op.input(s), a) for s, a in found if derived(t, op.input(s))]
+    data = [(s, a) for s, a in found if not derived(t, op.input(s))]
+    if data:
+        t.contract(op, data[0][0], data[0][1], weights[0] if weights else None)

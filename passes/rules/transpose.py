@@ -1,0 +1,58 @@
+"""Operators that move axes and leave them whole: Transpose, Squeeze, Unsqueeze, Shape."""
+
+from __future__ import annotations
+
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.rules.registry import Table, rule
+from conet_graph.passes.units import Axis, NoRule, Tracker
+
+RULES: Table = {}
+
+
+@rule(RULES, "Transpose")
+def transpose(t: Tracker, op: Operator) -> None:
+    """Axes in another order."""
+    axes = t.axes(op.input(0))
+    order = op.attr("perm") or list(range(len(axes)))[::-1]
+    t.set(op, 0, [axes[k] for k in order])
+
+
+@rule(RULES, "Squeeze")
+def squeeze(t: Tracker, op: Operator) -> None:
+    """Axes of size 1 go."""
+    axes = t.axes(op.input(0))
+    named = _axes(t, op)
+    if named is None:
+        gone = {k for k in range(len(axes)) if t.dim(op.input(0), k) == 1}
+    else:
+        gone = {k % len(axes) for k in named}
+    for k in gone:
+        if not isinstance(axes[k], int):
+            t.freeze(op, axes[k], "an axis of one channel is squeezed away")
+    t.set(op, 0, [units for k, units in enumerate(axes) if k not in gone])
+
+
+@rule(RULES, "Unsqueeze")
+def unsqueeze(t: Tracker, op: Operator) -> None:
+    """New axes of size 1."""
+    rest = iter(t.axes(op.input(0)))
+    named = _axes(t, op)
+    if named is None:
+        raise NoRule("its axes are computed in the graph")
+    rank = t.rank(op.input(0)) + len(named)
+    new = {k % rank for k in named}
+    out: list[Axis] = [0 if k in new else next(rest) for k in range(rank)]
+    t.set(op, 0, out)
+
+
+def _axes(t: Tracker, op: Operator) -> list[int] | None:
+    if not op.input(1):
+        axes = op.attr("axes")
+        return None if axes is None else list(axes)
+    return t.integers(op.input(1))
+
+
+@rule(RULES, "Shape", "Size")
+def shape(t: Tracker, op: Operator) -> None:
+    """A shape is computed at run time and follows by itself; nothing is tied."""
+    t.set(op, 0, [0] if op.op_type == "Shape" else [])

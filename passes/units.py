@@ -1,0 +1,276 @@
+"""Units: one integer for one channel of one axis, the equations between them, and the one solve.
+
+A rule describes an operator by what it does to *axes*. An axis is an array of unit ids, one a position, or a
+single int: a unit, always a frozen one, that stands for every position of an axis that carries no channels.
+The same rules run twice: over a network as it is (``Units``, which collects equations), and over its new
+widths (``passes.relabel.Labels``, which carries "copy k of class c" in place of unit ids).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from conet_graph.ir.errors import shown
+from conet_graph.ir.graph import Dim, Entry, Graph, Operator
+
+Ids = NDArray[np.int64]
+Axis = Ids | int
+
+
+class NoRule(Exception):
+    """A rule cannot describe this operator; what it touches is frozen for the reason given."""
+
+
+class Tracker:
+    """What the rules see: the axes of values, and the ways to relate them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.values: dict[str, list[Axis]] = {}
+        self.stored: dict[tuple[str, int], Axis] = {}
+        self.choices: dict[tuple[int, int], int] = {}
+        self.generated: dict[tuple[str, int], tuple[Operator, int]] = {}
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def is_constant(self, value: str) -> bool:
+        """Whether the file holds the value."""
+        return value in self.graph.constants
+
+    def rank(self, value: str) -> int:
+        """Number of axes of a value.
+
+        Raises:
+            NoRule: it is not known.
+        """
+        if value in self.values:
+            return len(self.values[value])
+        shape = self.graph.shape(value)
+        if shape is None:
+            raise NoRule(f"the shape of {shown(value)} is not known")
+        return len(shape)
+
+    def dim(self, value: str, axis: int) -> Dim:
+        """Size of an axis in the file as it is (also while new widths are laid out)."""
+        shape = self.graph.shape(value)
+        return None if shape is None else shape[axis]
+
+    def axis(self, value: str, axis: int) -> Axis:
+        """One axis of a value."""
+        if not self.is_constant(value):
+            return self.axes(value)[axis]
+        axis %= len(self.graph.constants[value].dims)
+        if (value, axis) not in self.stored:
+            self.stored[value, axis] = self.new_axis(value, axis)
+        return self.stored[value, axis]
+
+    def axes(self, value: str) -> list[Axis]:
+        """All axes of a value.
+
+        Raises:
+            NoRule: the value's rank is not known.
+        """
+        if self.is_constant(value):
+            return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
+        if value not in self.values:
+            raise NoRule(f"the shape of {shown(value)} is not known")
+        return list(self.values[value])
+
+    def numbers(self, value: str) -> list[Entry] | None:
+        """The numbers of a small constant or computed shape, where known."""
+        if value in self.graph.known:
+            return self.graph.known[value]
+        constant = self.graph.constants.get(value)
+        if constant is None or constant.size > 4096 or len(constant.dims) > 1:
+            return None
+        data = self.graph.array(value).reshape(-1).tolist()
+        return [Entry(v, ("const", value, k)) for k, v in enumerate(data)]
+
+    def integers(self, value: str) -> list[int] | None:
+        """The numbers of a small constant, if all of them are known."""
+        entries = self.numbers(value)
+        if entries is None or any(e.value is None for e in entries):
+            return None
+        return [int(e.value or 0) for e in entries]
+
+    def ones(self, op: Operator, axis: Axis, dim: Dim) -> Ids:
+        """An axis as an array of units, also where it carries no channels.
+
+        Raises:
+            NoRule: its length is not known.
+        """
+        if not isinstance(axis, int):
+            return axis
+        if not isinstance(dim, int):
+            raise NoRule("the length of an axis is not known")
+        return np.full(dim, axis, np.int64)
+
+    # -- writing: each kind of tracker has its own ---------------------------------------------------
+
+    def set(self, op: Operator, output: int, axes: Sequence[Axis]) -> None:
+        """Say what axes an output has."""
+        if output < len(op.proto.output) and op.proto.output[output]:
+            self.values[op.proto.output[output]] = list(axes)
+
+    def new_axis(self, value: str, axis: int) -> Axis:
+        """The axis of a constant that nobody has asked for before."""
+        raise NotImplementedError
+
+    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
+        """An axis whose length the integers at input ``slot`` alone decide (ConstantOfShape)."""
+        raise NotImplementedError
+
+    def frozen(self, reason: str) -> int:
+        """A unit that may not change, for a reason a person can read."""
+        raise NotImplementedError
+
+    def tie(self, op: Operator, left: Axis, right: Axis) -> None:
+        """Say that two axes carry the same units, position by position."""
+        raise NotImplementedError
+
+    def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
+        """Say that an axis of a value (a weight, mostly) carries the units of ``to``."""
+        raise NotImplementedError
+
+    def freeze(self, op: Operator, axis: Axis, reason: str) -> None:
+        """Say that an axis keeps its channels."""
+        self.tie(op, axis, self.frozen(reason))
+
+    def origin(self, value: str, axis: int, now: Ids) -> Ids:
+        """For each position of an axis now, its position in the file as it is."""
+        raise NotImplementedError
+
+    def expand(self, units: Ids) -> tuple[Ids, Ids]:
+        """The channels that an axis of these units has now, and their old positions."""
+        raise NotImplementedError
+
+    def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
+        """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
+
+    def mix(self, op: Operator, axis: Axis) -> None:
+        """Say that an operator looks across the channels of an axis without weights."""
+
+    def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
+        """Change integers at an input; None leaves one as it is."""
+
+    def set_attr(self, op: Operator, name: str, value: Any) -> None:
+        """Change an attribute."""
+
+
+class Units(Tracker):
+    """Collects the equations of a network and solves them once."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self.count = 1
+        self.reasons: dict[int, str] = {0: "it meets an axis that is not a channel axis"}
+        self._by_reason: dict[str, int] = {}
+        self.left: list[Ids] = []
+        self.right: list[Ids] = []
+        self.equation_op: list[int] = []
+        self.contractions: list[tuple[Operator, int, int, tuple[str, int] | None]] = []
+        self.mixes: list[tuple[Operator, Ids]] = []
+        self.unsupported: list[tuple[Operator, str, int]] = []
+        self.classes: Ids = np.zeros(1, np.int64)
+        self.frozen_class: NDArray[np.bool_] = np.zeros(1, np.bool_)
+
+    def _fresh(self, length: int) -> Ids:
+        self.count += length
+        return np.arange(self.count - length, self.count, dtype=np.int64)
+
+    def new_axis(self, value: str, axis: int) -> Axis:
+        """Fresh units for an axis of a constant."""
+        return self._fresh(self.graph.constants[value].dims[axis])
+
+    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
+        """Fresh units for an axis that a shape in the graph decides."""
+        self.generated[output, axis] = (op, slot)
+        self.stored[output, axis] = self._fresh(length)
+        return self.stored[output, axis]
+
+    def frozen(self, reason: str) -> int:
+        """The frozen unit of a reason."""
+        if reason not in self._by_reason:
+            self._by_reason[reason] = int(self._fresh(1)[0])
+            self.reasons[self._by_reason[reason]] = reason
+        return self._by_reason[reason]
+
+    def tie(self, op: Operator, left: Axis, right: Axis) -> None:
+        """Append an equation."""
+        if left is right:
+            return
+        if isinstance(left, int) and isinstance(right, int):
+            return  # neither carries channels: nothing depends on it
+        if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
+            raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
+        a, b = np.broadcast_arrays(np.asarray(left, np.int64), np.asarray(right, np.int64))
+        self.left.append(a)
+        self.right.append(b)
+        self.equation_op.append(op.index)
+
+    def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
+        """Tie an axis of a value; an axis that nothing else has asked for takes over an int."""
+        if isinstance(to, int) and self.is_constant(value):
+            axis %= len(self.graph.constants[value].dims)
+            if (value, axis) not in self.stored:
+                self.stored[value, axis] = to
+                return
+        self.tie(op, self.axis(value, axis), to)
+
+    def origin(self, value: str, axis: int, now: Ids) -> Ids:
+        """Positions are what they are."""
+        return np.arange(len(now), dtype=np.int64)
+
+    def expand(self, units: Ids) -> tuple[Ids, Ids]:
+        """The channels of an axis as it is."""
+        return units, np.arange(len(units), dtype=np.int64)
+
+    def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
+        """Note a sum over channels."""
+        self.contractions.append((op, slot, axis, weight))
+
+    def mix(self, op: Operator, axis: Axis) -> None:
+        """Note an operator that looks across channels."""
+        if not isinstance(axis, int):
+            self.mixes.append((op, axis))
+
+    def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
+        """Check that the numbers can be changed later, if they must.
+
+        Raises:
+            NoRule: they are computed in a way that is not understood.
+        """
+        entries = self.numbers(op.input(slot))
+        if op.input(slot) in self.graph.constants:
+            return
+        for position, number in enumerate(numbers):
+            if number is None:
+                continue
+            source = None if entries is None else entries[position].source
+            if source is None:
+                raise NoRule("its shape is computed in the graph")
+
+    def solve(self) -> None:
+        """Number the classes of units that must appear or vanish together, and find the frozen ones."""
+        if self.left:
+            left, right = np.concatenate(self.left), np.concatenate(self.right)
+        else:
+            left = right = np.zeros(0, np.int64)
+        ones = np.ones(len(left), np.bool_)
+        matrix = coo_array((ones, (left, right)), shape=(self.count, self.count))
+        count, labels = connected_components(matrix, directed=False)
+        self.classes = labels.astype(np.int64)
+        self.frozen_class = np.zeros(count, np.bool_)
+        self.frozen_class[self.classes[list(self.reasons)]] = True
+
+    def reason_of(self, classes: Ids) -> str:
+        """Why classes are frozen: the first reason found that says more than the generic one."""
+        found = [r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())]
+        told = [r for r in found if r != self.reasons[0]]
+        return (told or found or ["nothing"])[0]

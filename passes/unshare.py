@@ -1,0 +1,44 @@
+"""Each use of a vector gets its own copy, so that exporters' sharing ties no layers together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conet_graph.ir.graph import Constant, Graph
+
+
+@dataclass(frozen=True)
+class Unshare:
+    """A constant with one long axis at most, read in several places, is given to each as its own.
+
+    The TorchScript-based exporter stores equal vectors once: a bias of zeros would tie the whole
+    network. A weight *matrix* read by two operators is a real tie and stays shared. The bytes are not
+    copied; a copy that no plan changes is written under its old name again.
+    """
+
+    name: ClassVar[str] = "unshare"
+    doc: ClassVar[str] = "vectors that several operators read are given to each as its own"
+
+    def run(self, graph: Graph) -> None:
+        """Give every use after the first its own constant."""
+        fixed = graph.captured | set(graph.outputs)
+        for name, uses in list(graph.consumers.items()):
+            constant = graph.constants.get(name)
+            if constant is None or len(uses) < 2 or not is_vector(constant):
+                continue
+            for op, slot in uses if name in fixed else uses[1:]:
+                own = graph.fresh_name(name)
+                graph.constants[own] = Constant(constant.tensor, constant.source)
+                if name in graph.known:
+                    graph.known[own] = [
+                        type(e)(e.value, ("const", own, k)) for k, e in enumerate(graph.known[name])
+                    ]
+                op.proto.input[slot] = own
+        for cached in ("consumers", "dag"):
+            graph.__dict__.pop(cached, None)
+
+
+def is_vector(constant: Constant) -> bool:
+    """Whether at most one axis is longer than one, and there is an axis at all."""
+    return len(constant.dims) > 0 and sum(d > 1 for d in constant.dims) <= 1
