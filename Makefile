@@ -1,0 +1,33 @@
+# Every target first makes the virtual environment, and again when pyproject.toml has changed.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all check bench
+.DELETE_ON_ERROR:
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/conet-graph analyze models/samples/digits.onnx
+	$(BIN)/conet-graph rewrite models/samples/digits.onnx -o build/digits-half.onnx --macs 0.5
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto -m ''
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
