@@ -74,12 +74,7 @@ class Operator:
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""
-        found: list[onnx.GraphProto] = []
-        for attribute in self.proto.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                found.append(attribute.g)
-            found.extend(attribute.graphs)
-        return found
+        return bodies(self.proto)
 
 
 @dataclass(slots=True)
@@ -132,7 +127,7 @@ class Graph:
     """A network taken from an ONNX model, its weights left where they are.
 
     ``skeleton`` is the model without its initializers; the passes change it and ``constants``.
-    ``shapes`` is filled by the pass ``infer_shapes``.
+    ``shapes`` is filled by the pass ``infer_shapes``; later passes leave their results in ``notes``.
     """
 
     loaded: LoadedModel
@@ -142,6 +137,7 @@ class Graph:
     dtypes: dict[str, int] = field(default_factory=dict)
     shapes_stale: bool = True
     known: dict[str, list[Entry]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
@@ -251,10 +247,7 @@ class Graph:
             body = pending.pop()
             for node in body.node:
                 names.update(node.input)
-                for attribute in node.attribute:
-                    if attribute.type == onnx.AttributeProto.GRAPH:
-                        pending.append(attribute.g)
-                    pending.extend(attribute.graphs)
+                pending.extend(bodies(node))
             names.update(v.name for v in body.output)
         return names
 
@@ -288,6 +281,16 @@ class Graph:
                     if output:
                         dag.add_edge(value, output, op=op, slot=slot)
         return dag
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The sub-graphs a node runs."""
+    found: list[onnx.GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
 
 
 def _inlined(loaded: LoadedModel) -> onnx.ModelProto:

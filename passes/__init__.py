@@ -1,1 +1,31 @@
-"""conet-graph."""
+"""The passes, and the order in which they run."""
+
+from __future__ import annotations
+
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes.base import Hook, Pass, PassManager
+from conet_graph.passes.canonicalize import Canonicalize
+from conet_graph.passes.classify_edges import ClassifyEdges
+from conet_graph.passes.fold_shapes import FoldShapes
+from conet_graph.passes.infer_shapes import InferShapes
+from conet_graph.passes.tie_channels import TieChannels
+from conet_graph.passes.unshare import Unshare
+
+# Folding makes more shapes known, which makes more foldable: two rounds reach what real exporters write.
+PIPELINE: tuple[Pass, ...] = (
+    Canonicalize(),
+    InferShapes(),
+    FoldShapes(),
+    InferShapes(),
+    FoldShapes(),
+    InferShapes(),
+    Unshare(),
+    ClassifyEdges(),
+    TieChannels(),
+)
+
+
+def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
+    """The graph of a model with its channels solved."""
+    return PassManager(PIPELINE, after).run(Graph.of(loaded))

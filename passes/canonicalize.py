@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import onnx
 
+from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Graph
 
 
@@ -35,37 +36,3 @@ class Canonicalize:
         if len(alive) != len(graph.operators):
             graph.keep_nodes(alive)
         drop_unused_constants(graph)
-
-
-def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that an output needs, in their order."""
-    needed = set(outputs)
-    alive: list[onnx.NodeProto] = []
-    for node in reversed(nodes):
-        if any(o in needed for o in node.output):
-            alive.append(node)
-            needed.update(node.input)
-            pending = list(_bodies(node))
-            while pending:
-                body = pending.pop()
-                needed.update(v.name for v in body.output)
-                for inner in body.node:
-                    needed.update(inner.input)
-                    pending.extend(_bodies(inner))
-    return alive[::-1]
-
-
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    found = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-    for attribute in node.attribute:
-        found.extend(attribute.graphs)
-    return found
-
-
-def drop_unused_constants(graph: Graph) -> None:
-    """Forget constants that nothing reads; those that are graph inputs or outputs stay."""
-    used = set(graph.outputs) | graph.captured | {v.name for v in graph.skeleton.graph.input}
-    for op in graph.operators:
-        used.update(op.inputs)
-    for name in [n for n in graph.constants if n not in used]:
-        del graph.constants[name]

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Entry, Graph, Operator
-from conet_graph.passes.canonicalize import drop_unused_constants, live_nodes
 
 Entries = list[Entry]
 LONGEST = 1024

@@ -1,0 +1,35 @@
+"""What no output needs."""
+
+from __future__ import annotations
+
+import onnx
+
+from conet_graph.ir.graph import Graph, bodies
+
+
+def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that an output needs, in their order."""
+    needed = set(outputs)
+    alive: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if not any(o in needed for o in node.output):
+            continue
+        alive.append(node)
+        needed.update(node.input)
+        pending = bodies(node)
+        while pending:
+            body = pending.pop()
+            needed.update(v.name for v in body.output)
+            for inner in body.node:
+                needed.update(inner.input)
+                pending.extend(bodies(inner))
+    return alive[::-1]
+
+
+def drop_unused_constants(graph: Graph) -> None:
+    """Forget constants that nothing reads; those that are graph inputs or outputs stay."""
+    used = set(graph.outputs) | graph.captured | {v.name for v in graph.skeleton.graph.input}
+    for op in graph.operators:
+        used.update(op.inputs)
+    for name in [n for n in graph.constants if n not in used]:
+        del graph.constants[name]

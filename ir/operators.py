@@ -1,0 +1,46 @@
+"""Facts about ONNX operators that have weights: which input is the weight, where its channels are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WeightedOperator:
+    """Slots of the data input, the weight and the bias of an operator that can change the depth."""
+
+    data: int
+    weight: int
+    bias: int | None
+
+
+CONVOLUTIONS: dict[str, WeightedOperator] = {
+    "Conv": WeightedOperator(0, 1, 2),
+    "FusedConv": WeightedOperator(0, 1, 2),
+    "ConvTranspose": WeightedOperator(0, 1, 2),
+    "ConvInteger": WeightedOperator(0, 1, None),
+    "QLinearConv": WeightedOperator(0, 3, 8),
+    "DeformConv": WeightedOperator(0, 1, 3),
+}
+
+PRODUCTS: dict[str, WeightedOperator] = {
+    "Gemm": WeightedOperator(0, 1, 2),
+    "FusedGemm": WeightedOperator(0, 1, 2),
+    "MatMul": WeightedOperator(0, 1, None),
+    "FusedMatMul": WeightedOperator(0, 1, None),
+    "MatMulInteger": WeightedOperator(0, 1, None),
+    "QLinearMatMul": WeightedOperator(0, 3, None),
+    "QGemm": WeightedOperator(0, 3, 6),
+    "DynamicQuantizeMatMul": WeightedOperator(0, 1, 4),
+    "MatMulIntegerToFloat": WeightedOperator(0, 1, 6),
+}
+
+RECURRENT: dict[str, WeightedOperator] = {
+    "GRU": WeightedOperator(0, 1, 3),
+    "LSTM": WeightedOperator(0, 1, 3),
+    "RNN": WeightedOperator(0, 1, 3),
+}
+
+# Operators of private domains with these names mean what their standard namesakes do.
+WEIGHTED = {**CONVOLUTIONS, **PRODUCTS, **RECURRENT}
+KNOWN_DOMAINS = ("", "com.microsoft")

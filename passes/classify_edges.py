@@ -1,0 +1,73 @@
+"""Which edges of the DAG are conv edges, and which layers the network has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, WEIGHTED
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An operator with a weight. ``kind`` is 'conv' if it can change the depth, else 'non-conv'."""
+
+    op: Operator
+    kind: str
+    data_slot: int
+    weight_slot: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class ClassifyEdges:
+    """Mark every edge as conv or non-conv and list the layers in ``graph.notes['layers']``.
+
+    An edge is a conv edge if its operator can change the depth: a convolution with more than one channel
+    a group, or a product with a weight. A depthwise convolution is a non-conv edge (paper, section 3.1).
+    """
+
+    name: ClassVar[str] = "classify_edges"
+    doc: ClassVar[str] = "conv and non-conv edges; the layers"
+
+    def run(self, graph: Graph) -> None:
+        """Find the layers; ``kind`` of an operator is kept by its index in ``graph.notes['kinds']``."""
+        weights = _derived_from_constants(graph)
+        layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
+        graph.notes["layers"] = layers
+        graph.notes["conv_operators"] = {layer.op.index for layer in layers if layer.kind == "conv"}
+
+
+def _derived_from_constants(graph: Graph) -> set[str]:
+    """Constants, and values computed from constants alone."""
+    derived = set(graph.constants)
+    for op in graph.operators:
+        if not op.subgraphs() and all(not n or n in derived for n in op.inputs):
+            derived.update(o for o in op.outputs if o)
+    return derived
+
+
+def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:
+    if op.domain not in KNOWN_DOMAINS:
+        return None
+    facts = WEIGHTED.get(op.op_type)
+    if facts is None or not op.input(facts.weight):
+        return None
+    data, weight = facts.data, facts.weight
+    if op.op_type in PRODUCTS and op.input(weight) not in weights:
+        if op.input(data) not in weights:
+            return None  # a product of two feature maps
+        data, weight = weight, data
+    groups = int(op.attr("group", 1)) if op.op_type in CONVOLUTIONS else 1
+    return Layer(op, "non-conv" if _is_depthwise(graph, op, weight, groups) else "conv", data, weight, groups)
+
+
+def _is_depthwise(graph: Graph, op: Operator, weight: int, groups: int) -> bool:
+    """One input channel a group, and more than one group."""
+    shape = graph.shape(op.input(weight))
+    if groups < 2 or shape is None or len(shape) < 2:
+        return False
+    if op.op_type == "ConvTranspose":
+        return shape[0] == groups
+    return shape[1] == 1

@@ -1,0 +1,240 @@
+"""The constraint pass: run every rule once, solve the equations once, read off the channel groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from conet_graph.ir.errors import shown
+from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.rules import apply_rule
+from conet_graph.passes.units import Axis, Ids, Tracker, Units
+
+
+@dataclass
+class Group:
+    """Units that must appear or vanish together: one free channel size, or a frozen one."""
+
+    id: str
+    classes: Ids
+    width: int
+    multiple: int
+    free: bool
+    reason: str | None
+    places: list[tuple[str, int, int]] = field(default_factory=list)
+    producers: list[Layer] = field(default_factory=list)
+    consumers: list[Layer] = field(default_factory=list)
+    size: str = ""
+
+
+@dataclass
+class Channels:
+    """The solved channels of a network: what ``tie_channels`` leaves in ``graph.notes['channels']``."""
+
+    units: Units
+    groups: list[Group]
+    group_of_class: Ids
+    layer_axes: dict[int, tuple[Ids | None, Ids | None]]
+
+    def groups_on(self, classes: Ids | None) -> list[Group]:
+        """The groups on an axis, in order of appearance."""
+        if classes is None:
+            return []
+        numbers = self.group_of_class[classes]
+        order = dict.fromkeys(numbers[numbers >= 0].tolist())
+        return [self.groups[k] for k in order]
+
+
+@dataclass(frozen=True)
+class TieChannels:
+    """Find the channel groups of a network (DESIGN: type inference for channels)."""
+
+    name: ClassVar[str] = "tie_channels"
+    doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
+
+    def run(self, graph: Graph) -> None:
+        """Solve, and leave a ``Channels`` in ``graph.notes['channels']``."""
+        units = Units(graph)
+        walk(units)
+        units.solve()
+        graph.notes["channels"] = _channels(graph, units)
+
+
+def walk(tracker: Tracker) -> None:
+    """Apply the rules to all operators, from the graph's inputs to its outputs."""
+    graph = tracker.graph
+    for name in graph.inputs:
+        shape = graph.shape(name)
+        if shape is not None:
+            tracker.values[name] = [tracker.frozen(f"graph input {shown(name)}")] * len(shape)
+    for sparse in graph.skeleton.graph.sparse_initializer:
+        stop = tracker.frozen(f"sparse initializer {shown(sparse.values.name)}")
+        tracker.values[sparse.values.name] = [stop] * len(sparse.dims)
+    for op in graph.operators:
+        apply_rule(tracker, op)
+    last = graph.operators[-1] if graph.operators else None
+    if last is None:
+        return
+    for name in graph.outputs:
+        _keep(tracker, last, name, f"graph output {shown(name)}")
+    for name in sorted(graph.captured):
+        _keep(tracker, last, name, f"value {shown(name)} is read inside a sub-graph")
+
+
+def _keep(tracker: Tracker, op: Operator, name: str, reason: str) -> None:
+    if not (tracker.is_constant(name) or name in tracker.values):
+        return
+    stop = tracker.frozen(reason)
+    for axis in range(tracker.rank(name)):
+        if tracker.is_constant(name):
+            tracker.bind(op, name, axis, stop)
+        else:
+            tracker.tie(op, tracker.axis(name, axis), stop)
+
+
+def out_axis(tracker: Tracker, layer: Layer) -> Axis:
+    """The output channels of a layer."""
+    op = layer.op
+    axes = tracker.values.get(op.outputs[0], [])
+    if op.op_type in RECURRENT or not axes:
+        return 0
+    if op.op_type in CONVOLUTIONS:
+        return axes[1] if len(axes) > 1 else 0
+    if layer.weight_slot > layer.data_slot:
+        return axes[-1]
+    return axes[-2] if len(axes) > 1 else axes[-1]
+
+
+def in_axis(tracker: Tracker, layer: Layer) -> Axis:
+    """The input channels of a layer."""
+    op, name = layer.op, layer.op.input(layer.data_slot)
+    axes = tracker.values.get(name, [])
+    if not axes:
+        return 0
+    if op.op_type in CONVOLUTIONS:
+        return axes[1] if len(axes) > 1 else 0
+    if op.op_type in RECURRENT:
+        return axes[2] if len(axes) > 2 else 0
+    first = layer.data_slot < layer.weight_slot
+    turned = bool(op.attr("transA" if first else "transB", 0))
+    return axes[-1] if first != turned or len(axes) == 1 else axes[-2]
+
+
+def _channels(graph: Graph, units: Units) -> Channels:
+    count = len(units.frozen_class)
+    signature = np.zeros(count, np.int64)
+    touched: list[tuple[tuple[str, int], Ids]] = []
+    for place, axis in units.stored.items():
+        if not isinstance(axis, int):
+            touched.append((place, units.classes[axis]))
+    next_mark = 1
+    for _, classes in touched:
+        found, times = np.unique(classes, return_counts=True)
+        pairs = np.stack([signature[found], times])
+        _, mark = np.unique(pairs, axis=1, return_inverse=True)
+        signature[found] = mark.reshape(-1) + next_mark
+        next_mark += int(mark.max(initial=0)) + 1
+    layers: list[Layer] = graph.notes["layers"]
+    axes = {layer.op.index: (_classes(units, in_axis(units, layer)), _classes(units, out_axis(units, layer))) for layer in layers}
+    used = np.zeros(count, np.bool_)
+    for pair in axes.values():
+        for side in pair:
+            if side is not None:
+                used[side] = True
+    channels = Channels(units, [], np.full(count, -1, np.int64), axes)
+    _number_groups(channels, layers, signature, used)
+    _fill_groups(channels, layers, touched)
+    _join_sizes(channels, layers)
+    return channels
+
+
+def _classes(units: Units, axis: Axis) -> Ids | None:
+    return None if isinstance(axis, int) else units.classes[axis]
+
+
+def _number_groups(
+    channels: Channels, layers: list[Layer], signature: Ids, used: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+) -> None:
+    """Make the groups, in the order in which the layers' outputs, then their inputs, show them."""
+    units = channels.units
+    members: dict[tuple[int, bool, str], list[int]] = {}
+    seen = np.zeros(len(signature), np.bool_)
+    order: list[int] = []
+    for side in (1, 0):
+        for layer in layers:
+            classes = channels.layer_axes[layer.op.index][side]
+            if classes is None:
+                continue
+            unique, first = np.unique(classes, return_index=True)
+            new = unique[np.argsort(first)]
+            new = new[~seen[new]]
+            seen[new] = True
+            order.extend(new.tolist())
+    reasons: dict[int, str] = {}
+    for unit, reason in units.reasons.items():
+        klass = int(units.classes[unit])
+        if klass not in reasons or reasons[klass] == units.reasons[0]:
+            reasons[klass] = reason
+    for klass in order:
+        if not used[klass]:
+            continue
+        frozen = bool(units.frozen_class[klass])
+        key = (int(signature[klass]), frozen, reasons[klass] if frozen else "")
+        members.setdefault(key, []).append(klass)
+    for number, ((_, frozen, reason), classes_) in enumerate(members.items()):
+        found = np.array(classes_, np.int64)
+        channels.groups.append(Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None))
+        channels.group_of_class[found] = number
+
+
+def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]) -> None:
+    groups, of = channels.groups, channels.group_of_class
+    for (tensor, axis), classes in touched:
+        numbers = of[classes]
+        for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
+            groups[number].places.append((tensor, axis, int(times)))
+    for side in (1, 0):
+        for layer in layers:
+            found = channels.layer_axes[layer.op.index][side]
+            if found is None:
+                continue
+            numbers = of[found]
+            for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
+                group = groups[number]
+                if layer.kind == "conv":
+                    (group.producers if side else group.consumers).append(layer)
+                if side and (layer.kind == "conv" or not group.producers):
+                    group.width = max(group.width, int(times))
+                elif not side and not group.producers and group.width == 0:
+                    group.width = int(times)
+    for group in groups:
+        frozen_together = not group.free
+        group.multiple = 1 if frozen_together else max(1, group.width // len(group.classes))
+
+
+def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
+    """Groups that make up the output axis of one convolution are one size."""
+    parent = list(range(len(channels.groups)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    for layer in layers:
+        if layer.kind != "conv":
+            continue
+        together = [
+            int(g.id[1:]) for g in channels.groups_on(channels.layer_axes[layer.op.index][1]) if g.free
+        ]
+        for other in together[1:]:
+            a, b = root(together[0]), root(other)
+            parent[max(a, b)] = min(a, b)
+    names: dict[int, str] = {}
+    for k, group in enumerate(channels.groups):
+        group.size = names.setdefault(root(k), f"s{len(names)}")
