@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
-from conet_graph.passes.base import Hook, Pass, PassManager
+from conet_graph.passes.base import Hook, Pass, PassManager, UntilSettled
 from conet_graph.passes.canonicalize import Canonicalize
 from conet_graph.passes.classify_edges import ClassifyEdges
 from conet_graph.passes.fold_shapes import FoldShapes
@@ -12,14 +12,9 @@ from conet_graph.passes.infer_shapes import InferShapes
 from conet_graph.passes.tie_channels import TieChannels
 from conet_graph.passes.unshare import Unshare
 
-# Folding makes more shapes known, which makes more foldable: two rounds reach what real exporters write.
 PIPELINE: tuple[Pass, ...] = (
     Canonicalize(),
-    InferShapes(),
-    FoldShapes(),
-    InferShapes(),
-    FoldShapes(),
-    InferShapes(),
+    UntilSettled((InferShapes(), FoldShapes())),
     Unshare(),
     ClassifyEdges(),
     TieChannels(),

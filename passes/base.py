@@ -40,3 +40,23 @@ class PassManager:
             if self.after is not None:
                 self.after(step, graph)
         return graph
+
+
+@dataclass(frozen=True)
+class UntilSettled:
+    """Run passes again and again while they leave the shapes stale (one round a computed Reshape)."""
+
+    steps: tuple[Pass, ...]
+    name: str = "settle_shapes"
+    doc: str = "shape inference and folding in turn, until neither finds more"
+    rounds: int = 64
+
+    def run(self, graph: Graph) -> None:
+        """Run until nothing changes."""
+        for _ in range(self.rounds):
+            for step in self.steps:
+                step.run(graph)
+            if not graph.shapes_stale:
+                return
+        for step in self.steps[:1]:
+            step.run(graph)

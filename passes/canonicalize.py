@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Graph
+from conet_graph.ir.graph import Constant, Graph, Operator
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,31 @@ class Canonicalize:
         kept: list[onnx.NodeProto] = []
         outputs = set(graph.outputs)
         for op in graph.operators:
-            constant = graph.constants.get(op.input(0)) if op.op_type == "Identity" else None
-            if constant is None or op.domain or op.outputs[0] in outputs:
+            constant = graph.constants.get(op.input(0))
+            made = None
+            if constant is not None and not op.domain and op.outputs[0] not in outputs:
+                made = _constant_output(graph, op, constant)
+            if made is None:
                 kept.append(op.proto)
             else:
-                graph.constants[op.outputs[0]] = Constant(constant.tensor, constant.source)
+                graph.constants[op.outputs[0]] = made
         alive = live_nodes(kept, outputs)
         if len(alive) != len(graph.operators):
             graph.keep_nodes(alive)
         drop_unused_constants(graph)
+
+
+def _constant_output(graph: Graph, op: Operator, constant: Constant) -> Constant | None:
+    """The output of Identity or Reshape of a constant, as a constant.
+
+    A Reshape of a weight merges axes that each belong to somebody else; with the merged weight in the
+    file the question does not arise (CNTK writes its classifiers so).
+    """
+    if op.op_type == "Identity":
+        return Constant(constant.tensor, constant.source)
+    target = graph.constants.get(op.input(1))
+    if op.op_type != "Reshape" or target is None or not constant.is_float:
+        return None
+    shape = [constant.dims[k] if n == 0 else n for k, n in enumerate(graph.array(op.input(1)).tolist())]
+    array = graph.array(op.input(0)).reshape(shape)
+    return Constant(numpy_helper.from_array(np.asarray(array), op.outputs[0]), constant.source)

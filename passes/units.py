@@ -99,6 +99,13 @@ class Tracker:
             return None
         return [int(e.value or 0) for e in entries]
 
+    def floats(self, value: str) -> list[float] | None:
+        """The numbers of a short constant vector, if the file holds it."""
+        constant = self.graph.constants.get(value)
+        if constant is None or constant.size > 64:
+            return None
+        return [float(v) for v in self.graph.array(value).reshape(-1)]
+
     def ones(self, op: Operator, axis: Axis, dim: Dim) -> Ids:
         """An axis as an array of units, also where it carries no channels.
 

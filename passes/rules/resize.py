@@ -18,7 +18,7 @@ def resize(t: Tracker, op: Operator) -> None:
     for k, units in enumerate(axes):
         if isinstance(units, int):
             out.append(0)
-        elif t.dim(op.input(0), k) == t.dim(op.outputs[0], k):
+        elif _is_kept(t, op, k, len(axes)):
             out.append(units)
         else:
             t.freeze(op, units, "channels are resized like pixels")
@@ -27,3 +27,23 @@ def resize(t: Tracker, op: Operator) -> None:
         order = [a % len(axes) for a in named] if named else range(len(axes))
         t.rewrite(op, 3, [None if isinstance(out[a], int) else len(out[a]) for a in order])  # type: ignore[arg-type]
     t.set(op, 0, out)
+
+
+def _is_kept(t: Tracker, op: Operator, axis: int, rank: int) -> bool:
+    """Whether an axis keeps its size: by its sizes, its scale, or the shapes on both sides."""
+    named = op.attr("axes")
+    order = [a % rank for a in named] if named else list(range(rank))
+    if axis not in order:
+        return True
+    old = t.dim(op.input(0), axis)
+    sizes = t.numbers(op.input(3)) if op.input(3) else None
+    if sizes is not None and len(sizes) == len(order) and sizes[order.index(axis)].value == old:
+        return True
+    scales = op.attr("scales")
+    if op.input(1) and (op.op_type == "Upsample" or len(op.inputs) == 2):
+        scales = t.floats(op.input(1))
+    elif op.input(2):
+        scales = t.floats(op.input(2))
+    if scales is not None and len(scales) == len(order):
+        return float(scales[order.index(axis)]) == 1.0
+    return old is not None and old == t.dim(op.outputs[0], axis)
