@@ -153,10 +153,6 @@ class Tracker:
         """For each position of an axis now, its position in the file as it is."""
         raise NotImplementedError
 
-    def expand(self, units: Ids) -> tuple[Ids, Ids]:
-        """The channels that an axis of these units has now, and their old positions."""
-        raise NotImplementedError
-
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
@@ -165,6 +161,9 @@ class Tracker:
 
     def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
         """Change integers at an input; None leaves one as it is."""
+
+    def replace_numbers(self, op: Operator, slot: int, numbers: Sequence[int]) -> None:
+        """Give an input of integers another value of any length."""
 
     def set_attr(self, op: Operator, name: str, value: Any) -> None:
         """Change an attribute."""
@@ -233,10 +232,6 @@ class Units(Tracker):
     def origin(self, value: str, axis: int, now: Ids) -> Ids:
         """Positions are what they are."""
         return np.arange(len(now), dtype=np.int64)
-
-    def expand(self, units: Ids) -> tuple[Ids, Ids]:
-        """The channels of an axis as it is."""
-        return units, np.arange(len(units), dtype=np.int64)
 
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note a sum over channels."""

@@ -89,7 +89,7 @@ def _set_split_sizes(t: Tracker, op: Operator, sizes: list[int]) -> None:
     if t.graph.opset < 13:
         t.set_attr(op, "split", sizes)
     else:
-        t.set_attr(op, "split_sizes", sizes)
+        t.replace_numbers(op, 1, sizes)
 
 
 @rule(RULES, "Slice")
@@ -197,7 +197,7 @@ def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> l
     for position, source in enumerate(origin.tolist()):
         new_of.setdefault(source, []).append(position)
     chosen = np.array([p for i in old.tolist() for p in new_of.get(i, [])], np.int64)
-    t.set_attr(op, "picked", chosen)
+    t.replace_numbers(op, 1, chosen.tolist())
     return [units[chosen]]
 
 

@@ -1,0 +1,193 @@
+"""The rules once more, over new widths: each position of each axis says whose copy it is.
+
+Widening is where index arithmetic goes wrong: behind a Flatten a copied channel is a copied *block*, behind a
+shuffle its copies lie apart. So nothing is patched: the same rules run over labels ("copy k of class c"), and
+the n-th position labelled (c, k) of a new axis takes its values from the n-th position of class c of the old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from conet_graph.ir.errors import Refused, shown
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.units import Axis, Ids, NoRule, Tracker, Units
+
+COPIES = 2**20
+
+
+class Labels(Tracker):
+    """The layout of a network in which class ``c`` has ``copies[c]`` copies (0: dropped, 1: kept)."""
+
+    def __init__(self, units: Units, copies: Ids, hints: dict[tuple[str, int], Ids]) -> None:
+        super().__init__(units.graph)
+        self.units, self.copies, self.hints = units, copies, hints
+        self.choices = units.choices
+        self.made: dict[int, tuple[str, int]] = {}
+        self.new_hints: dict[tuple[str, int], Ids] = {}
+        self.numbers_changed: dict[str, dict[int, int]] = {}
+        self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
+        self.attributes: dict[int, dict[str, Any]] = {}
+        self.shared_out: set[tuple[str, int]] = set()
+        self.inexact: dict[str, None] = {}
+
+    # -- labels ------------------------------------------------------------------------------------
+
+    def old_classes(self, value: str, axis: int) -> Ids:
+        """The classes on an axis of the network as it is."""
+        stored = self.units.stored.get((value, axis))
+        old = stored if stored is not None else self.units.values[value][axis]
+        if isinstance(old, int):
+            raise NoRule("an axis without channels is asked for its channels")
+        return self.units.classes[old]
+
+    def default_layout(self, classes: Ids) -> Ids:
+        """Copies side by side; a run of positions of one class is copied as one block."""
+        if not len(classes):
+            return classes
+        starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
+        lengths = np.diff(np.append(starts, len(classes)))
+        times = self.copies[classes[starts]]
+        if lengths.max() == 1:
+            labels = np.repeat(classes, times)
+            first = np.repeat(np.cumsum(times) - times, times)
+            return labels * COPIES + np.arange(len(labels)) - first
+        blocks = [
+            np.repeat(classes[s] * COPIES + np.arange(n), length)
+            for s, length, n in zip(starts, lengths, times, strict=True)
+        ]
+        return np.concatenate(blocks).astype(np.int64)
+
+    def _layout(self, key: tuple[str, int], old: Axis) -> Axis:
+        if isinstance(old, int):
+            return int(self.units.classes[old]) * COPIES
+        labels = self.hints.get(key)
+        if labels is None:
+            labels = self.default_layout(self.units.classes[old])
+        self.made[id(labels)] = key
+        return labels
+
+    def new_axis(self, value: str, axis: int) -> Axis:
+        """The labels of a constant's axis that no rule has laid out yet."""
+        return self._layout((value, axis), self.units.stored.get((value, axis), 0))
+
+    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
+        """The labels of an axis that a shape in the graph decides."""
+        self.generated[output, axis] = (op, slot)
+        self.stored[output, axis] = self._layout((output, axis), self.units.stored[output, axis])
+        return self.stored[output, axis]
+
+    def frozen(self, reason: str) -> int:
+        """The label of a frozen unit."""
+        unit = self.units.frozen(reason)
+        return int(self.units.classes[unit]) * COPIES if unit < len(self.units.classes) else 0
+
+    # -- relations ---------------------------------------------------------------------------------
+
+    def tie(self, op: Operator, left: Axis, right: Axis) -> None:
+        """Check that two axes are laid out alike; a layout of ours that is not is tried again."""
+        if left is right or isinstance(left, int) or isinstance(right, int):
+            return
+        if len(left) == len(right) and np.array_equal(left, right):
+            return
+        for mine, other in ((left, right), (right, left)):
+            key = self.made.get(id(mine))
+            if key is not None and len(left) == len(right) and np.array_equal(np.sort(left), np.sort(right)):
+                self.new_hints[key] = other
+                return
+        raise Refused(
+            f"Operator {op.op_type} (node {shown(op.name)}) would get channels in two different orders:"
+            " choose other widths for its group."
+        )
+
+    def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
+        """Lay out a constant's axis like ``to``, or check that it is."""
+        if self.is_constant(value):
+            axis %= len(self.graph.constants[value].dims)
+            if (value, axis) not in self.stored and not isinstance(to, int):
+                self.stored[value, axis] = to
+                return
+        self.tie(op, self.axis(value, axis), to)
+
+    def origin(self, value: str, axis: int, now: Ids) -> Ids:
+        """Old positions of the new positions of an axis."""
+        return old_positions(self.old_classes(value, axis), now)
+
+    def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
+        """Note which constant's axis shares its values out among copies."""
+        units = self.axis(op.input(slot), axis)
+        if isinstance(units, int) or self.copies[units // COPIES].max(initial=1) < 2:
+            return
+        place = None
+        if weight is not None:
+            place = weight if self.is_constant(weight[0]) else self.made.get(id(self.axis(*weight)))
+        if place is None or place[0] not in self.graph.constants:
+            self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+        else:
+            self.shared_out.add((place[0], place[1] % len(self.graph.constants[place[0]].dims)))
+
+    def mix(self, op: Operator, axis: Axis) -> None:
+        """Note an operator that looks across channels whose number changes."""
+        if not isinstance(axis, int) and self._changes(op):
+            self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+
+    def _changes(self, op: Operator) -> bool:
+        return any(
+            (self.copies[self.units.classes[axis]] != 1).any()
+            for mixer, axis in self.units.mixes
+            if mixer.index == op.index
+        )
+
+    # -- edits -------------------------------------------------------------------------------------
+
+    def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
+        """Note integers to change, in the constant in which each stands."""
+        entries = self.numbers(op.input(slot)) or []
+        for entry, number in zip(entries, numbers, strict=False):
+            if number is None or entry.value == number or entry.source is None:
+                continue
+            kind, name, position = entry.source
+            if kind == "const":
+                self.numbers_changed.setdefault(name, {})[position] = number
+
+    def replace_numbers(self, op: Operator, slot: int, numbers: Sequence[int]) -> None:
+        """Note a whole new vector of integers for an input."""
+        if self.integers(op.input(slot)) != list(numbers):
+            self.numbers_replaced[op.index, slot] = list(numbers)
+
+    def set_attr(self, op: Operator, name: str, value: Any) -> None:
+        """Note an attribute to change."""
+        if op.attr(name) != value:
+            self.attributes.setdefault(op.index, {})[name] = value
+
+    def finish(self) -> None:
+        """Write the lengths of generated axes into the shapes that decide them."""
+        for (output, axis), (op, slot) in self.generated.items():
+            units = self.stored[output, axis]
+            if not isinstance(units, int):
+                count = len(self.values[output])
+                self.rewrite(op, slot, [len(units) if k == axis else None for k in range(count)])
+
+
+def old_positions(old: Ids, labels: Ids) -> Ids:
+    """For each new position, the old one it takes its values from.
+
+    Raises:
+        Refused: the new axis has other classes than the old one.
+    """
+    order = np.argsort(old, kind="stable")
+    ordered = old[order]
+    classes = labels // COPIES
+    begin = np.searchsorted(ordered, classes, side="left")
+    end = np.searchsorted(ordered, classes, side="right")
+    by_label = np.argsort(labels, kind="stable")
+    sorted_labels = labels[by_label]
+    first = np.searchsorted(sorted_labels, sorted_labels, side="left")
+    rank = np.empty(len(labels), np.int64)
+    rank[by_label] = np.arange(len(labels)) - first
+    if len(labels) and (begin + rank >= end).any():
+        raise Refused("The channels of an axis cannot be followed at the new widths.")
+    return order[begin + rank] if len(labels) else labels

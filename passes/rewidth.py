@@ -1,0 +1,235 @@
+"""The rewrite pass: from copies of each class of channels to a new model."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from conet_graph.ir.errors import Refused
+from conet_graph.ir.graph import Constant, Graph
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.relabel import COPIES, Labels, old_positions
+from conet_graph.passes.tie_channels import Channels, walk
+from conet_graph.passes.units import Ids
+
+# How often a layout may be corrected: one round a chain of constants behind a weight.
+ROUNDS = 8
+
+
+@dataclass
+class TensorPlan:
+    """Where a tensor of the rewritten file comes from: gather along ``axes``, then multiply ``scale``."""
+
+    source: str
+    axes: dict[int, Ids] = field(default_factory=dict)
+    scale: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
+
+
+@dataclass
+class Layout:
+    """A network's new layout: what changes in each tensor, number, attribute."""
+
+    labels: Labels
+    tensors: dict[str, TensorPlan]
+    inexact: list[str]
+
+
+def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
+    """Lay out the network for ``copies`` of each class of channels.
+
+    Args:
+        graph: an analysed graph.
+        copies: how often each class appears: 0 drops it, 1 keeps it, more widens.
+        seed: shares of copied channels are equal without it, random (summing to one) with it.
+
+    Raises:
+        Refused: the widths cannot be had together.
+    """
+    channels: Channels = graph.notes["channels"]
+    hints: dict[tuple[str, int], Ids] = {}
+    for _ in range(ROUNDS):
+        labels = Labels(channels.units, copies, hints)
+        walk(labels)
+        if not labels.new_hints:
+            labels.finish()
+            return Layout(labels, _tensor_plans(graph, labels, seed), list(labels.inexact))
+        hints = {**hints, **labels.new_hints}
+    raise Refused("The new widths need the channels of one tensor in two different orders.")
+
+
+def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, TensorPlan]:
+    plans: dict[str, TensorPlan] = {}
+    for (name, axis), units in labels.stored.items():
+        if isinstance(units, int) or name not in graph.constants:
+            continue
+        old = labels.old_classes(name, axis)
+        index = old_positions(old, units)
+        plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
+        if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
+            plan.axes[axis] = index
+        if (name, axis) in labels.shared_out:
+            plan.scale[axis] = _shares(labels, units, graph.constants[name], seed)
+    return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
+
+
+def _shares(
+    labels: Labels, units: Ids, constant: Constant, seed: int | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
+    classes, copy = units // COPIES, units % COPIES
+    times = labels.copies[classes]
+    if not constant.is_float:
+        # Integers cannot be shared out: the first copy speaks for all.
+        return np.where(copy == 0, 1.0, 0.0)
+    if seed is None:
+        return 1.0 / times
+    count = int(labels.copies.max(initial=1))
+    draws = np.random.default_rng(seed).uniform(0.5, 1.5, (len(labels.copies), count))
+    draws[np.arange(count) >= labels.copies[:, None]] = 0.0
+    draws /= np.maximum(draws.sum(axis=1, keepdims=True), 1e-12)
+    return draws[classes, copy]
+
+
+def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -> onnx.ModelProto:
+    """Write the model of a layout; ``fresh_seed`` gives new weights in place of the old ones."""
+    labels = layout.labels
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.skeleton)
+    for index, attributes in labels.attributes.items():
+        for name, value in attributes.items():
+            _set_attribute(model.graph.node[index], name, value)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, plan in layout.tensors.items():
+        arrays[name] = apply_plan(graph.array(name), plan)
+    for name, numbers in labels.numbers_changed.items():
+        array = np.array(graph.array(name))
+        array.reshape(-1)[list(numbers)] = list(numbers.values())
+        arrays[name] = array
+    if fresh_seed is not None:
+        _fresh_weights(graph, arrays, fresh_seed)
+    _write_constants(graph, model, arrays)
+    for (index, slot), numbers_ in labels.numbers_replaced.items():
+        _replace_input(model, index, slot, numbers_)
+    _update_declared(graph, model, labels, arrays)
+    return model
+
+
+def apply_plan(array: np.ndarray[Any, Any], plan: TensorPlan) -> np.ndarray[Any, Any]:
+    """Gather, then scale: the whole meaning of a tensor's plan."""
+    for axis, index in plan.axes.items():
+        array = np.take(array, index, axis=axis)
+    for axis, factors in plan.scale.items():
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        array = (array * factors.reshape(shape)).astype(array.dtype)
+    return array
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(helper.make_attribute(name, value))
+            return
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Write all constants; a copy that stayed as it was goes back to its old name."""
+    back: dict[str, str] = {}
+    for name, constant in graph.constants.items():
+        original = graph.constants.get(constant.source)
+        same = original is not None and original.tensor is constant.tensor and name != constant.source
+        if same and name not in arrays and constant.source not in arrays:
+            back[name] = constant.source
+            continue
+        tensor = model.graph.initializer.add()
+        if name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name))
+        else:
+            tensor.CopyFrom(constant.tensor)
+            tensor.name = name
+    if back:
+        for node in model.graph.node:
+            for slot, value in enumerate(node.input):
+                if value in back:
+                    node.input[slot] = back[value]
+
+
+def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[int]) -> None:
+    node = model.graph.node[index]
+    taken = {t.name for t in model.graph.initializer}
+    name = base = f"{node.output[0]}_numbers"
+    while name in taken:
+        name += "_"
+    assert base
+    model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+    while len(node.input) <= slot:
+        node.input.append("")
+    node.input[slot] = name
+    kept = [a for a in node.attribute if not (node.op_type == "Split" and a.name == "num_outputs")]
+    if len(kept) != len(node.attribute):
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _update_declared(
+    graph: Graph, model: onnx.ModelProto, labels: Labels, arrays: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    """Declared shapes follow; a changed weight cannot stay an input that callers may override."""
+    body = model.graph
+    names = {t.name for t in body.initializer}
+    if model.ir_version < 4 and names - {v.name for v in body.input}:
+        model.ir_version = 4  # from version 4 on initializers need not be inputs
+    kept = [v for v in body.input if v.name not in arrays]
+    if len(kept) != len(body.input):
+        model.ir_version = max(model.ir_version, 4)
+        del body.input[:]
+        body.input.extend(kept)
+    known = [v for v in body.value_info if v.name in labels.values]
+    del body.value_info[:]
+    body.value_info.extend(known)
+    for value in body.value_info:
+        dims = value.type.tensor_type.shape.dim
+        axes = labels.values[value.name]
+        for dim, units in zip(dims, axes, strict=False):
+            if not isinstance(units, int):
+                dim.dim_value = len(units)
+
+
+def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:
+    """Kaiming weights for layers, zero biases, neutral normalisation; each drawn from its own name."""
+    layers: list[Layer] = graph.notes["layers"]
+    for layer in layers:
+        name = layer.op.input(layer.weight_slot)
+        if name in graph.constants and graph.constants[name].is_float:
+            old = arrays[name] if name in arrays else graph.array(name)
+            arrays[name] = _kaiming(layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+        bias = layer.op.input(2) if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv") else ""
+        _fill(graph, arrays, bias, 0.0)
+    for op in graph.operators:
+        if op.op_type in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"):
+            for slot, value in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0)):
+                _fill(graph, arrays, op.input(slot), value)
+
+
+def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    if layer.op.op_type in ("MatMul", "FusedMatMul") or (
+        layer.op.op_type == "Gemm" and not layer.op.attr("transB", 0)
+    ):
+        fan_in = old.shape[0] if old.ndim < 2 else old.shape[-2]
+    elif layer.op.op_type == "ConvTranspose":
+        fan_in = old.size // max(old.shape[1], 1)
+    else:
+        fan_in = old.size // max(old.shape[0], 1)
+    return (rng.standard_normal(old.shape) * np.sqrt(2.0 / max(fan_in, 1))).astype(old.dtype)
+
+
+def _fill(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], name: str, value: float) -> None:
+    if name in graph.constants and graph.constants[name].is_float:
+        old = arrays[name] if name in arrays else graph.array(name)
+        arrays[name] = np.full_like(old, value)
