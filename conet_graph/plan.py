@@ -1,0 +1,182 @@
+"""A plan: which channels go where, tensor by tensor (format ``conet-graph.plan/1``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.relabel import COPIES, old_positions
+from conet_graph.passes.rewidth import Layout, TensorPlan
+from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+
+FORMAT = "conet-graph.plan/1"
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group's channels: for each new channel, the old one (of this group) it comes from."""
+
+    id: str
+    old_width: int
+    new_width: int
+    channels: list[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
+
+    sha256: str
+    init: str
+    exact: bool
+    inexact_because: list[str]
+    groups: list[GroupPlan]
+    tensors: dict[str, TensorPlan] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "format": FORMAT,
+            "source": {"sha256": self.sha256},
+            "init": self.init,
+            "exact": self.exact,
+            "inexact_because": self.inexact_because,
+            "groups": [
+                {"id": g.id, "old_width": g.old_width, "new_width": g.new_width, "channels": g.channels}
+                for g in self.groups
+            ],
+            "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
+        }
+
+    def dumps(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.to_json()) + "\n"
+
+    @staticmethod
+    def loads(text: str) -> Plan:
+        """Read a plan.
+
+        Raises:
+            BadUsage: the text is not a plan of a version that is understood.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise BadUsage("The plan is not JSON: pass the file that 'rewrite --plan' wrote.") from None
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise BadUsage(f"The plan has the format {shown(str(found))}, not '{FORMAT}'.")
+        try:
+            return Plan(
+                sha256=str(data["source"]["sha256"]),
+                init=str(data["init"]),
+                exact=bool(data["exact"]),
+                inexact_because=[str(r) for r in data["inexact_because"]],
+                groups=[
+                    GroupPlan(
+                        str(g["id"]), int(g["old_width"]), int(g["new_width"]), [int(c) for c in g["channels"]]
+                    )
+                    for g in data["groups"]
+                ],
+                tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
+
+
+def _tensor_json(tensor: TensorPlan) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "source": tensor.source,
+        "axes": {str(axis): index.tolist() for axis, index in tensor.axes.items()},
+    }
+    if tensor.scale:
+        entry["scale"] = {str(axis): factors.tolist() for axis, factors in tensor.scale.items()}
+    return entry
+
+
+def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
+    return TensorPlan(
+        str(entry["source"]),
+        {int(axis): np.array(index, np.int64) for axis, index in entry["axes"].items()},
+        {int(axis): np.array(f, np.float64) for axis, f in entry.get("scale", {}).items()},
+    )
+
+
+def make_plan(graph: Graph, layout: Layout, init: str) -> Plan:
+    """The plan of a layout; groups that keep all their channels are left out."""
+    channels: Channels = graph.notes["channels"]
+    copies = layout.labels.copies
+    groups: list[GroupPlan] = []
+    for group in channels.groups:
+        if not group.free or (copies[group.classes] == 1).all():
+            continue
+        old, new = _group_positions(graph, layout, group)
+        groups.append(GroupPlan(group.id, len(old), len(new), new))
+    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors)
+
+
+def group_axis(graph: Graph, group: Group) -> Ids:
+    """The classes on the axis on which a group's channels are counted."""
+    channels: Channels = graph.notes["channels"]
+    side = 1 if group.producers else 0
+    layers = group.producers or group.consumers or graph.notes["layers"]
+    best: Ids | None = None
+    for layer in layers:
+        classes = channels.layer_axes[layer.op.index][side]
+        if classes is None:
+            classes = channels.layer_axes[layer.op.index][1]
+        if classes is not None and np.isin(classes, group.classes).sum() == group.width:
+            best = classes
+            break
+    return np.repeat(group.classes, group.multiple) if best is None else best
+
+
+def _group_positions(graph: Graph, layout: Layout, group: Group) -> tuple[list[int], list[int]]:
+    """Old channels of a group, and for each new channel the old one, numbered inside the group."""
+    classes = group_axis(graph, group)
+    labels: Ids = layout.labels.default_layout(classes)
+    for layer in group.producers or group.consumers:
+        pick = out_axis if group.producers else in_axis
+        axis = pick(layout.labels, layer)
+        old = pick(layout.labels.units, layer)
+        if isinstance(axis, int) or isinstance(old, int):
+            continue
+        if np.array_equal(layout.labels.units.classes[old], classes):
+            labels = axis
+            break
+    mine = np.flatnonzero(np.isin(classes, group.classes))
+    local = {int(position): k for k, position in enumerate(mine)}
+    source = old_positions(classes, labels)
+    kept = np.isin(labels // COPIES, group.classes)
+    return list(range(len(mine))), [local[int(p)] for p in source[kept]]
+
+
+def copies_of(graph: Graph, plan: Plan) -> Ids:
+    """How often each class of channels appears in the network that a plan describes.
+
+    Raises:
+        BadUsage: the plan does not fit the network.
+    """
+    channels: Channels = graph.notes["channels"]
+    by_id = {group.id: group for group in channels.groups}
+    copies = np.ones(len(channels.units.frozen_class), np.int64)
+    for entry in plan.groups:
+        group = by_id.get(entry.id)
+        if group is None or not group.free or group.width != entry.old_width:
+            raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
+        axis = group_axis(graph, group)
+        classes = axis[np.isin(axis, group.classes)]
+        if any(not 0 <= c < len(classes) for c in entry.channels):
+            raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
+        times = np.bincount(entry.channels, minlength=len(classes))
+        for klass in group.classes:
+            copies[klass] = int(times[classes == klass].max())
+    return copies

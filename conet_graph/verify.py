@@ -1,0 +1,267 @@
+"""Verification: is the rewritten file valid, does it run, does it equal what it should?"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import shape_inference
+
+from conet_graph.equivalence import masked_reference
+from conet_graph.ir.errors import ConetGraphError, VerificationFailed
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.save import PROTOBUF_LIMIT, save_model
+from conet_graph.plan import Plan, copies_of
+
+# Largest difference, as a share of the reference's largest magnitude.
+TOLERANCE = 1e-4
+# Half floats keep 11 bits, and rounding in another order of sums shows; quantised activations jump by a
+# step of 1/255 of their range when a sum falls on the other side of a rounding border.
+HALF_TOLERANCE = 2e-2
+QUANTISED_TOLERANCE = 5e-2
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Report:
+    """What verification found, as one JSON object."""
+
+    ok: bool = True
+    checker: str = "passed"
+    shape_inference: str = "passed"
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    equality: str = "not checked"
+    exact: bool = True
+    inexact_because: list[str] = field(default_factory=list)
+    largest_difference: float | None = None
+    tolerance: float | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def fail(self, what: str) -> None:
+        """Note a failure."""
+        self.ok = False
+        self.failures.append(what)
+
+
+def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None) -> Report:
+    """Verify a rewritten model against the analysed original and the plan.
+
+    Args:
+        graph: the analysed original.
+        rewritten: the new model (unchanged external weights may still lie in ``folder``).
+        plan: how the one became the other.
+        folder: where external data of ``rewritten`` lies.
+    """
+    report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
+    with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
+        path = Path(temporary) / "rewritten.onnx"
+        save_model(rewritten, path, folder)
+        _check(path, rewritten, report)
+        if report.ok:
+            _compare(graph, path, plan, report, Path(temporary))
+    return report
+
+
+def require(report: Report) -> None:
+    """Raise when verification failed.
+
+    Raises:
+        VerificationFailed: with what failed.
+    """
+    if not report.ok:
+        raise VerificationFailed("The rewritten network failed verification: " + "; ".join(report.failures) + ".")
+
+
+def _check(path: Path, model: onnx.ModelProto, report: Report) -> None:
+    try:
+        onnx.checker.check_model(path, full_check=False)
+    except Exception as error:
+        report.checker = _first_line(error)
+        report.fail(f"onnx.checker: {report.checker}")
+        return
+    try:
+        if model.ByteSize() < PROTOBUF_LIMIT:
+            shape_inference.infer_shapes(_without_weights(model), check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:
+        report.shape_inference = _first_line(error)
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    big = [t for t in light.graph.initializer if t.ByteSize() > 4096]
+    names = {t.name for t in big}
+    small = [t for t in light.graph.initializer if t.name not in names]
+    present = {v.name for v in light.graph.input}
+    for tensor in big:
+        if tensor.name not in present:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(small)
+    return light
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # Fusions round differently in the two networks; without them both compute operator by operator.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
+    try:
+        reference_path = temporary / "reference.onnx"
+        save_model(masked_reference(graph, copies_of(graph, plan)), reference_path, graph.folder)
+        reference = _session(reference_path)
+    except ConetGraphError:
+        raise
+    except Exception as error:
+        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"})
+        _load_alone(path, report)
+        return
+    try:
+        session = _session(path)
+    except Exception as error:
+        report.fail(f"ONNX Runtime does not load it: {_first_line(error)}")
+        return
+    report.tolerance = _tolerance(graph)
+    for batch in (1, 2):
+        if batch == 2 and not _batch_is_free(reference):
+            break
+        feeds, expected = _run_somewhere(reference, batch)
+        if expected is None:
+            report.runs.append({"skipped": f"ONNX Runtime does not run the original: {feeds}"})
+            continue
+        assert isinstance(feeds, dict)
+        try:
+            found = session.run(None, feeds)
+        except Exception as error:
+            report.fail(f"ONNX Runtime does not run it: {_first_line(error)}")
+            return
+        report.runs.append({"inputs": {k: list(v.shape) for k, v in feeds.items()}})
+        if plan.exact and plan.init == "keep":
+            _equal(expected, found, [o.name for o in reference.get_outputs()], report)
+    if plan.init != "keep":
+        report.equality = "not checked: fresh weights"
+    elif not plan.exact:
+        report.equality = "not checked: " + ", ".join(plan.inexact_because)
+
+
+def _load_alone(path: Path, report: Report) -> None:
+    try:
+        _session(path)
+        report.runs.append({"loaded": True})
+    except Exception:
+        report.equality = "not checked: ONNX Runtime loads neither network"
+
+
+def _tolerance(graph: Graph) -> float:
+    types = {c.tensor.data_type for c in graph.constants.values()} | set(graph.dtypes.values())
+    if any(op.op_type.startswith(("Quantize", "QLinear", "DynamicQuantize", "Quant")) for op in graph.operators):
+        return QUANTISED_TOLERANCE
+    if types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}:
+        return HALF_TOLERANCE
+    return TOLERANCE
+
+
+def _batch_is_free(session: Any) -> bool:
+    shapes = [i.shape for i in session.get_inputs() if i.shape]
+    return bool(shapes) and any(not isinstance(s[0], int) for s in shapes)
+
+
+# Sizes to try for free dimensions that are not the batch: small first, then what big networks need.
+_SIZES = (64, 224, 32, 16, 1)
+
+
+def _run_somewhere(session: Any, batch: int) -> tuple[Arrays | str, list[NDArray[Any]] | None]:
+    """Run with the first size of free dimensions that the network accepts."""
+    message = "no inputs"
+    for size in _SIZES:
+        feeds = random_inputs(session, batch, size)
+        try:
+            return feeds, session.run(None, feeds)
+        except Exception as error:
+            message = _first_line(error)
+        if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
+            break
+    return message, None
+
+
+def random_inputs(session: Any, batch: int, size: int) -> Arrays:
+    """Seeded inputs; free first axes become ``batch``, other free ones ``size``."""
+    rng = np.random.default_rng(0)
+    named: dict[str, int] = {}
+    feeds: Arrays = {}
+    for entry in session.get_inputs():
+        shape = []
+        for axis, dim in enumerate(entry.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                value = batch if axis == 0 else size
+                shape.append(named.setdefault(dim, value) if isinstance(dim, str) else value)
+        feeds[entry.name] = _values(rng, entry.type, shape)
+    return feeds
+
+
+def _values(rng: np.random.Generator, kind: str, shape: list[int]) -> NDArray[Any]:
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    if name == "bool":
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    if name.startswith(("int", "uint")):
+        return rng.integers(0, 2 if name != "uint8" else 256, shape).astype(name)
+    types = {"float": np.float32, "double": np.float64, "float16": np.float16}
+    return rng.standard_normal(shape).astype(types.get(name, np.float32))
+
+
+def _equal(expected: list[Any], found: list[Any], names: list[str], report: Report) -> None:
+    report.equality = "passed" if report.equality == "not checked" else report.equality
+    for want, have, name in zip(expected, found, names, strict=True):
+        if not isinstance(want, np.ndarray) or not isinstance(have, np.ndarray):
+            continue
+        if want.shape != have.shape:
+            report.equality = "failed"
+            report.fail(f"output '{name}' has the shape {list(have.shape)}, not {list(want.shape)}")
+            continue
+        if want.size == 0 or want.dtype.kind not in "fiub":
+            continue
+        a, b = want.astype(np.float64), have.astype(np.float64)
+        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+            difference = np.inf
+        else:
+            finite = np.isfinite(a)
+            top = float(np.abs(a[finite]).max(initial=0.0))
+            difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / max(top, 1e-12)
+            if top < 1e-12:
+                difference = float(np.abs(b[finite]).max(initial=0.0))
+        report.largest_difference = max(report.largest_difference or 0.0, difference)
+        if difference > (report.tolerance or TOLERANCE):
+            report.equality = "failed"
+            report.fail(f"output '{name}' differs by {difference:.2g} of its largest value")
+
+
+def verify_files(original: LoadedModel, rewritten: LoadedModel, plan: Plan, graph: Graph) -> Report:
+    """Verify two files against each other."""
+    report = verify(graph, rewritten.proto, plan, rewritten.folder)
+    if plan.sha256 != original.sha256:
+        report.fail("the plan was made for another original file")
+    return report
