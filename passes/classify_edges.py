@@ -33,13 +33,13 @@ class ClassifyEdges:
 
     def run(self, graph: Graph) -> None:
         """Find the layers; ``kind`` of an operator is kept by its index in ``graph.notes['kinds']``."""
-        weights = _derived_from_constants(graph)
+        weights = derived_from_constants(graph)
         layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
         graph.notes["layers"] = layers
         graph.notes["conv_operators"] = {layer.op.index for layer in layers if layer.kind == "conv"}
 
 
-def _derived_from_constants(graph: Graph) -> set[str]:
+def derived_from_constants(graph: Graph) -> set[str]:
     """Constants, and values computed from constants alone."""
     derived = set(graph.constants)
     for op in graph.operators:

@@ -1,1 +1,51 @@
-"""conet-graph."""
+"""The command line: one file a command, heavy imports inside the commands."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from conet_graph.cli import analyze, export
+from conet_graph.cli.common import INTERRUPTED, report, say
+
+app = typer.Typer(
+    name="conet-graph",
+    help="Find, change and search the channel sizes of any ONNX CNN.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(analyze.analyze)
+app.command()(export.export)
+
+# typer names BadParameter only; its parent is what every wrong option or argument raises.
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+
+
+def main() -> None:
+    """Run the command line; ends the process with the exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code and raises nothing."""
+    try:
+        code = app(arguments, prog_name="conet-graph", standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        say("Interrupted.")
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, _USAGE_ERROR):
+            say(_usage_sentence(error))
+            return 2
+        return report(error, "--debug" in arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_sentence(error: Exception) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(message.split()) + " (see conet-graph --help)"

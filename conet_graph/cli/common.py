@@ -1,0 +1,104 @@
+"""What all commands share: exit codes, options, output."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from conet_graph.ir.errors import ConetGraphError, shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BUG = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the user's
+INTERRUPTED = 130
+WIDTH = 100
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command raises into one sentence on stderr and an exit code.
+
+    The command's keyword ``debug`` decides whether the traceback is shown too.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            raise typer.Exit(report(error, bool(kwargs.get("debug")))) from None
+
+    return run
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Say on stderr what went wrong; returns the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # The reader has gone (`| head`): nothing more can be said to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, ConetGraphError):
+        say(str(error))
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        say("There is not enough memory for this network: use a machine with more.")
+        return 2
+    what = shown(f"{type(error).__name__}: {error}", 200)
+    hint = "" if debug else " (run again with --debug to see where)"
+    say(f"This is a bug in conet-graph, please report it{hint}: {what}")
+    return BUG
+
+
+def say(sentence: str) -> None:
+    """One sentence on stderr."""
+    print(f"conet-graph: {sentence}", file=sys.stderr)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    json.dump(data, sys.stdout, indent=1, ensure_ascii=True)
+    sys.stdout.write("\n")
+
+
+def console() -> Console:
+    """Where tables go: stdout, at most 100 columns wide, coloured on a terminal only."""
+    from rich.console import Console
+
+    made = Console(highlight=False, markup=False, emoji=False)
+    made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
+    return made
+
+
+def plain(name: str) -> str:
+    """A name from a model as it may be printed in a table."""
+    return shown(name)[1:-1]
+
+
+def quantity(number: int | None) -> str:
+    """A number with a unit, at least three digits: 1.81 G; '?' where it is not known."""
+    if number is None:
+        return "?"
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            scaled = number / size
+            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+            return f"{scaled:.{digits}f} {unit}"
+    return str(number)

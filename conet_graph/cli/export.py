@@ -1,0 +1,35 @@
+"""``conet-graph export``: a network of the zoo as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conet_graph.cli.common import Debug, guarded
+from conet_graph.ir.errors import BadUsage
+
+
+@guarded
+def export(
+    name: Annotated[str, typer.Argument(help="A name of the zoo, or torchvision:NAME.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    width: Annotated[int | None, typer.Option(min=1, help="Base width.")] = None,
+    classes: Annotated[int, typer.Option(min=1, help="Outputs of the classifier.")] = 10,
+    image: Annotated[int | None, typer.Option(min=1, help="Side of the square input.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fresh weights.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Write a network of the zoo with fresh weights as ONNX.
+
+    Example: conet-graph export resnet18 -o resnet18.onnx --width 32
+    """
+    from conet_graph.models.export import export_onnx
+
+    if not output.parent.is_dir():
+        raise BadUsage(f"There is no folder '{output.parent}': make it first.")
+    try:
+        export_onnx(name, output, width=width, classes=classes, image=image, seed=seed)
+    except (ValueError, OSError) as error:
+        raise BadUsage(f"{name!r} cannot be exported: {error}.") from error

@@ -1,0 +1,43 @@
+"""What ``--print-after``, ``--verify-each`` and ``--debug`` do between two passes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.graph import Graph
+from conet_graph.passes import PIPELINE
+from conet_graph.passes.base import Pass
+
+
+class BetweenPasses:
+    """The one hook of the pass manager: times each pass, prints and checks the graph after it."""
+
+    def __init__(self, print_after: Sequence[str], verify_each: bool, debug: bool) -> None:
+        known = [step.name for step in PIPELINE]
+        for name in print_after:
+            if name not in known:
+                raise BadUsage(
+                    f"There is no pass {shown(name)}: the passes are {', '.join(known)}."
+                )
+        self.print_after = frozenset(print_after)
+        self.verify_each = verify_each
+        self.debug = debug
+        self.started = time.perf_counter()
+
+    def __call__(self, step: Pass, graph: Graph) -> None:
+        """Called after each pass."""
+        seconds = time.perf_counter() - self.started
+        if self.debug:
+            print(f"{step.name}: {1000 * seconds:.1f} ms", file=sys.stderr)
+        if step.name in self.print_after:
+            from conet_graph.ir.text import to_text
+
+            print(f"# after {step.name}\n{to_text(graph)}", file=sys.stderr)
+        if self.verify_each:
+            from conet_graph.ir.check import check
+
+            check(graph)
+        self.started = time.perf_counter()

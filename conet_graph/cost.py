@@ -1,0 +1,280 @@
+"""What a network costs: parameters and multiply-accumulates, read off shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+from conet_graph.ir.graph import Dim, Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
+from conet_graph.layers import (
+    InnerNode,
+    inner_facts,
+    inner_nodes,
+    layers_of,
+    root_constant,
+)
+from conet_graph.passes.classify_edges import Layer, derived_from_constants
+
+_NORMS = (
+    "BatchNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "SkipLayerNormalization",
+    "RMSNormalization",
+)
+# Inputs that hold settings or statistics, not weights.
+_SETTINGS: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}),
+    "QuantizeLinear": frozenset({1, 2}),
+    "DequantizeLinear": frozenset({1, 2}),
+    "DynamicQuantizeMatMul": frozenset({2, 3}),
+    "MatMulIntegerToFloat": frozenset({2, 3}),
+    "Resize": frozenset({1, 2, 3}),
+    "Upsample": frozenset({1}),
+    "Pad": frozenset({1, 2}),
+    "Clip": frozenset({1, 2}),
+    "Pow": frozenset({1}),
+    "OneHot": frozenset({2}),
+    "LSTM": frozenset({4, 5, 6}),
+    "GRU": frozenset({4, 5}),
+    "RNN": frozenset({4, 5}),
+}
+_NO_WEIGHTS = (
+    "Where Range Min Max Equal Less LessOrEqual Greater GreaterOrEqual NonMaxSuppression Dropout"
+).split()
+# Inputs that are weights also where they hold a single number.
+_WEIGHTS: dict[str, frozenset[int]] = {
+    **{name: frozenset({1, 2}) for name in _NORMS},
+    **{name: frozenset({1, 2, 3, 7}) for name in RECURRENT},
+    "PRelu": frozenset({1}),
+}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Parameters of a layer, and its multiply-accumulates for one input (None: size unknown)."""
+
+    parameters: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a network.
+
+    ``known_macs`` is the sum over what can be counted; ``uncounted`` names the operators that cannot.
+    """
+
+    parameters: int
+    known_macs: int
+    uncounted: tuple[str, ...]
+    layers: dict[int, LayerCost]
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates for one input; None if some operator's cannot be known."""
+        return None if self.uncounted else self.known_macs
+
+
+def cost(graph: Graph) -> Cost:
+    """Parameters and multiply-accumulates of a network whose layers and shapes are known.
+
+    A free batch counts as one. Only convolutions, matrix products and recurrent layers count as
+    multiply-accumulates, as fvcore and the literature count them; biases and norms do not.
+    """
+    layers = layers_of(graph)
+    macs: dict[int, int | None] = {layer.op.index: layer_macs(graph, layer) for layer in layers}
+    costs = {
+        layer.op.index: LayerCost(layer_parameters(graph, layer), macs[layer.op.index])
+        for layer in layers
+    }
+    macs |= _weightless_products(graph, macs)
+    uncounted = [graph.operators[k].name for k in sorted(macs) if macs[k] is None]
+    for inner in inner_nodes(graph):
+        found = inner_facts(inner)
+        if found is not None:
+            uncounted.append(found.name)  # how often a body runs is not known
+    known = sum(m for m in macs.values() if m is not None)
+    return Cost(parameters(graph), known, tuple(uncounted), costs)
+
+
+# -- multiply-accumulates --------------------------------------------------------------------------
+
+
+def layer_macs(graph: Graph, layer: Layer) -> int | None:
+    """Multiply-accumulates of a layer for one input; None where a size is unknown."""
+    op = layer.op
+    if op.op_type in CONVOLUTIONS:
+        weight = graph.shape(op.input(layer.weight_slot))
+        # Each weight works once a position: of the output, or of the input when transposed.
+        at = op.input(layer.data_slot) if op.op_type == "ConvTranspose" else op.outputs[0]
+        positions = graph.shape(at)
+        if weight is None or positions is None:
+            return None
+        return _product([_batch(positions[:1]), *positions[2:], *weight])
+    if op.op_type in RECURRENT:
+        x, w, r = (graph.shape(op.input(k)) for k in range(3))
+        if x is None or w is None or r is None or len(x) < 2:
+            return None
+        steps = _product([x[0], _batch(x[1:2])])
+        each_w, each_r = _product(w), _product(r)
+        if steps is None or each_w is None or each_r is None:
+            return None
+        return steps * (each_w + each_r)
+    return product_macs(graph, op, layer.data_slot, layer.weight_slot)
+
+
+def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | None:
+    """Multiply-accumulates of a matrix product: numbers in its output times the inner length."""
+    left, right = graph.shape(op.input(min(data, weight))), graph.shape(op.input(max(data, weight)))
+    out = graph.shape(op.outputs[0])
+    if not left or not right or out is None:
+        return None
+    inner = left[-2] if op.attr("transA", 0) and len(left) > 1 else left[-1]
+    if not isinstance(inner, int):
+        inner = right[-1] if op.attr("transB", 0) or len(right) == 1 else right[-2]
+    # A vector has no rows; what a product with one leaves may have no batch axis.
+    return _product([_batch(out[:1]) if len(left) > 1 else 1, *out[1:], inner])
+
+
+def _weightless_products(graph: Graph, counted: dict[int, int | None]) -> dict[int, int | None]:
+    """Products of two feature maps (attention and the like), and Einsum."""
+    weights: set[str] | None = None
+    found: dict[int, int | None] = {}
+    for op in graph.operators:
+        known = PRODUCTS.get(op.op_type)
+        if op.index in counted or op.domain not in KNOWN_DOMAINS:
+            continue
+        if known is None and op.op_type != "Einsum":
+            continue
+        weights = derived_from_constants(graph) if weights is None else weights
+        if op.outputs[0] in weights:
+            continue  # a weight being made: done once, not for each input
+        if known is not None:
+            found[op.index] = product_macs(graph, op, known.data, known.weight)
+        else:
+            found[op.index] = _einsum_macs(graph, op)
+    return found
+
+
+def _einsum_macs(graph: Graph, op: Operator) -> int | None:
+    """Multiply-accumulates of an Einsum of two operands: the product of all its letters' sizes."""
+    terms = str(op.attr("equation", "")).replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, Dim] = {}
+    for slot, term in enumerate(terms):
+        shape = graph.shape(op.input(slot))
+        if "." in term or shape is None or len(shape) != len(term):
+            return None
+        for axis, letter in enumerate(term):
+            size = _batch(shape[:1]) if axis == 0 else shape[axis]
+            if not isinstance(sizes.get(letter), int) or sizes[letter] == 1:
+                sizes[letter] = size
+    return _product(sizes.values())
+
+
+def _batch(first: tuple[Dim, ...]) -> int:
+    """A batch size: the number, or one where it is free."""
+    return first[0] if first and isinstance(first[0], int) else 1
+
+
+def _product(dims: Iterable[Dim]) -> int | None:
+    known = list(dims)
+    return (
+        prod(d for d in known if isinstance(d, int))
+        if all(isinstance(d, int) for d in known)
+        else None
+    )
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def layer_parameters(graph: Graph, layer: Layer) -> int:
+    """Numbers in a layer's weight and bias; a weight that two layers share counts in both."""
+    op = layer.op
+    slots = [layer.weight_slot]
+    if op.op_type in RECURRENT:
+        slots = [1, 2, 3, 7]
+    elif (bias := WEIGHTED[op.op_type].bias) is not None:
+        slots.append(bias)
+    roots = [root_constant(graph, op.input(slot)) for slot in slots if op.input(slot)]
+    return sum(graph.constants[root].size for root in roots if root is not None)
+
+
+def parameters(graph: Graph) -> int:
+    """Numbers in all weights of a network.
+
+    Weights are the floating-point constants that operators compute with, and the integers of
+    quantised layers; running statistics, quantisation scales and single numbers written into the
+    graph are not. A tensor that several operators read counts once. A bias that an exporter stored
+    once for several layers because its values are equal counts once a layer.
+    """
+    counted: dict[tuple[str, ...], int] = {}
+    bias_slots: dict[tuple[int, int], str] = {}
+    for layer in layers_of(graph):
+        bias = WEIGHTED[layer.op.op_type].bias
+        root = root_constant(graph, layer.op.input(layer.weight_slot)) or ""
+        _count_quantised(graph, counted, root, root)
+        if bias is not None and layer.op.op_type not in RECURRENT and layer.op.input(bias):
+            bias_slots[layer.op.index, bias] = root
+            own = root_constant(graph, layer.op.input(bias)) or ""
+            _count_quantised(graph, counted, own, root)
+    weight_slots = {(layer.op.index, layer.weight_slot) for layer in layers_of(graph)}
+    for op in graph.operators:
+        for slot, value in enumerate(op.proto.input):
+            constant = graph.constants.get(value)
+            if constant is None or not constant.is_float:
+                continue
+            layer_root = bias_slots.get((op.index, slot))
+            sure = layer_root is not None or (op.index, slot) in weight_slots
+            if sure or is_weight(op.op_type, slot, constant.size):
+                key = (value,) if layer_root is None else (constant.source, layer_root)
+                counted[key] = constant.size
+    for inner in inner_nodes(graph):
+        _count_inner(counted, inner)
+    return sum(counted.values())
+
+
+def is_weight(op_type: str, slot: int, size: int) -> bool:
+    """Whether a floating-point constant at an operator's input is a weight."""
+    if slot in _SETTINGS.get(op_type, ()) or op_type in _NO_WEIGHTS:
+        return False
+    if op_type.startswith("QLinear") or op_type == "QGemm":
+        return False  # scales: the weights are integers
+    return size > 1 or slot in _WEIGHTS.get(op_type, ())
+
+
+def _count_quantised(
+    graph: Graph, counted: dict[tuple[str, ...], int], name: str, layer_root: str
+) -> None:
+    constant = graph.constants.get(name)
+    if constant is not None and not constant.is_float:
+        key = (name,) if name == layer_root else (constant.source, layer_root)
+        counted[key] = constant.size
+
+
+def inner_parameters(inner: InnerNode) -> int:
+    """Numbers in the weight and bias of a layer inside a sub-graph."""
+    known = WEIGHTED[inner.node.op_type]
+    if inner.node.op_type in RECURRENT:
+        slots: tuple[int | None, ...] = (1, 2, 3, 7)
+    else:
+        slots = (known.weight, known.bias)
+    names = [inner.node.input[s] for s in slots if s is not None and s < len(inner.node.input)]
+    return sum(prod(inner.scope[name].dims) for name in names if name in inner.scope)
+
+
+def _count_inner(counted: dict[tuple[str, ...], int], inner: InnerNode) -> None:
+    """Weights that a node inside a sub-graph reads."""
+    known = WEIGHTED.get(inner.node.op_type)
+    for slot, value in enumerate(inner.node.input):
+        stored = inner.scope.get(value)
+        if stored is None:
+            continue
+        size = prod(stored.dims)
+        of_layer = known is not None and slot in (known.weight, known.bias)
+        if of_layer or (stored.is_float and is_weight(inner.node.op_type, slot, size)):
+            counted[stored.key] = size
