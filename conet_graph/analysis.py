@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conet_graph.cost import Cost, LayerCost, cost, inner_parameters
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.frozen import frozen_parts
+from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.passes import analysed
 from conet_graph.passes.classify_edges import Layer, derived_from_constants
-from conet_graph.passes.tie_channels import Channels, in_axis, out_axis
-from conet_graph.passes.units import Axis
+from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+from conet_graph.passes.units import Axis, Ids
 
 FORMAT = "conet-graph.analysis/1"
 
@@ -44,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class GroupEntry:
-    """Channels that must appear or vanish together: a free size, or a frozen one with its reason."""
+    """Channels that appear or vanish together: a free size, or a frozen one with its reason."""
 
     id: str
     size: str
@@ -171,30 +175,38 @@ def analysis_of(graph: Graph) -> Analysis:
 
 
 @dataclass
-class _Extra:
-    """A frozen size that no unit stands for: an axis that never carried channels."""
+class _Frozen:
+    """A frozen size while it is put together."""
 
     id: str
-    width: int
+    size: str
     reason: str
-    places: list[Place]
-    producers: list[str]
-    consumers: list[str]
+    width: int = 0
+    places: list[Place] = field(default_factory=list)
+    producers: list[str] = field(default_factory=list)
+    consumers: list[str] = field(default_factory=list)
 
 
 class _Builder:
-    """Collects the entries of an analysis."""
+    """Collects the entries of an analysis.
+
+    Free groups are those of ``tie_channels``. Frozen ones are told apart by what freezes them: by
+    bundles of units that meet one reason in the same places, and, for axes that never carried
+    channels and so have no units, by reason and width.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.channels: Channels = graph.notes["channels"]
+        self.units = self.channels.units
         self.names = layer_names(graph)
-        self.extras: dict[tuple[str, int], _Extra] = {}
-        self.frozen_places: dict[int, list[Place]] = {}
-        for (tensor, axis), unit in self.channels.units.stored.items():
-            shape = graph.shape(tensor)
-            if isinstance(unit, int) and shape is not None and isinstance(size := shape[axis], int):
-                self.frozen_places.setdefault(unit, []).append(Place(tensor, axis, size))
+        self.frozen: dict[tuple[object, ...], _Frozen] = {}
+        self.taken: set[str] = set()
+        self.next_id = len(self.channels.groups)
+        self.parts = frozen_parts(self.units)
+        keys = np.stack([self.parts.reason, self.parts.signature])
+        self.bundles, inverse = np.unique(keys, axis=1, return_inverse=True)
+        self.bundle_of: Ids = inverse.reshape(-1)[self.parts.of]
 
     def build(self, costs: Cost) -> Analysis:
         """Put everything together."""
@@ -207,39 +219,83 @@ class _Builder:
             found = inner_facts(inner)
             if found is not None:
                 layers.append(self._inner_layer(found, inner.owner, inner_parameters(inner)))
+        self._find_frozen_places()
         return Analysis(
             self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported()
         )
 
     def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
-        units = self.channels.units
-        ins = self._side(layer, 0, in_axis(units, layer), found.in_channels)
-        outs = self._side(layer, 1, out_axis(units, layer), found.out_channels)
+        ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)
+        outs = self._side(layer, 1, out_axis(self.units, layer), found.out_channels)
         return _entry(found, ins, outs, spent)
 
     def _side(self, layer: Layer, side: int, axis: Axis, width: int | None) -> tuple[str, ...]:
         """Ids of the groups on one side of a layer."""
-        if not isinstance(axis, int):
-            groups = self.channels.groups_on(self.channels.layer_axes[layer.op.index][side])
-            return tuple(g.id for g in groups)
-        extra = self._extra(self.channels.units.reasons[axis], width or 0)
-        if not extra.places:
-            extra.places.extend(p for p in self.frozen_places.get(axis, []) if p.count == width)
+        if isinstance(axis, int):
+            found = self._frozen_group((axis, width), None, self.units.reasons[axis])
+            self._join(found, layer, side, width or 0)
+            return (found.id,)
+        groups = self.channels.groups
+        numbers = self.channels.group_of_class[self.units.classes[axis]]
+        ids: dict[str, None] = {}
+        times = Counter(zip(numbers.tolist(), self.bundle_of[axis].tolist(), strict=True))
+        for (number, bundle), count in times.items():
+            if groups[number].free:
+                ids[groups[number].id] = None
+                continue
+            reason = self.units.reasons[int(self.bundles[0, bundle])]
+            found = self._frozen_group((number, bundle, ""), groups[number], reason)
+            self._join(found, layer, side, count)
+            ids[found.id] = None
+        return tuple(ids)
+
+    def _join(self, found: _Frozen, layer: Layer, side: int, count: int) -> None:
+        """Note that a layer has a frozen group on one side; its producers say how wide it is."""
+        name = self.names[layer.op.index]
+        if side or not found.producers:
+            found.width = max(found.width, count)
         if layer.kind == "conv":
-            (extra.producers if side else extra.consumers).append(self.names[layer.op.index])
-        return (extra.id,)
+            (found.producers if side else found.consumers).append(name)
 
     def _inner_layer(self, found: Facts, owner: str, size: int) -> LayerEntry:
         """A layer in a sub-graph: one frozen group of its own."""
-        reason = f"layer {shown(found.name)} is inside the body of {owner}"
-        extra = self._extra(reason, found.out_channels or 0)
-        extra.producers.append(found.name)
-        return _entry(found, (), (extra.id,), LayerCost(size, None))
+        number = len(self.frozen)
+        made = self._frozen_group(("inside", number), None, f"inside the body of {owner}")
+        made.width = found.out_channels or 0
+        made.producers.append(found.name)
+        return _entry(found, (), (made.id,), LayerCost(size, None))
 
-    def _extra(self, reason: str, width: int) -> _Extra:
-        number = len(self.channels.groups) + len(self.extras)
-        fresh = _Extra(f"g{number}", width, reason, [], [], [])
-        return self.extras.setdefault((reason, width), fresh)
+    def _frozen_group(self, key: tuple[object, ...], group: Group | None, reason: str) -> _Frozen:
+        """The frozen group of a key; the first of a group's bundles keeps the group's name."""
+        if key in self.frozen:
+            return self.frozen[key]
+        if group is None or group.id in self.taken:
+            made = _Frozen(f"g{self.next_id}", f"s{self.next_id}", reason)
+            self.next_id += 1
+        else:
+            made = _Frozen(group.id, group.size, reason)
+            self.taken.add(group.id)
+        self.frozen[key] = made
+        return made
+
+    def _find_frozen_places(self) -> None:
+        for (tensor, axis), units in self.units.stored.items():
+            shape = self.graph.shape(tensor)
+            if isinstance(units, int):
+                size = None if shape is None else shape[axis]
+                found = self.frozen.get((units, size))
+                if found is not None and isinstance(size, int):
+                    found.places.append(Place(tensor, axis, size))
+                continue
+            classes = self.units.classes[units]
+            if not self.units.frozen_class[classes].any():
+                continue
+            numbers = self.channels.group_of_class[classes]
+            times = Counter(zip(numbers.tolist(), self.bundle_of[units].tolist(), strict=True))
+            for (number, bundle), count in times.items():
+                found = self.frozen.get((number, bundle, ""))
+                if found is not None:
+                    found.places.append(Place(tensor, axis, count))
 
     def _groups(self) -> tuple[GroupEntry, ...]:
         named = self.names
@@ -249,30 +305,30 @@ class _Builder:
                 g.size,
                 g.width,
                 g.multiple,
-                g.free,
-                g.reason,
+                True,
+                None,
                 tuple(named[layer.op.index] for layer in g.producers),
                 tuple(named[layer.op.index] for layer in g.consumers),
                 tuple(Place(*p) for p in g.places),
             )
             for g in self.channels.groups
+            if g.free
         ]
-        sizes = len({g.size for g in self.channels.groups})
-        for number, extra in enumerate(self.extras.values(), sizes):
-            entries.append(
-                GroupEntry(
-                    extra.id,
-                    f"s{number}",
-                    extra.width,
-                    1,
-                    False,
-                    extra.reason,
-                    tuple(extra.producers),
-                    tuple(extra.consumers),
-                    tuple(extra.places),
-                )
+        entries += [
+            GroupEntry(
+                f.id,
+                f.size,
+                f.width,
+                1,
+                False,
+                f.reason,
+                tuple(f.producers),
+                tuple(f.consumers),
+                tuple(f.places),
             )
-        return tuple(entries)
+            for f in self.frozen.values()
+        ]
+        return tuple(sorted(entries, key=lambda entry: int(entry.id[1:])))
 
     def _model(self, costs: Cost) -> ModelFacts:
         loaded, proto = self.graph.loaded, self.graph.loaded.proto
@@ -306,13 +362,11 @@ class _Builder:
 
     def _unsupported(self) -> tuple[Unsupported, ...]:
         found = []
-        channels, units = self.channels, self.channels.units
-        for op, _, unit in units.unsupported:
-            number = int(channels.group_of_class[units.classes[unit]])
-            freezes = [channels.groups[number].id] if number >= 0 else []
-            freezes += [e.id for e in self.extras.values() if e.reason == units.reasons[unit]]
+        for op, _, unit in self.units.unsupported:
+            reason = self.units.reasons[unit]
+            freezes = tuple(f.id for f in self.frozen.values() if f.reason == reason)
             kind = f"{op.domain}::{op.op_type}" if op.domain else op.op_type
-            found.append(Unsupported(kind, op.name, tuple(freezes)))
+            found.append(Unsupported(kind, op.name, freezes))
         return tuple(found)
 
 

@@ -12,8 +12,10 @@ from conet_graph.layers import (
     InnerNode,
     inner_facts,
     inner_nodes,
+    is_generated,
     layers_of,
     root_constant,
+    stored_size,
 )
 from conet_graph.passes.classify_edges import Layer, derived_from_constants
 
@@ -42,9 +44,21 @@ _SETTINGS: dict[str, frozenset[int]] = {
     "GRU": frozenset({4, 5}),
     "RNN": frozenset({4, 5}),
 }
-_NO_WEIGHTS = (
-    "Where Range Min Max Equal Less LessOrEqual Greater GreaterOrEqual NonMaxSuppression Dropout"
-).split()
+_NO_WEIGHTS = frozenset(
+    {
+        "Where",
+        "Range",
+        "Min",
+        "Max",
+        "Equal",
+        "Less",
+        "LessOrEqual",
+        "Greater",
+        "GreaterOrEqual",
+        "NonMaxSuppression",
+        "Dropout",
+    }
+)
 # Inputs that are weights also where they hold a single number.
 _WEIGHTS: dict[str, frozenset[int]] = {
     **{name: frozenset({1, 2}) for name in _NORMS},
@@ -65,7 +79,8 @@ class LayerCost:
 class Cost:
     """Cost of a network.
 
-    ``known_macs`` is the sum over what can be counted; ``uncounted`` names the operators that cannot.
+    ``known_macs`` is the sum over what can be counted; ``uncounted`` names the operators that
+    cannot.
     """
 
     parameters: int
@@ -201,7 +216,7 @@ def layer_parameters(graph: Graph, layer: Layer) -> int:
     elif (bias := WEIGHTED[op.op_type].bias) is not None:
         slots.append(bias)
     roots = [root_constant(graph, op.input(slot)) for slot in slots if op.input(slot)]
-    return sum(graph.constants[root].size for root in roots if root is not None)
+    return sum(stored_size(graph, root) for root in roots if root is not None)
 
 
 def parameters(graph: Graph) -> int:
@@ -213,29 +228,47 @@ def parameters(graph: Graph) -> int:
     once for several layers because its values are equal counts once a layer.
     """
     counted: dict[tuple[str, ...], int] = {}
-    bias_slots: dict[tuple[int, int], str] = {}
+    layer_slots = {}
     for layer in layers_of(graph):
-        bias = WEIGHTED[layer.op.op_type].bias
-        root = root_constant(graph, layer.op.input(layer.weight_slot)) or ""
-        _count_quantised(graph, counted, root, root)
-        if bias is not None and layer.op.op_type not in RECURRENT and layer.op.input(bias):
-            bias_slots[layer.op.index, bias] = root
-            own = root_constant(graph, layer.op.input(bias)) or ""
-            _count_quantised(graph, counted, own, root)
-    weight_slots = {(layer.op.index, layer.weight_slot) for layer in layers_of(graph)}
+        slots = _layer_slots(graph, layer)
+        layer_slots |= slots
+        for (_, slot), key_root in slots.items():
+            # Behind a decoding or transposing operator: found from here, not at its own reader.
+            root = root_constant(graph, layer.op.input(slot))
+            if root is not None:
+                counted[_key(graph, root, key_root)] = stored_size(graph, root)
     for op in graph.operators:
         for slot, value in enumerate(op.proto.input):
             constant = graph.constants.get(value)
-            if constant is None or not constant.is_float:
+            if constant is None and not is_generated(graph, value):
                 continue
-            layer_root = bias_slots.get((op.index, slot))
-            sure = layer_root is not None or (op.index, slot) in weight_slots
-            if sure or is_weight(op.op_type, slot, constant.size):
-                key = (value,) if layer_root is None else (constant.source, layer_root)
-                counted[key] = constant.size
+            if (op.index, slot) in layer_slots or (constant is not None and not constant.is_float):
+                continue
+            size = stored_size(graph, value)
+            sure = slot in _WEIGHTS.get(op.op_type, ())
+            if sure or (constant is not None and is_weight(op.op_type, slot, size)):
+                counted[(value,)] = size
     for inner in inner_nodes(graph):
         _count_inner(counted, inner)
     return sum(counted.values())
+
+
+def _layer_slots(graph: Graph, layer: Layer) -> dict[tuple[int, int], str]:
+    """Weight and bias of a layer by operator and slot: '' for the weight, its name for the bias."""
+    op = layer.op
+    slots = {(op.index, layer.weight_slot): ""}
+    bias = WEIGHTED[op.op_type].bias
+    if bias is not None and op.op_type not in RECURRENT and op.input(bias):
+        slots[op.index, bias] = root_constant(graph, op.input(layer.weight_slot)) or op.name
+    return slots
+
+
+def _key(graph: Graph, root: str, weight: str) -> tuple[str, ...]:
+    """What makes a weight one: its name; for a bias where it was stored, and whose it is."""
+    if not weight:
+        return (root,)
+    constant = graph.constants.get(root)
+    return (root if constant is None else constant.source, weight)
 
 
 def is_weight(op_type: str, slot: int, size: int) -> bool:
@@ -245,15 +278,6 @@ def is_weight(op_type: str, slot: int, size: int) -> bool:
     if op_type.startswith("QLinear") or op_type == "QGemm":
         return False  # scales: the weights are integers
     return size > 1 or slot in _WEIGHTS.get(op_type, ())
-
-
-def _count_quantised(
-    graph: Graph, counted: dict[tuple[str, ...], int], name: str, layer_root: str
-) -> None:
-    constant = graph.constants.get(name)
-    if constant is not None and not constant.is_float:
-        key = (name,) if name == layer_root else (constant.source, layer_root)
-        counted[key] = constant.size
 
 
 def inner_parameters(inner: InnerNode) -> int:

@@ -1,4 +1,4 @@
-"""Why a layer's channels are what they are: the operators that tie them to others, or freeze them."""
+"""Why a layer's channels are what they are: the operators that tie or freeze them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from conet_graph.passes.units import Ids, Units
 class Explanation:
     """Why a layer's output channels are free or frozen.
 
-    For a frozen layer ``operators`` is the shortest chain from the layer to what freezes it; for a free
-    one, the operators among the layers whose channels move together.
+    For a frozen layer ``operators`` is the shortest chain from the layer to what freezes it; for a
+    free one, the operators among the layers whose channels move together.
     """
 
     layer: str
@@ -118,6 +118,7 @@ class Equations:
     """The equations between units as a graph: units are its nodes, operators its edges."""
 
     def __init__(self, units: Units) -> None:
+        """Sort the equations of solved units by unit."""
         self.frozen = set(units.reasons)
         none = np.zeros(0, np.int64)
         left = np.concatenate([none, *units.left])

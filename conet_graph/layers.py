@@ -1,4 +1,4 @@
-"""Facts about the layers of a network: names, channels, kernels; also of layers inside sub-graphs."""
+"""Facts about the layers of a network, also of those inside sub-graphs: names, channels, kernels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import onnx
 
@@ -14,8 +15,10 @@ from conet_graph.ir.graph import FLOATS, Graph, Shape, bodies
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.passes.classify_edges import Layer
 
-# Weights are a few operators away from their constant at most (decoding, transposing, standardising).
+# Decoding, transposing or standardising a weight takes a few operators, never this many.
 _TRACE_LIMIT = 64
+# Operators that make a tensor out of a shape: where weights come from in a file without weights.
+_GENERATORS = ("ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def layers_of(graph: Graph) -> list[Layer]:
 
 
 def layer_names(graph: Graph) -> dict[int, str]:
-    """Name of each layer by its operator's index; where nodes share a name, an output tells them apart."""
+    """Name of each layer by its operator's index; its first output's where nodes share a name."""
     layers = layers_of(graph)
     times = Counter(layer.op.name for layer in layers)
     return {
@@ -89,15 +92,31 @@ def find_layer(graph: Graph, name: str) -> Layer:
     raise BadUsage(f"The network has no layer {shown(name)}{hint}")
 
 
+def stored_size(graph: Graph, name: str) -> int:
+    """Number of elements of a tensor; 0 where its shape is not known."""
+    shape = graph.shape(name)
+    if shape is None:
+        return 0
+    return prod(d if isinstance(d, int) else 0 for d in shape)
+
+
+def is_generated(graph: Graph, name: str) -> bool:
+    """Whether a value is made out of nothing but its shape."""
+    return name in graph.producers and graph.producers[name].op_type in _GENERATORS
+
+
 def root_constant(graph: Graph, value: str) -> str | None:
-    """The largest constant from which a weight is computed; None where there is none."""
+    """The largest constant from which a weight is computed, or what stands in for one.
+
+    Files without weights generate them by ConstantOfShape or at random: then it is that output.
+    None where there is neither.
+    """
     pending, found, steps = [value], "", 0
     while pending and steps < _TRACE_LIMIT:
         name = pending.pop()
         steps += 1
-        constant = graph.constants.get(name)
-        if constant is not None:
-            if not found or constant.size > graph.constants[found].size:
+        if name in graph.constants or is_generated(graph, name):
+            if not found or stored_size(graph, name) > stored_size(graph, found):
                 found = name
         elif name in graph.producers:
             pending.extend(graph.producers[name].inputs)

@@ -16,6 +16,11 @@ class BetweenPasses:
     """The one hook of the pass manager: times each pass, prints and checks the graph after it."""
 
     def __init__(self, print_after: Sequence[str], verify_each: bool, debug: bool) -> None:
+        """Take the options.
+
+        Raises:
+            BadUsage: there is no pass of that name.
+        """
         known = [step.name for step in PIPELINE]
         for name in print_after:
             if name not in known:

@@ -1,0 +1,73 @@
+"""Frozen channels told apart: each with the reason that it meets itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from conet_graph.passes.units import Ids, Units
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Classes of units that are tied without a detour over a frozen unit.
+
+    The frozen unit of a reason ties all that meets it into one class: two outputs of one operator
+    without a rule, say. That class is right for a plan (nothing in it may change) and useless to a
+    reader. ``of`` maps units to parts; ``reason`` maps a part to the frozen unit it meets, or -1;
+    frozen parts with one ``signature`` lie in the same places.
+    """
+
+    of: Ids
+    reason: Ids
+    signature: Ids
+
+
+def frozen_parts(units: Units) -> Parts:
+    """The parts of solved units."""
+    none = np.zeros(0, np.int64)
+    left = np.concatenate([none, *units.left])
+    right = np.concatenate([none, *units.right])
+    is_frozen = np.zeros(units.count, np.bool_)
+    is_frozen[list(units.reasons)] = True
+    inside = ~(is_frozen[left] | is_frozen[right])
+    ones = np.ones(int(inside.sum()), np.bool_)
+    shape = (units.count, units.count)
+    matrix = coo_array((ones, (left[inside], right[inside])), shape=shape)
+    count, labels = connected_components(matrix, directed=False)
+    of: Ids = labels.astype(np.int64)
+    return Parts(
+        of, _reasons(units, of, count, left, right, is_frozen), _signatures(units, of, count)
+    )
+
+
+def _reasons(
+    units: Units, of: Ids, count: int, left: Ids, right: Ids, is_frozen: NDArray[np.bool_]
+) -> Ids:
+    """The first frozen unit that each part meets; the generic one, unit 0, only if no other."""
+    stops = np.array(sorted(units.reasons), np.int64)
+    parts = np.concatenate([of[left[is_frozen[right]]], of[right[is_frozen[left]]], of[stops]])
+    met = np.concatenate([right[is_frozen[right]], left[is_frozen[left]], stops])
+    order = np.lexsort((met, met == 0, parts))
+    found, first = np.unique(parts[order], return_index=True)
+    reason = np.full(count, -1, np.int64)
+    reason[found] = met[order][first]
+    return reason
+
+
+def _signatures(units: Units, of: Ids, count: int) -> Ids:
+    """A number for the set of places that a part touches, as ``tie_channels`` numbers classes."""
+    signature = np.zeros(count, np.int64)
+    mark = 1
+    for axis in units.stored.values():
+        if isinstance(axis, int) or not units.frozen_class[units.classes[axis]].any():
+            continue
+        parts, times = np.unique(of[axis], return_counts=True)
+        _, number = np.unique(np.stack([signature[parts], times]), axis=1, return_inverse=True)
+        signature[parts] = number.reshape(-1) + mark
+        mark += int(number.max(initial=0)) + 1
+    return signature
