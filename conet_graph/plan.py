@@ -150,7 +150,7 @@ def _group_positions(graph: Graph, layout: Layout, group: Group) -> tuple[list[i
         if isinstance(axis, int) or isinstance(old, int):
             continue
         if np.array_equal(layout.labels.units.classes[old], classes):
-            labels = axis
+            labels = layout.labels.labels(axis)
             break
     mine = np.flatnonzero(np.isin(classes, group.classes))
     local = {int(position): k for k, position in enumerate(mine)}

@@ -20,13 +20,22 @@ COPIES = 2**20
 
 
 class Labels(Tracker):
-    """The layout of a network in which class ``c`` has ``copies[c]`` copies (0: dropped, 1: kept)."""
+    """The layout of a network in which class ``c`` has ``copies[c]`` copies (0: dropped, 1: kept).
+
+    Axes carry *tokens*: a token is one new position of the axis of a constant that was laid out first, and
+    has a label. Where two axes that must agree have their labels in different orders, the tokens say which
+    first layout to change (``new_hints``); then everything is laid out again.
+    """
 
     def __init__(self, units: Units, copies: Ids, hints: dict[tuple[str, int], Ids]) -> None:
         super().__init__(units.graph)
         self.units, self.copies, self.hints = units, copies, hints
         self.choices = units.choices
-        self.made: dict[int, tuple[str, int]] = {}
+        # Tokens below the number of classes stand for kept (frozen) classes themselves.
+        self.label_chunks: list[Ids] = [np.arange(len(copies), dtype=np.int64) * COPIES]
+        self.keys: list[tuple[str, int]] = []
+        self.starts: list[int] = [len(copies)]
+        self._labels: Ids | None = None
         self.new_hints: dict[tuple[str, int], Ids] = {}
         self.numbers_changed: dict[str, dict[int, int]] = {}
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
@@ -35,6 +44,13 @@ class Labels(Tracker):
         self.inexact: dict[str, None] = {}
 
     # -- labels ------------------------------------------------------------------------------------
+
+    def labels(self, tokens: Ids) -> Ids:
+        """The labels of tokens."""
+        if self._labels is None:
+            self._labels = np.concatenate(self.label_chunks)
+            self.label_chunks = [self._labels]
+        return self._labels[tokens]
 
     def old_classes(self, value: str, axis: int) -> Ids:
         """The classes on an axis of the network as it is."""
@@ -45,7 +61,7 @@ class Labels(Tracker):
         return self.units.classes[old]
 
     def default_layout(self, classes: Ids) -> Ids:
-        """Copies side by side; a run of positions of one class is copied as one block."""
+        """Labels with copies side by side; a run of positions of one class is copied as one block."""
         if not len(classes):
             return classes
         starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
@@ -63,45 +79,73 @@ class Labels(Tracker):
 
     def _layout(self, key: tuple[str, int], old: Axis) -> Axis:
         if isinstance(old, int):
-            return int(self.units.classes[old]) * COPIES
+            return int(self.units.classes[old])
         labels = self.hints.get(key)
         if labels is None:
             labels = self.default_layout(self.units.classes[old])
-        self.made[id(labels)] = key
-        return labels
+        start = self.starts[-1]
+        self.label_chunks.append(labels)
+        self._labels = None
+        self.keys.append(key)
+        self.starts.append(start + len(labels))
+        return np.arange(start, start + len(labels), dtype=np.int64)
 
     def new_axis(self, value: str, axis: int) -> Axis:
-        """The labels of a constant's axis that no rule has laid out yet."""
+        """The tokens of a constant's axis that no rule has laid out yet."""
         return self._layout((value, axis), self.units.stored.get((value, axis), 0))
 
     def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """The labels of an axis that a shape in the graph decides."""
+        """The tokens of an axis that a shape in the graph decides."""
         self.generated[output, axis] = (op, slot)
         self.stored[output, axis] = self._layout((output, axis), self.units.stored[output, axis])
         return self.stored[output, axis]
 
     def frozen(self, reason: str) -> int:
-        """The label of a frozen unit."""
+        """The token of a frozen unit."""
         unit = self.units.frozen(reason)
-        return int(self.units.classes[unit]) * COPIES if unit < len(self.units.classes) else 0
+        return int(self.units.classes[unit]) if unit < len(self.units.classes) else 0
 
     # -- relations ---------------------------------------------------------------------------------
 
     def tie(self, op: Operator, left: Axis, right: Axis) -> None:
-        """Check that two axes are laid out alike; a layout of ours that is not is tried again."""
+        """Check that two axes are laid out alike; where they are not, change the later layout."""
         if left is right or isinstance(left, int) or isinstance(right, int):
             return
-        if len(left) == len(right) and np.array_equal(left, right):
-            return
-        for mine, other in ((left, right), (right, left)):
-            key = self.made.get(id(mine))
-            if key is not None and len(left) == len(right) and np.array_equal(np.sort(left), np.sort(right)):
-                self.new_hints[key] = other
+        if len(left) == len(right):
+            mine, theirs = self.labels(left), self.labels(right)
+            wrong = mine != theirs
+            if not wrong.any():
+                return
+            pairs = [(left[wrong], theirs[wrong]), (right[wrong], mine[wrong])]
+            pairs.sort(key=lambda pair: -int(pair[0].min()))
+            if any(self._relayout(tokens, labels) for tokens, labels in pairs):
                 return
         raise Refused(
             f"Operator {op.op_type} (node {shown(op.name)}) would get channels in two different orders:"
             " choose other widths for its group."
         )
+
+    def _relayout(self, tokens: Ids, labels: Ids) -> bool:
+        """Plan a layout in which ``tokens`` have ``labels``; False when there is none."""
+        starts = np.array(self.starts)
+        which = np.searchsorted(starts, tokens, side="right") - 1
+        if (which < 0).any():
+            return False
+        planned: dict[tuple[str, int], Ids] = {}
+        for number in np.unique(which).tolist():
+            if self.keys[number] in self.new_hints:
+                return True  # it changes already: see how that looks in the next round
+            begin, end = self.starts[number], self.starts[number + 1]
+            old = self.labels(np.arange(begin, end))
+            new, mine = old.copy(), which == number
+            new[tokens[mine] - begin] = labels[mine]
+            if not np.array_equal(new[tokens[mine] - begin], labels[mine]):
+                return False  # one position would need two labels
+            if not np.array_equal(np.sort(new), np.sort(old)):
+                return False  # the axis would have other channels
+            planned[self.keys[number]] = new
+        self.new_hints.update(planned)
+        return True
 
     def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
         """Lay out a constant's axis like ``to``, or check that it is."""
@@ -114,20 +158,27 @@ class Labels(Tracker):
 
     def origin(self, value: str, axis: int, now: Ids) -> Ids:
         """Old positions of the new positions of an axis."""
-        return old_positions(self.old_classes(value, axis), now)
+        return old_positions(self.old_classes(value, axis), self.labels(now))
 
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constant's axis shares its values out among copies."""
         units = self.axis(op.input(slot), axis)
-        if isinstance(units, int) or self.copies[units // COPIES].max(initial=1) < 2:
+        if isinstance(units, int) or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         place = None
         if weight is not None:
-            place = weight if self.is_constant(weight[0]) else self.made.get(id(self.axis(*weight)))
+            place = weight if self.is_constant(weight[0]) else self._source(self.axis(*weight))
         if place is None or place[0] not in self.graph.constants:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
         else:
             self.shared_out.add((place[0], place[1] % len(self.graph.constants[place[0]].dims)))
+
+    def _source(self, axis: Axis) -> tuple[str, int] | None:
+        """The one constant's axis from which all of an axis's tokens come."""
+        if isinstance(axis, int) or not len(axis):
+            return None
+        which = np.unique(np.searchsorted(np.array(self.starts), axis, side="right") - 1)
+        return self.keys[int(which[0])] if len(which) == 1 and which[0] >= 0 else None
 
     def mix(self, op: Operator, axis: Axis) -> None:
         """Note an operator that looks across channels whose number changes."""

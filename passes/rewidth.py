@@ -18,7 +18,7 @@ from conet_graph.passes.tie_channels import Channels, walk
 from conet_graph.passes.units import Ids
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
-ROUNDS = 8
+ROUNDS = 32
 
 
 @dataclass
@@ -68,29 +68,29 @@ def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, T
         if isinstance(units, int) or name not in graph.constants:
             continue
         old = labels.old_classes(name, axis)
-        index = old_positions(old, units)
+        index = old_positions(old, labels.labels(units))
         plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
         if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
             plan.axes[axis] = index
         if (name, axis) in labels.shared_out:
-            plan.scale[axis] = _shares(labels, units, graph.constants[name], seed)
+            plan.scale[axis] = _shares(labels, labels.labels(units), graph.constants[name], seed)
     return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
 
 
 def _shares(
-    labels: Labels, units: Ids, constant: Constant, seed: int | None
+    layout: Labels, labels: Ids, constant: Constant, seed: int | None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
-    classes, copy = units // COPIES, units % COPIES
-    times = labels.copies[classes]
+    classes, copy = labels // COPIES, labels % COPIES
+    times = layout.copies[classes]
     if not constant.is_float:
         # Integers cannot be shared out: the first copy speaks for all.
         return np.where(copy == 0, 1.0, 0.0)
     if seed is None:
         return 1.0 / times
-    count = int(labels.copies.max(initial=1))
-    draws = np.random.default_rng(seed).uniform(0.5, 1.5, (len(labels.copies), count))
-    draws[np.arange(count) >= labels.copies[:, None]] = 0.0
+    count = int(layout.copies.max(initial=1))
+    draws = np.random.default_rng(seed).uniform(0.5, 1.5, (len(layout.copies), count))
+    draws[np.arange(count) >= layout.copies[:, None]] = 0.0
     draws /= np.maximum(draws.sum(axis=1, keepdims=True), 1e-12)
     return draws[classes, copy]
 
@@ -105,7 +105,7 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
             _set_attribute(model.graph.node[index], name, value)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, plan in layout.tensors.items():
-        arrays[name] = apply_plan(graph.array(name), plan)
+        arrays[name] = apply_plan(graph.array(name), plan, _zero_point(graph, name))
     for name, numbers in labels.numbers_changed.items():
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
@@ -119,15 +119,51 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
     return model
 
 
-def apply_plan(array: np.ndarray[Any, Any], plan: TensorPlan) -> np.ndarray[Any, Any]:
-    """Gather, then scale: the whole meaning of a tensor's plan."""
+def apply_plan(
+    array: np.ndarray[Any, Any], plan: TensorPlan, zero: np.ndarray[Any, Any] | None = None
+) -> np.ndarray[Any, Any]:
+    """Gather, then scale (about the zero point of a quantised weight): the whole meaning of a plan."""
     for axis, index in plan.axes.items():
         array = np.take(array, index, axis=axis)
     for axis, factors in plan.scale.items():
         shape = [1] * array.ndim
         shape[axis] = -1
-        array = (array * factors.reshape(shape)).astype(array.dtype)
+        factors = factors.reshape(shape)
+        if zero is None or not zero.any():
+            array = (array * factors).astype(array.dtype)
+        else:
+            # Factors of a quantised weight are 0 or 1: keep it, or put its zero point there.
+            array = np.where(factors != 0, array, zero.astype(array.dtype))
     return array
+
+
+# Input slot of a weight's zero point, by operator and slot of the weight (ONNX operator specs).
+_ZERO_POINTS = {
+    ("QLinearConv", 3): 5,
+    ("ConvInteger", 1): 3,
+    ("MatMulInteger", 1): 3,
+    ("QLinearMatMul", 3): 5,
+    ("QGemm", 3): 5,
+    ("DequantizeLinear", 0): 2,
+    ("DynamicQuantizeMatMul", 1): 3,
+    ("MatMulIntegerToFloat", 1): 5,
+}
+
+
+def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
+    """The one zero point of a quantised weight; None for other weights.
+
+    Raises:
+        Refused: it has several different ones, and a channel of zeros would have to be made.
+    """
+    for op, slot in graph.consumers.get(name, []):
+        zero = op.input(_ZERO_POINTS.get((op.op_type, slot), 99))
+        if zero in graph.constants:
+            values = np.unique(graph.array(zero))
+            if len(values) > 1:
+                raise Refused(f"The quantised weight {name!r} has several zero points: it cannot be widened.")
+            return values
+    return None
 
 
 def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:

@@ -12,6 +12,9 @@ from conet_graph.passes.units import Axis, Ids, NoRule, Tracker
 
 RULES: Table = {}
 
+# Exporters write the largest 32- or 64-bit integer for "to the end".
+OPEN_END = 2**31 - 1
+
 
 @rule(RULES, "Concat")
 def concat(t: Tracker, op: Operator) -> None:
@@ -115,14 +118,15 @@ def slice_(t: Tracker, op: Operator) -> None:
                 raise NoRule("its channels do not stay together at the new widths")
             out[axis] = units[chosen]
             new_starts[position] = int(chosen[0]) if len(chosen) else 0
-            new_ends[position] = None if end >= length else new_starts[position] + len(chosen)  # type: ignore[operator]
+            open_end = end >= OPEN_END
+            new_ends[position] = None if open_end else int(chosen[0] if len(chosen) else 0) + len(chosen)
         elif step > 1 and length % step == 0 and 0 <= begin < step and stop > length - step + begin:
             out[axis] = tie_rows(t, op, units.reshape(-1, step).T)
-            if end < length:
+            if end < OPEN_END:
                 new_ends[position] = len(units)
         elif step == -1 and begin == length - 1 and stop == -1:
             out[axis] = units[::-1]
-            new_starts[position] = None if start >= length or start == -1 else len(units) - 1
+            new_starts[position] = None if start >= OPEN_END or start == -1 else len(units) - 1
         else:
             raise NoRule("it picks channels in a pattern that is not understood")
     t.set(op, 0, out)

@@ -30,8 +30,14 @@ def in_groups(units: Ids, groups: int) -> Ids:
 
 
 def bind_vector(t: Tracker, op: Operator, value: str, to: Axis) -> None:
-    """Tie a vector with an entry a channel (a bias, a scale); a single entry serves all channels."""
-    if value and t.rank(value) == 1 and (t.dim(value, 0) != 1 or not t.is_constant(value)):
+    """Tie a vector with an entry for each channel (a bias)."""
+    if value and t.rank(value) == 1:
+        t.bind(op, value, 0, to)
+
+
+def bind_scale(t: Tracker, op: Operator, value: str, to: Axis) -> None:
+    """Tie a vector of scales or zero points; a single entry serves all channels and is left alone."""
+    if value and t.rank(value) == 1 and t.dim(value, 0) != 1:
         t.bind(op, value, 0, to)
 
 
@@ -55,7 +61,7 @@ def fused_conv(t: Tracker, op: Operator) -> None:
 def conv_integer(t: Tracker, op: Operator) -> None:
     """ConvInteger(x, w, x_zero_point, w_zero_point)."""
     out = convolve(t, op, 0, 1)
-    bind_vector(t, op, op.input(3), out)
+    bind_scale(t, op, op.input(3), out)
     t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 
@@ -63,8 +69,9 @@ def conv_integer(t: Tracker, op: Operator) -> None:
 def qlinear_conv(t: Tracker, op: Operator) -> None:
     """QLinearConv(x, xs, xz, w, ws, wz, ys, yz, B)."""
     out = convolve(t, op, 0, 3)
-    for slot in (4, 5, 8):
-        bind_vector(t, op, op.input(slot), out)
+    for slot in (4, 5):
+        bind_scale(t, op, op.input(slot), out)
+    bind_vector(t, op, op.input(8), out)
     t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.rules.conv import bind_vector
+from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
 from conet_graph.passes.units import Axis, NoRule, Tracker
@@ -77,7 +77,7 @@ def matmul(t: Tracker, op: Operator) -> None:
 def matmul_integer(t: Tracker, op: Operator) -> None:
     """MatMulInteger(A, B, a_zero_point, b_zero_point)."""
     out = product(t, op, 0, 1)
-    bind_vector(t, op, op.input(3), out[-1])
+    bind_scale(t, op, op.input(3), out[-1])
     t.set(op, 0, out)
 
 
@@ -86,7 +86,7 @@ def qlinear_matmul(t: Tracker, op: Operator) -> None:
     """QLinearMatMul(a, as, az, b, bs, bz, ys, yz)."""
     out = product(t, op, 0, 3)
     for slot in (4, 5):
-        bind_vector(t, op, op.input(slot), out[-1])
+        bind_scale(t, op, op.input(slot), out[-1])
     t.set(op, 0, out)
 
 
@@ -94,8 +94,9 @@ def qlinear_matmul(t: Tracker, op: Operator) -> None:
 def qgemm(t: Tracker, op: Operator) -> None:
     """QGemm(A, as, az, B, bs, bz, C, ys, yz)."""
     out = product(t, op, 0, 3, bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
-    for slot in (4, 5, 6):
-        bind_vector(t, op, op.input(slot), out[-1])
+    for slot in (4, 5):
+        bind_scale(t, op, op.input(slot), out[-1])
+    bind_vector(t, op, op.input(6), out[-1])
     t.set(op, 0, out)
 
 
@@ -112,8 +113,9 @@ def dynamic_quantize_matmul(t: Tracker, op: Operator) -> None:
     """DynamicQuantizeMatMul(A, B, b_scale, b_zero_point, bias)."""
     t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
     out = product(t, op, 0, 1)
-    for slot in (2, 3, 4):
-        bind_vector(t, op, op.input(slot), out[-1])
+    for slot in (2, 3):
+        bind_scale(t, op, op.input(slot), out[-1])
+    bind_vector(t, op, op.input(4), out[-1])
     t.set(op, 0, out)
 
 
@@ -121,8 +123,9 @@ def dynamic_quantize_matmul(t: Tracker, op: Operator) -> None:
 def matmul_integer_to_float(t: Tracker, op: Operator) -> None:
     """MatMulIntegerToFloat(A, B, as, bs, az, bz, bias)."""
     out = product(t, op, 0, 1)
-    for slot in (3, 5, 6):
-        bind_vector(t, op, op.input(slot), out[-1])
+    for slot in (3, 5):
+        bind_scale(t, op, op.input(slot), out[-1])
+    bind_vector(t, op, op.input(6), out[-1])
     t.set(op, 0, out)
 
 

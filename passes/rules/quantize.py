@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.rules.conv import bind_vector
+from conet_graph.passes.rules.conv import bind_scale
 from conet_graph.passes.rules.elementwise import broadcast
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
 from conet_graph.passes.units import NoRule, Tracker
@@ -20,7 +20,7 @@ def quantize_linear(t: Tracker, op: Operator) -> None:
     axes = t.axes(op.input(0))
     for slot in (1, 2):
         if op.input(slot) and t.rank(op.input(slot)) == 1 and axes:
-            bind_vector(t, op, op.input(slot), axes[op.attr("axis", 1) % len(axes)])
+            bind_scale(t, op, op.input(slot), axes[op.attr("axis", 1) % len(axes)])
     t.set(op, 0, axes)
 
 
