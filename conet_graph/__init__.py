@@ -3,6 +3,8 @@
     import conet_graph as cg
     model = cg.load("model.onnx")
     analysis = cg.analyze(model)
+    slim = cg.rewrite(model, cg.plan(model, macs=0.5))
+    cg.save(slim, "slim.onnx")
 
 Names are imported when they are first used: ``import conet_graph`` itself loads nothing.
 """
@@ -15,16 +17,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conet_graph.analysis import analyze
     from conet_graph.ir.load import load_model as load
-    from conet_graph.ir.save import save_model as save
+    from conet_graph.rewrite import compare_models as verify
+    from conet_graph.rewrite import plan, rewrite, save
 
 # Public name -> where it lives: module, name there.
 _PUBLIC = {
     "analyze": ("conet_graph.analysis", "analyze"),
     "load": ("conet_graph.ir.load", "load_model"),
-    "save": ("conet_graph.ir.save", "save_model"),
+    "plan": ("conet_graph.rewrite", "plan"),
+    "rewrite": ("conet_graph.rewrite", "rewrite"),
+    "save": ("conet_graph.rewrite", "save"),
+    "verify": ("conet_graph.rewrite", "compare_models"),
 }
 
-__all__ = ["analyze", "load", "save"]
+__all__ = ["analyze", "load", "plan", "rewrite", "save", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ class Plan:
     inexact_because: list[str]
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
+    seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -47,6 +48,7 @@ class Plan:
             "format": FORMAT,
             "source": {"sha256": self.sha256},
             "init": self.init,
+            "seed": self.seed,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -87,6 +89,7 @@ class Plan:
                     for g in data["groups"]
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
+                seed=int(data.get("seed", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -110,7 +113,7 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
     )
 
 
-def make_plan(graph: Graph, layout: Layout, init: str) -> Plan:
+def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
     channels: Channels = graph.notes["channels"]
     copies = layout.labels.copies
@@ -120,7 +123,7 @@ def make_plan(graph: Graph, layout: Layout, init: str) -> Plan:
             continue
         old, new = _group_positions(graph, layout, group)
         groups.append(GroupPlan(group.id, len(old), len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors)
+    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
 
 
 def group_axis(graph: Graph, group: Group) -> Ids:

@@ -15,7 +15,6 @@ from onnx import shape_inference
 from conet_graph.equivalence import masked_reference
 from conet_graph.ir.errors import ConetGraphError, VerificationFailed, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import PROTOBUF_LIMIT, save_model
 from conet_graph.plan import Plan, copies_of
 
@@ -297,11 +296,3 @@ def _equal(trial: Trial, found: list[Any], names: list[str], report: Report) -> 
         if difference > max(report.tolerance or TOLERANCE, 4 * moved):
             report.equality = "failed"
             report.fail(f"output {shown(name)} differs by {difference:.2g} of its largest value")
-
-
-def verify_files(original: LoadedModel, rewritten: LoadedModel, plan: Plan, graph: Graph) -> Report:
-    """Verify two files against each other."""
-    report = verify(graph, rewritten.proto, plan, rewritten.folder)
-    if plan.sha256 != original.sha256:
-        report.fail("the plan was made for another original file")
-    return report

@@ -12,11 +12,15 @@ from conet_graph.passes.infer_shapes import InferShapes
 from conet_graph.passes.tie_channels import TieChannels
 from conet_graph.passes.unshare import Unshare
 
-PIPELINE: tuple[Pass, ...] = (
+# What a network is, before its channels are solved: enough to count its cost.
+STRUCTURE: tuple[Pass, ...] = (
     Canonicalize(),
     UntilSettled((InferShapes(), FoldShapes())),
     Unshare(),
     ClassifyEdges(),
+)
+PIPELINE: tuple[Pass, ...] = (
+    *STRUCTURE,
     TieChannels(),
 )
 

@@ -1,0 +1,219 @@
+"""``conet-graph rewrite``: a network with other channel sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.ir.errors import BadUsage, shown
+
+if TYPE_CHECKING:
+    import onnx
+
+    from conet_graph.cost import Cost
+    from conet_graph.ir.graph import Graph
+    from conet_graph.plan import Plan
+    from conet_graph.targets import WidthRequest
+    from conet_graph.verify import Report
+
+
+@guarded
+def rewrite(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Every free group F of its channels.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=N", help="Width of a group or layer.")
+    ] = None,
+    widths: Annotated[
+        Path | None, typer.Option(help="A JSON file of widths by group or layer.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Target: parameters (0.5, 50% or a number).")
+    ] = None,
+    macs: Annotated[
+        str | None, typer.Option(help="Target: multiply-accumulates (0.5, 50% or a number).")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(help="Target: milliseconds a run in ONNX Runtime, here.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="ONNX Runtime's provider for --latency.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")
+    ] = "l2",
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="The same fraction in every group.")
+    ] = False,
+    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
+    min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
+    ] = None,
+    init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    plan: Annotated[Path | None, typer.Option(help="Write the plan here, as JSON.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Check the result before it is written.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the new widths and write nothing.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a network with other channel sizes: narrower or wider, valid and verified.
+
+    Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
+    """
+    from conet_graph.ir.load import load_model
+    from conet_graph.ir.save import atomic_write, save_model
+    from conet_graph.passes import analysed
+    from conet_graph.rewrite import latency_meter, planned, rewritten
+    from conet_graph.targets import WidthRequest, choose_copies
+    from conet_graph.verify import require
+    from conet_graph.verify import verify as verified
+
+    if output is None and not dry_run:
+        raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
+    asked = {**_widths_file(widths), **_settings(set_ or [])}
+    if not asked and scale is None and params is None and macs is None and latency is None:
+        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
+    graph = analysed(load_model(model))
+    request = WidthRequest(
+        scale=scale,
+        widths=asked,
+        params=_target(params, "--params"),
+        macs=_target(macs, "--macs"),
+        latency_ms=latency,
+        measure_latency=None if latency is None else latency_meter(graph, provider),
+        multiple_of=multiple_of,
+        min_width=min_width,
+        keep=tuple(keep or ()),
+        importance=importance,
+        uniform=uniform,
+        seed=seed,
+    )
+    copies = choose_copies(graph, request)
+    made, layout = planned(graph, copies, init, noise, seed)
+    proto = rewritten(graph, made, layout)
+    before, after = _costs(graph, proto)
+    report = None
+    if not dry_run and output is not None:
+        if verify:
+            report = verified(graph, proto, made, graph.folder)
+            require(report)
+        save_model(proto, output, graph.folder)
+        if plan is not None:
+            atomic_write(plan, [made.dumps().encode()])
+    if json:
+        print_json(_summary(made, before, after, report, output))
+    else:
+        _show(made, before, after, report, output)
+
+
+def _settings(entries: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in entries:
+        name, _, number = entry.rpartition("=")
+        if not name or not number.strip().isdigit():
+            raise BadUsage(f"--set {shown(entry)} is not NAME=NUMBER, as in --set layer1.0.conv1=48.")
+        found[name] = int(number)
+    return found
+
+
+def _widths_file(path: Path | None) -> dict[str, int]:
+    if path is None:
+        return {}
+    import json
+
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadUsage(f"{shown(str(path))} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise BadUsage(f"{shown(str(path))} is not JSON: write {{\"g3\": 48}}.") from None
+    if not isinstance(data, dict) or not all(type(v) is int for v in data.values()):
+        raise BadUsage(f"{shown(str(path))} must map names to whole numbers: {{\"g3\": 48}}.")
+    return data
+
+
+def _target(text: str | None, option: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise BadUsage(f"{option} {shown(text)} is not a fraction, a percentage or a number above 0.")
+    if text.endswith("%") and value > 1:
+        raise BadUsage(f"{option} {shown(text)} is more than all of it: give an absolute number.")
+    return value
+
+
+def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
+    from conet_graph.cost import cost
+    from conet_graph.ir.load import LoadedModel
+    from conet_graph.passes import STRUCTURE
+    from conet_graph.passes.base import PassManager
+    from conet_graph.ir.graph import Graph
+
+    new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
+    return cost(graph), cost(new)
+
+
+def _summary(
+    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None
+) -> dict[str, Any]:
+    return {
+        "format": "conet-graph.rewrite/1",
+        "output": None if output is None else str(output),
+        "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
+        "parameters": {"old": before.parameters, "new": after.parameters},
+        "macs": {"old": before.macs, "new": after.macs},
+        "exact": made.exact,
+        "inexact_because": made.inexact_because,
+        "verification": None if report is None else report.to_json(),
+    }
+
+
+def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:
+    from rich import box
+    from rich.table import Table
+
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for title in ("group", "old width", "new width", "share"):
+        table.add_column(title, justify="left" if title == "group" else "right")
+    for group in made.groups:
+        share = f"{100 * group.new_width / group.old_width:.0f} %"
+        table.add_row(group.id, str(group.old_width), str(group.new_width), share)
+    out.print(table)
+    out.print(
+        f"parameters {quantity(before.parameters)} -> {quantity(after.parameters)}"
+        f" ({_share(before.parameters, after.parameters)}),"
+        f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
+    )
+    if not made.exact:
+        names = ", ".join(plain(n) for n in made.inexact_because[:4])
+        more = len(made.inexact_because) - 4
+        out.print(f"not exact, these look across channels: {names}{f' and {more} more' if more > 0 else ''}")
+    if report is not None:
+        tail = "" if report.largest_difference is None else f", largest difference {report.largest_difference:.1g}"
+        out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
+    if output is not None and report is not None:
+        out.print(f"wrote {output}")
+
+
+def _share(old: int | None, new: int | None) -> str:
+    return "?" if not old or new is None else f"{100 * new / old:.1f} %"

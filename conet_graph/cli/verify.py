@@ -1,0 +1,41 @@
+"""``conet-graph verify``: is a rewritten network what its plan says?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
+from conet_graph.ir.errors import BadUsage, shown
+
+
+@guarded
+def verify(
+    original: Annotated[Path, typer.Argument(help="The ONNX file before.", show_default=False)],
+    rewritten: Annotated[Path, typer.Argument(help="The ONNX file after.", show_default=False)],
+    plan: Annotated[Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a rewritten network: valid, runs, and equal to the original where its plan says so.
+
+    Example: conet-graph verify model.onnx slim.onnx --plan plan.json
+    """
+    from conet_graph.ir.load import load_model
+    from conet_graph.plan import Plan
+    from conet_graph.rewrite import compare_models
+
+    try:
+        text = plan.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BadUsage(f"The plan {shown(str(plan))} cannot be read: check the path.") from None
+    report = compare_models(load_model(original), load_model(rewritten), Plan.loads(text))
+    if json:
+        print_json(report.to_json())
+    elif report.ok:
+        console().print(f"verified: valid, runs, equality {report.equality}", style="green")
+    if not report.ok:
+        say("Verification failed: " + "; ".join(report.failures) + ".")
+        raise typer.Exit(1)

@@ -1,0 +1,137 @@
+"""Plan, rewrite and verify in one place: what the command line and the Python API both call."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from conet_graph.ir.errors import BadUsage, Refused
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.save import save_model
+from conet_graph.passes import analysed
+from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
+from conet_graph.plan import Plan, copies_of, make_plan
+from conet_graph.targets import WidthRequest, choose_copies
+from conet_graph.verify import Report, random_inputs, require, verify
+
+INITS = ("keep", "fresh")
+
+
+def plan(
+    model: LoadedModel, *, init: str = "keep", noise: bool = False, seed: int = 0, **request: Any
+) -> Plan:
+    """Plan new widths for a model.
+
+    Args:
+        model: the original.
+        init: 'keep' the weights, or draw 'fresh' ones.
+        noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
+        seed: of fresh weights, of noise and of random rankings.
+        request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
+
+    Raises:
+        InvalidModel, BadUsage, Refused: as loading and planning find.
+    """
+    graph = analysed(model)
+    copies = choose_copies(graph, WidthRequest(seed=seed, **request))
+    return planned(graph, copies, init, noise, seed)[0]
+
+
+def planned(
+    graph: Graph, copies: NDArray[np.int64], init: str, noise: bool, seed: int
+) -> tuple[Plan, Layout]:
+    """Lay out a network for ``copies`` of each class of channels, and make the plan of it."""
+    if init not in INITS:
+        raise BadUsage(f"--init is {init!r}: choose 'keep' or 'fresh'.")
+    layout = lay_out(graph, copies, seed if noise else None)
+    return make_plan(graph, layout, init, seed), layout
+
+
+def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.ModelProto:
+    """The model that a plan describes; ``layout`` saves laying it out again."""
+    if layout is None:
+        layout = lay_out(graph, copies_of(graph, made))
+        if set(made.tensors) != set(layout.tensors):
+            raise BadUsage("The plan's tensors do not fit this model: make the plan again.")
+        layout.tensors = made.tensors
+    return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
+
+
+def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedModel:
+    """Rewrite a model by a plan, and verify the result.
+
+    Raises:
+        BadUsage: the plan was made for another model.
+        VerificationFailed: the result is not what it should be.
+    """
+    if made.sha256 != model.sha256:
+        raise BadUsage("The plan was made for another model: make it again for this one.")
+    graph = analysed(model)
+    proto = rewritten(graph, made)
+    if check:
+        require(verify(graph, proto, made, model.folder))
+    return LoadedModel(proto, model.path)
+
+
+def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
+    """Verify a rewritten model against its original and the plan."""
+    report = verify(analysed(original), new.proto, made, new.folder)
+    if made.sha256 != original.sha256:
+        report.fail("the plan was made for another original file")
+    return report
+
+
+def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArray[np.int64]], float]:
+    """A function that measures the latency in milliseconds of a candidate (``copies`` of each class).
+
+    It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs.
+    """
+    import onnxruntime as ort
+
+    providers = [provider] if provider else ort.get_available_providers()
+    if provider and provider not in ort.get_available_providers():
+        known = ", ".join(ort.get_available_providers())
+        raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
+
+    def measure(copies: NDArray[np.int64]) -> float:
+        proto = rewrite_model(graph, lay_out(graph, copies))
+        with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
+            path = Path(folder) / "candidate.onnx"
+            save_model(proto, path, graph.folder)
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            try:
+                session = ort.InferenceSession(str(path), options, providers=providers)
+                return _median_ms(session)
+            except Exception as error:
+                text = str(error).splitlines()[0][:200]
+                raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
+
+    return measure
+
+
+def _median_ms(session: Any) -> float:
+    feeds = random_inputs(session, 1, 64)
+    for _ in range(3):
+        session.run(None, feeds)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 7 or (time.perf_counter() - begin < 0.3 and len(times) < 100):
+        start = time.perf_counter()
+        session.run(None, feeds)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def save(model: LoadedModel, path: str | Path) -> None:
+    """Write a model; see ``conet_graph.ir.save.save_model``."""
+    save_model(model.proto, path, model.folder)
