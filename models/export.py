@@ -42,8 +42,8 @@ def export_onnx(
     Build a network with fresh weights and write it as ONNX; the same seed gives the same bytes.
 
     Torch's TorchScript-based exporter is the default: with its shared vectors told apart again its
-    files hold nothing but the network, where the newer one leaves shape arithmetic behind unless
-    it also folds BatchNorm.
+    files hold nothing but the network, where the newer one leaves shape arithmetic around the
+    classifier.
 
     Args:
         name: A name of the zoo, or `torchvision:NAME`.
@@ -157,6 +157,7 @@ def _dynamo(
     module: nn.Module, example: torch.Tensor, dynamic: bool, keep_batchnorm: bool
 ) -> onnx.ModelProto:
     import torch
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
     program = torch.onnx.export(
         module,
@@ -172,6 +173,10 @@ def _dynamo(
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
+    if keep_batchnorm:
+        # Otherwise every convolution carries a bias of zeros, computed from its weight's shape.
+        fold_constants(program.model)
+        remove_unused_nodes(program.model)
     proto = program.model_proto
     # Of the class of the onnx package, whatever torch's own annotation says.
     return onnx.load_from_string(proto.SerializeToString())

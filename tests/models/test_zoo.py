@@ -206,12 +206,15 @@ def test_the_same_seed_gives_the_same_bytes(exporter: str, tmp_path: Path) -> No
     assert str(ROOT).encode() not in written[0]
 
 
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize(("keep", "norms"), [(True, 9), (False, 0)])
-def test_batchnorm_is_kept_or_folded(keep: bool, norms: int, tmp_path: Path) -> None:
+def test_batchnorm_is_kept_or_folded(exporter: str, keep: bool, norms: int, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    export_onnx("resnet8", path, width=4, batch=5, keep_batchnorm=keep)
+    export_onnx("resnet8", path, width=4, batch=5, keep_batchnorm=keep, exporter=exporter)
     graph = onnx.load(path).graph
-    assert [node.op_type for node in graph.node].count("BatchNormalization") == norms
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("BatchNormalization") == norms
+    assert "CastLike" not in operators
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
 
 
