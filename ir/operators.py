@@ -1,4 +1,4 @@
-"""Facts about ONNX operators that have weights: which input is the weight, where its channels are."""
+"""Facts about ONNX operators: which input is the weight, where several feature maps meet."""
 
 from __future__ import annotations
 
@@ -44,3 +44,13 @@ RECURRENT: dict[str, WeightedOperator] = {
 # Operators of private domains with these names mean what their standard namesakes do.
 WEIGHTED = {**CONVOLUTIONS, **PRODUCTS, **RECURRENT}
 KNOWN_DOMAINS = ("", "com.microsoft")
+
+# Operators that combine feature maps position by position: a summation, in the paper's word.
+SUMMATIONS = frozenset(
+    (
+        *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),
+        *("Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "QLinearAdd", "QLinearMul"),
+        *("SkipLayerNormalization", "Sub", "Sum", "Where", "Xor"),
+    )
+)
+CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})

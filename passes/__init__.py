@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
+from conet_graph.passes.assign_channels import AssignChannels
 from conet_graph.passes.base import Hook, Pass, PassManager, UntilSettled
 from conet_graph.passes.canonicalize import Canonicalize
 from conet_graph.passes.classify_edges import ClassifyEdges
@@ -22,6 +23,7 @@ STRUCTURE: tuple[Pass, ...] = (
 PIPELINE: tuple[Pass, ...] = (
     *STRUCTURE,
     TieChannels(),
+    AssignChannels(),
 )
 
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, WEIGHTED
+from conet_graph.ir.operators import (
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    KNOWN_DOMAINS,
+    PRODUCTS,
+    SUMMATIONS,
+    WEIGHTED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,28 @@ class ClassifyEdges:
     doc: ClassVar[str] = "conv and non-conv edges; the layers"
 
     def run(self, graph: Graph) -> None:
-        """Find the layers; ``kind`` of an operator is kept by its index in ``graph.notes['kinds']``."""
+        """Find the layers; ``graph.notes['edge_kinds']`` says what each operator's edges are."""
         weights = derived_from_constants(graph)
         layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
         graph.notes["layers"] = layers
-        graph.notes["conv_operators"] = {layer.op.index for layer in layers if layer.kind == "conv"}
+        conv = {layer.op.index for layer in layers if layer.kind == "conv"}
+        graph.notes["conv_operators"] = conv
+        graph.notes["edge_kinds"] = {
+            op.index: "conv" if op.index in conv else _kind(op, weights) for op in graph.operators
+        }
+
+
+def _kind(op: Operator, weights: set[str]) -> str:
+    """What a non-conv operator's edges are, and how several feature maps meet in it."""
+    maps = [name for name in op.inputs if name and name not in weights]
+    if not maps and not op.subgraphs():
+        return "weight"
+    if op.domain in KNOWN_DOMAINS and len(maps) > 1:
+        if op.op_type in SUMMATIONS:
+            return "non-conv sum"
+        if op.op_type in CONCATENATIONS:
+            return "non-conv concat"
+    return "non-conv"
 
 
 def derived_from_constants(graph: Graph) -> set[str]:

@@ -11,6 +11,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.labels import ChannelLabels
 from conet_graph.passes.rules import apply_rule
 from conet_graph.passes.units import Axis, Ids, Tracker, Units
 
@@ -61,7 +62,9 @@ class TieChannels:
         units = Units(graph)
         walk(units)
         units.solve()
-        graph.notes["channels"] = _channels(graph, units)
+        channels = _channels(graph, units)
+        graph.notes["channels"] = channels
+        graph.notes["labels"] = ChannelLabels(channels)
 
 
 def walk(tracker: Tracker) -> None:
