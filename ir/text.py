@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, TensorProto
 
 from conet_graph.ir.graph import Constant, Graph, Operator, Shape
 from conet_graph.ir.operators import WEIGHTED
@@ -21,19 +21,13 @@ FORMAT = "conet-graph.ir/1"
 INLINE = 16
 
 _PLAIN = re.compile(r"[\w./:\-]+", re.ASCII)
-_DTYPES = {
-    TensorProto.FLOAT: "f32",
-    TensorProto.FLOAT16: "f16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "f64",
-    TensorProto.INT8: "i8",
-    TensorProto.INT16: "i16",
-    TensorProto.INT32: "i32",
-    TensorProto.INT64: "i64",
-    TensorProto.UINT8: "u8",
-    TensorProto.UINT16: "u16",
-    TensorProto.UINT32: "u32",
-    TensorProto.UINT64: "u64",
+_SHORT = {
+    "FLOAT": "f32",
+    "FLOAT16": "f16",
+    "BFLOAT16": "bf16",
+    "DOUBLE": "f64",
+    **{f"INT{bits}": f"i{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"UINT{bits}": f"u{bits}" for bits in (2, 4, 8, 16, 32, 64)},
 }
 
 
@@ -141,9 +135,10 @@ def _quoted(text: str) -> str:
 
 
 def _dtype(number: int | None) -> str:
-    if not number:
+    if not number or number not in TensorProto.DataType.values():
         return "?"
-    return _DTYPES.get(number) or TensorProto.DataType.Name(number).lower()
+    name = TensorProto.DataType.Name(TensorProto.DataType.ValueType(number))
+    return _SHORT.get(name) or str(name).lower()
 
 
 def _list(values: Iterable[int]) -> str:
@@ -169,4 +164,4 @@ def _attribute(attribute: onnx.AttributeProto) -> str:
         case AttributeProto.GRAPH:
             ops = [node.op_type for node in attribute.g.node]
             return f"({'; '.join(ops)})"
-    return str(helper.AttributeProto.AttributeType.Name(attribute.type)).lower()
+    return str(AttributeProto.AttributeType.Name(attribute.type)).lower()

@@ -31,7 +31,7 @@ class Run:
 
 
 def runs(keys: Ids, classes: Ids) -> list[Run]:
-    """Cut an axis where the key changes; where it changes all the time, gather each key's positions."""
+    """Cut an axis where the key changes; where that is often, gather each key's positions."""
     if not len(keys):
         return []
     cuts = np.flatnonzero(np.diff(keys)) + 1
@@ -44,7 +44,7 @@ def runs(keys: Ids, classes: Ids) -> list[Run]:
 
 
 def in_copies(name: str, width: int, classes: Ids) -> list[str]:
-    """How a run spells its name: ``g1`` once for each whole copy, ``2*g1`` where each unit is repeated.
+    """Spell the name of a run: once for each whole copy, ``2*g1`` where each unit is repeated.
 
     A part of a group, such as one half of a Split whose halves are tied, is ``g1/2``.
     """
@@ -63,10 +63,10 @@ def in_copies(name: str, width: int, classes: Ids) -> list[str]:
 
 
 class ChannelLabels:
-    """What the printer writes behind sizes: ``g1``, ``g1+g2`` (side by side), ``g1~g2`` (interleaved).
+    """Group names behind sizes: ``g1``, ``g1+g2`` (side by side), ``g1~g2`` (interleaved).
 
-    A frozen size that never carried channels, such as the network's input, has no group; at the layers
-    that read it its weight says ``f0``, and the end of the text why.
+    A frozen size that never carried channels, such as the network's input, has no group; the weight
+    of a layer that reads it says ``f0``, and the end of the text why.
     """
 
     def __init__(self, channels: Channels) -> None:
