@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Entry, Graph, Operator
+from conet_graph.passes.plain_forms import fill_vectors, split_sequences
 
 Entries = list[Entry]
 LONGEST = 1024
@@ -32,7 +33,8 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        folded = 0
+        split_sequences(graph)
+        folded = fill_vectors(graph)
         for op in graph.operators:
             entries = evaluate(graph, op)
             if entries is None:
@@ -133,6 +135,11 @@ def _cast(graph: Graph, op: Operator) -> Entries | None:
     return [e if e.value is None else Entry(float(e.value), e.source) for e in data]
 
 
+def _cast_like(graph: Graph, op: Operator) -> Entries | None:
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return _through(graph, op) if graph.dtypes.get(op.outputs[0]) in floats else None
+
+
 def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], Entries | None]:
     def handler(graph: Graph, op: Operator) -> Entries | None:
         data = constant_entries(graph, op.input(0))
@@ -204,6 +211,7 @@ _EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {
     "Reshape": _through,
     "Identity": _through,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Floor": _unary(math.floor),
     "Ceil": _unary(math.ceil),
     "Sqrt": _unary(math.sqrt),

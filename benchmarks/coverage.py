@@ -1,0 +1,305 @@
+"""Which layers come out free on torchvision's and timm's networks: the table in docs/COVERAGE.md.
+
+Every network has fresh weights, is exported into a temporary folder, and is analysed. A network that does
+not export is a row with its reason. Examples:
+
+    python benchmarks/coverage.py --source torchvision --only 'resnet|densenet'
+    python benchmarks/coverage.py --table docs/COVERAGE.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import load_model
+from conet_graph.passes import analysed
+
+# The issue's numbers of independent sizes.
+EXPECTED = {"resnet18": 12, "resnet34": 20, "resnet50": 37, "densenet121": 120, "mobilenet_v2": 25}
+
+# Small networks first, so that a run cut short has seen most kinds.
+TORCHVISION_FIRST = """
+resnet18 mobilenet_v2 shufflenet_v2_x0_5 squeezenet1_1 mnasnet0_5 densenet121 mobilenet_v3_small
+efficientnet_b0 googlenet regnet_y_400mf regnet_x_400mf resnet34 resnet50 resnext50_32x4d convnext_tiny
+lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large inception_v3 fcn_resnet50 alexnet vgg11 vgg11_bn
+efficientnet_v2_s wide_resnet50_2
+""".split()
+
+# One network of each convolutional family of timm, named by module; families of pure transformers are left out.
+TIMM = """
+efficientnet_b0 mobilenetv3_small_050 lcnet_050 tinynet_e mixnet_s mnasnet_small fbnetc_100 spnasnet_100
+semnasnet_075 efficientnet_lite0 tf_efficientnetv2_b0 efficientnet_b0_gn mobilenetv4_conv_small_035
+mobilenetv4_hybrid_medium test_efficientnet test_convnext test_resnet resnet18 resnet10t resnet26d
+ecaresnet26t seresnet18 resnetblur18 resnetrs50 seresnext26t_32x4d legacy_seresnet18 gcresnext26ts
+bat_resnext26ts repvgg_a0 mobileone_s0 gernet_s mixer_b32_224 nf_resnet26 nf_regnet_b0 dm_nfnet_f0
+eca_nfnet_l0 resnetv2_18 resnetv2_50 resnetv2_50d_gn resnetv2_50x1_bit sknet18 skresnet18 res2net50_14w_8s res2next50
+resnest14d regnetx_002 regnety_002 regnetz_005 dla34 dla46_c dla60_res2net densenetblur121d dpn48b dpn68 rdnet_tiny
+vgg11 vgg11_bn vovnet39a ese_vovnet19b_slim_dw eca_vovnet39b hrnet_w18_small hgnet_tiny hgnetv2_b0
+selecsls42 tresnet_m rexnet_100 ghostnet_050 ghostnetv2_100 ghostnetv3_050 repghostnet_050 hardcorenas_a
+cs3darknet_s cspresnet50 cspdarknet53 cspnext_tiny xception41 legacy_xception inception_v3 inception_v4
+inception_resnet_v2 inception_next_atto convnext_atto convnextv2_atto convnext_atto_rms convmixer_768_32 fasternet_t0
+starnet_s050 repvit_m0_9 lcnetv2_small mambaout_femto poolformer_s12 poolformerv2_s12 convformer_s18
+caformer_s18 edgenext_xx_small fastvit_t8 mobilevit_xxs mobilevitv2_050 efficientformer_l1
+efficientformerv2_s0 efficientvit_b0 efficientvit_m0 shvit_s1 swiftformer_xs levit_128s lowformer_b0
+iformer_t cpubone_nano csatv2 nextvit_small visformer_tiny coatnet_nano_rw_224 maxvit_rmlp_pico_rw_256 focalnet_tiny_srf
+pvt_v2_b0 botnet26t_256 halonet26t lambda_resnet26t efficientvim_m1 mobilenetv5_300m vit_small_r26_s32_224
+nasnetalarge pnasnet5large
+""".split()
+SIZES = (32, 64, 96, 128, 192, 224, 256, 299, 384)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One export of one network."""
+
+    source: str
+    name: str
+    exporter: str
+    kept: bool
+
+    @property
+    def label(self) -> str:
+        """The first columns of the row."""
+        return f"{self.source} {self.name} | {self.exporter} | {'kept' if self.kept else 'folded'}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a case."""
+
+    case: Case
+    layers: int = 0
+    free: int = 0
+    at_output: int = 0
+    sizes: int = 0
+    seconds: float = 0.0
+    reasons: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer is free, or makes a graph output."""
+        return self.layers > 0 and self.free + self.at_output == self.layers
+
+    def text(self) -> str:
+        """The row in markdown."""
+        if not self.layers:
+            return f"| {self.case.label} | | | | | {self.reasons} | |"
+        share = f"{100 * self.free / self.layers:.0f} %"
+        numbers = f"{self.layers} | {self.free} | {share} | {self.sizes}"
+        return f"| {self.case.label} | {numbers} | {self.reasons} | {self.seconds:.2f} |"
+
+
+HEADER = """| network | exporter | BatchNorm | layers | free | share | sizes | frozen, and why | seconds |
+|---|---|---|---:|---:|---:|---:|---|---:|"""
+
+
+def torchvision_names() -> list[str]:
+    """Classification and segmentation networks of torchvision that are CNNs."""
+    from torchvision import models
+
+    every = models.list_models(module=models) + models.list_models(module=models.segmentation)
+    convolutional = [n for n in every if not n.startswith(("vit_", "swin_", "maxvit"))]
+    rest = [n for n in convolutional if n not in TORCHVISION_FIRST]
+    return [n for n in TORCHVISION_FIRST if n in every] + rest
+
+
+def build(source: str, name: str) -> Any:
+    """The network, freshly initialised, in eval mode."""
+    import torch
+
+    torch.manual_seed(0)
+    if source == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False).eval()
+    from torchvision import models
+
+    options: dict[str, Any] = {"weights": None}
+    if name in models.list_models(module=models.segmentation):
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    return models.get_model(name, **options).eval()
+
+
+def smallest_image(model: Any) -> Any:
+    """The smallest image that the network takes."""
+    import torch
+
+    fault: Exception | None = None
+    for size in SIZES:
+        image = torch.zeros(1, 3, size, size)
+        try:
+            with torch.no_grad():
+                model(image)
+        except Exception as error:  # any: the network says in its own way that the image is too small
+            fault = error
+        else:
+            return image
+    raise ValueError(f"no square image up to {SIZES[-1]} fits it: {fault}")
+
+
+def export(model: Any, image: Any, case: Case, path: Path, dynamic: bool) -> None:
+    """Write the ONNX file."""
+    import torch
+
+    options: dict[str, Any] = {"input_names": ["input"]}
+    if case.exporter == "dynamo":
+        options |= {"dynamo": True, "optimize": not case.kept, "verbose": False}
+        if dynamic:
+            options["dynamic_shapes"] = [{0: torch.export.Dim("batch", min=1)}]
+            image = image.expand(2, -1, -1, -1).clone()
+    else:
+        options["dynamo"] = False
+        if case.kept:
+            options |= {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
+        if dynamic:
+            options["dynamic_axes"] = {"input": {0: "batch"}}
+    torch.onnx.export(model, (image,), str(path), **options)
+
+
+def measure(case: Case, graph: Graph, seconds: float) -> Row:
+    """Count the free layers and the reasons for the rest."""
+    channels, layers = graph.notes["channels"], graph.notes["layers"]
+    free = at_output = 0
+    reasons: Counter[str] = Counter()
+    for layer in layers:
+        groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
+        if any(g.free for g in groups):
+            free += 1
+            continue
+        reason = (groups[0].reason if groups else None) or "its output carries no channels"
+        at_output += reason.startswith("graph output")
+        reasons[re.sub(r" \(node '[^']*'\)|'[^']*'", "", reason).replace("|", "/")] += 1
+    sizes = len({g.size for g in channels.groups if g.free})
+    told = "; ".join(f"{n}: {re.sub(' +', ' ', reason).strip()}" for reason, n in reasons.most_common())
+    return Row(case, len(layers), free, at_output, sizes, seconds, told)
+
+
+def run(source: str, name: str, cases: list[Case], dynamic: bool, largest: float) -> Iterator[Row]:
+    """The rows of one network."""
+    try:
+        model = build(source, name)
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        if millions > largest:
+            raise ValueError(f"not run: {millions:.0f} million parameters (--largest {largest:g})")
+        image = smallest_image(model)
+    except Exception as error:  # any: what a network of another library raises is a row
+        yield from (Row(case, reasons=sentence(error)) for case in cases)
+        return
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    export(model, image, case, path, dynamic)
+            except Exception as error:  # any, as above
+                yield Row(case, reasons=f"does not export: {sentence(error)}")
+                continue
+            start = time.perf_counter()
+            graph = analysed(load_model(path))
+            yield measure(case, graph, time.perf_counter() - start)
+
+
+def sentence(error: Exception) -> str:
+    """An error in one short line that fits a table."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:120]}".replace("|", "/")
+
+
+def summary(rows: list[Row]) -> str:
+    """What the table says, in a few lines."""
+    ran = [r for r in rows if r.layers]
+    names = {(r.case.source, r.case.name) for r in ran}
+    layers, free = sum(r.layers for r in ran), sum(r.free for r in ran)
+    at_output = sum(r.at_output for r in ran)
+    lines = [
+        f"{len(names)} networks, {len(ran)} exports: {free} of {layers} layers are free, {at_output} make a "
+        f"graph output, {layers - free - at_output} are frozen for another reason.",
+        f"{sum(r.complete for r in ran)} exports have every layer free but those that make a graph output.",
+        f"{len(rows) - len(ran)} cases did not run; their rows say why.",
+    ]
+    wrong = [r for r in ran if r.case.source == "torchvision" and r.sizes != EXPECTED.get(r.case.name, r.sizes)]
+    seen = sorted({r.case.name for r in ran if r.case.source == "torchvision" and r.case.name in EXPECTED})
+    told = ", ".join(f"{n} {EXPECTED[n]}" for n in seen)
+    lines.append(f"Sizes expected: {told}; {len(wrong)} exports disagree.")
+    return "\n".join(lines)
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Share of free layers on torchvision's and timm's networks.")
+    parser.add_argument("--source", choices=("torchvision", "timm"), help="default: both")
+    parser.add_argument("--only", default="", help="regular expression that the name matches")
+    parser.add_argument("--exporter", choices=("torchscript", "dynamo"), help="default: both")
+    parser.add_argument("--bn", choices=("folded", "kept"), help="default: both")
+    parser.add_argument("--limit", type=int, default=10**6, help="the first N networks of each source")
+    parser.add_argument("--largest", type=float, default=150, help="millions of parameters at most")
+    parser.add_argument("--dynamic", action="store_true", help="a free batch dimension")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no network after this time")
+    parser.add_argument("--table", type=Path, help="write the table here")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Print a row an export, then the summary."""
+    chosen = options(arguments)
+    warnings.simplefilter("ignore")
+    begun = time.perf_counter()
+    rows: list[Row] = []
+    networks: list[tuple[str, str]] = []
+    for source, names in (("torchvision", torchvision_names()), ("timm", TIMM)):
+        if chosen.source in (None, source):
+            found = [n for n in names if re.search(chosen.only, n)]
+            networks += [(source, n) for n in found[: chosen.limit]]
+    print(HEADER)
+    for source, name in networks:
+        cases = [
+            Case(source, name, exporter, kept)
+            for exporter in ("torchscript", "dynamo")
+            for kept in (False, True)
+            if chosen.exporter in (None, exporter) and chosen.bn in (None, "kept" if kept else "folded")
+        ]
+        if time.perf_counter() - begun > chosen.seconds:
+            made: Iterator[Row] = (Row(case, reasons="not run: out of time (--seconds)") for case in cases)
+        else:
+            made = run(source, name, cases, chosen.dynamic, chosen.largest)
+        for row in made:
+            rows.append(row)
+            print(row.text(), flush=True)
+    print("\n" + summary(rows))
+    if chosen.table is not None:
+        write_table(chosen.table, rows, arguments)
+
+
+def write_table(path: Path, rows: list[Row], arguments: list[str]) -> None:
+    """Write the document, with the command that makes it."""
+    command = shlex.join(["python", "benchmarks/coverage.py", *arguments])
+    body = "\n".join(row.text() for row in rows)
+    path.write_text(
+        "# Coverage: which layers are free\n\n"
+        "Networks with fresh weights, exported and analysed by\n\n"
+        f"    {command}\n\n{summary(rows)}\n\n"
+        "A *layer* is an operator with a weight; it is *free* if some of its output channels may go. "
+        "*Sizes* counts the independent free sizes. *Kept* means that the export was told to keep "
+        "BatchNorm.\n\n"
+        f"{HEADER}\n{body}\n"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

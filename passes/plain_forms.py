@@ -1,0 +1,92 @@
+"""What exporters write in a roundabout way, in its plain form.
+
+torch's dynamo-based exporter without its optimiser writes a missing bias as an Expand of one zero, and
+``chunk`` as a sequence of pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from conet_graph.ir.graph import Constant, Graph, Operator
+
+# A longer vector of one value than this is no bias.
+LONGEST_FILLED = 2**16
+
+
+def fill_vectors(graph: Graph) -> int:
+    """Make an Expand of one constant value to a vector a constant; how many there were."""
+    made = 0
+    for op in graph.operators:
+        if op.op_type != "Expand" or op.domain or op.outputs[0] in graph.outputs:
+            continue
+        data, shape = graph.constants.get(op.input(0)), graph.shape(op.outputs[0])
+        if data is None or data.size != 1 or op.input(1) not in graph.constants or shape is None:
+            continue
+        sizes = [d for d in shape if isinstance(d, int)]
+        if len(sizes) != len(shape) or sum(d > 1 for d in sizes) > 1:
+            continue
+        if math.prod(sizes) > LONGEST_FILLED:
+            continue
+        name = op.outputs[0]
+        array = np.broadcast_to(graph.array(op.input(0)).reshape(-1)[:1], (math.prod(sizes),))
+        tensor = numpy_helper.from_array(array.reshape(sizes).copy(), name)
+        graph.constants[name] = Constant(tensor, name)
+        made += 1
+    return made
+
+
+def split_sequences(graph: Graph) -> bool:
+    """Write SplitToSequence as Split where all that reads it picks single pieces; whether any was."""
+    splits: dict[str, onnx.NodeProto] = {}
+    for op in graph.operators:
+        if op.op_type == "SplitToSequence" and not op.domain:
+            made = _as_split(graph, op)
+            if made is not None:
+                splits[op.outputs[0]] = made
+    if not splits:
+        return False
+    nodes: list[onnx.NodeProto] = []
+    for op in graph.operators:
+        if op.outputs[0] in splits:
+            nodes.append(splits[op.outputs[0]])
+        elif op.op_type == "SequenceAt" and op.input(0) in splits:
+            piece = splits[op.input(0)].output[int(graph.array(op.input(1)).item())]
+            nodes.append(helper.make_node("Identity", [piece], op.outputs[:1], name=op.proto.name))
+        else:
+            nodes.append(op.proto)
+    graph.keep_nodes(nodes)
+    return True
+
+
+def _as_split(graph: Graph, op: Operator) -> onnx.NodeProto | None:
+    """The Split with the pieces of a SplitToSequence, None where it says something else."""
+    uses = graph.consumers.get(op.outputs[0], [])
+    shape, sizes = graph.shape(op.input(0)), graph.constants.get(op.input(1))
+    if shape is None or sizes is None or op.outputs[0] in graph.outputs or graph.opset < 13:
+        return None
+    length = shape[op.attr("axis", 0)]
+    each = [int(n) for n in graph.array(op.input(1)).reshape(-1).tolist()]
+    if not sizes.dims:
+        if not isinstance(length, int) or each[0] < 1:
+            return None
+        full, rest = divmod(length, each[0])
+        each = [each[0]] * full + [rest] * (rest > 0)
+    for use, _ in uses:
+        index = graph.constants.get(use.input(1))
+        if use.op_type != "SequenceAt" or index is None:
+            return None
+        if not -len(each) <= int(graph.array(use.input(1)).item()) < len(each):
+            return None
+    outputs = [f"{op.outputs[0]}_{k}" for k in range(len(each))]
+    if any(name in graph.producers or name in graph.constants for name in outputs):
+        return None
+    vector = graph.fresh_name(f"{op.outputs[0]}_sizes")
+    graph.constants[vector] = Constant(numpy_helper.from_array(np.array(each, np.int64), vector), vector)
+    return helper.make_node(
+        "Split", [op.input(0), vector], outputs, name=op.proto.name, axis=op.attr("axis", 0)
+    )

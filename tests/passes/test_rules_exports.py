@@ -1,0 +1,87 @@
+"""Forms that real exporters write: the channels found are the right ones."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes import analysed
+from conet_graph.passes.tie_channels import Channels
+
+
+def graph_of(text: str, opset: int = 20, **weights: tuple[int, ...]) -> Graph:
+    """The analysed graph of ``onnx.parser`` text, with weights of ones of the given shapes."""
+    header = f'<ir_version: 9, opset_import: ["" : {opset}]>'
+    model = onnx.parser.parse_model(header + text)
+    for name, shape in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    return analysed(LoadedModel(model, None))
+
+
+def out_groups(graph: Graph) -> dict[str, list[tuple[str, int, bool]]]:
+    """For each layer's first output: the groups on it, as (group, units, whether free)."""
+    channels: Channels = graph.notes["channels"]
+    return {
+        layer.op.outputs[0]: [
+            (g.id, len(g.classes), g.free)
+            for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
+        ]
+        for layer in graph.notes["layers"]
+    }
+
+
+def test_bias_expanded_from_one_zero_is_the_layers_own() -> None:
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,8,8] y)
+        <float zero = {0.0}> {
+            n = Shape <start: int = 0, end: int = 1> (w)
+            b = Expand (zero, n)
+            a = Conv (x, w, b)
+            y = Conv (a, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.constants["b"].dims == (6,)
+    groups = out_groups(graph)
+    assert groups["a"] == [("g0", 6, True)]
+    assert not groups["y"][0][2]
+
+
+@pytest.mark.parametrize("pieces", ["int64 half = {3}", "int64[2] half = {2, 4}"])
+def test_split_to_sequence_is_a_split(pieces: str) -> None:
+    graph = graph_of(
+        f"""net (float[1,3,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] z)
+        <{pieces}, int64 first = {{0}}, int64 last = {{-1}}> {{
+            a = Conv (x, w)
+            s = SplitToSequence <axis: int = 1> (a, half)
+            p = SequenceAt (s, first)
+            q = SequenceAt (s, last)
+            y = Conv (p, u)
+            z = Conv (q, v)
+        }}""",
+        w=(6, 3, 1, 1),
+        u=(4, 3 if "{3}" in pieces else 2, 1, 1),
+        v=(4, 3 if "{3}" in pieces else 4, 1, 1),
+    )
+    first = 3 if "{3}" in pieces else 2
+    assert [op.op_type for op in graph.operators].count("Split") == 1
+    assert out_groups(graph)["a"] == [("g0", first, True), ("g1", 6 - first, True)]
+
+
+def test_a_sequence_read_as_a_whole_stays_one() -> None:
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,8,8] y)
+        <int64 half = {3}> {
+            a = Conv (x, w)
+            s = SplitToSequence <axis: int = 1> (a, half)
+            c = ConcatFromSequence <axis: int = 1> (s)
+            y = Conv (c, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert [op.op_type for op in graph.operators].count("Split") == 0
+    assert not any(free for _, _, free in out_groups(graph)["a"])
