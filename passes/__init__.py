@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from conet_graph.ir.check import check_model
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.assign_channels import AssignChannels
 from conet_graph.passes.base import Hook, Pass, PassManager, UntilSettled
 from conet_graph.passes.canonicalize import Canonicalize
+from conet_graph.passes.check_shapes import CheckShapes
 from conet_graph.passes.classify_edges import ClassifyEdges
 from conet_graph.passes.fold_shapes import FoldShapes
 from conet_graph.passes.infer_shapes import InferShapes
@@ -17,6 +19,7 @@ from conet_graph.passes.unshare import Unshare
 STRUCTURE: tuple[Pass, ...] = (
     Canonicalize(),
     UntilSettled((InferShapes(), FoldShapes())),
+    CheckShapes(),
     Unshare(),
     ClassifyEdges(),
 )
@@ -28,5 +31,9 @@ PIPELINE: tuple[Pass, ...] = (
 
 
 def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
-    """The graph of a model with its channels solved."""
-    return PassManager(PIPELINE, after).run(Graph.of(loaded))
+    """The graph of a model with its channels solved.
+
+    Raises:
+        InvalidModel: the model breaks an invariant; the message says which, and where.
+    """
+    return PassManager(PIPELINE, after).run(Graph.of(check_model(loaded)))

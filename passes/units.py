@@ -22,6 +22,9 @@ from conet_graph.ir.graph import Dim, Entry, Graph, Operator
 Ids = NDArray[np.int64]
 Axis = Ids | int
 
+# An axis with more positions than this carries no channels; a file may claim any size.
+LONGEST_AXIS = 2**22
+
 
 class NoRule(Exception):
     """A rule cannot describe this operator; what it touches is frozen for the reason given."""
@@ -116,6 +119,8 @@ class Tracker:
             return axis
         if not isinstance(dim, int):
             raise NoRule("the length of an axis is not known")
+        if dim > LONGEST_AXIS:
+            raise NoRule("an axis is too long to carry channels")
         return np.full(dim, axis, np.int64)
 
     # -- writing: each kind of tracker has its own ---------------------------------------------------
@@ -196,6 +201,8 @@ class Units(Tracker):
 
     def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
         """Fresh units for an axis that a shape in the graph decides."""
+        if length > LONGEST_AXIS:
+            raise NoRule("an axis is too long to carry channels")
         self.generated[output, axis] = (op, slot)
         self.stored[output, axis] = self._fresh(length)
         return self.stored[output, axis]

@@ -8,7 +8,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.rules.conv import tie_rows
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
-from conet_graph.passes.units import Axis, Ids, NoRule, Tracker
+from conet_graph.passes.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 
 RULES: Table = {}
 
@@ -224,7 +224,7 @@ def pad(t: Tracker, op: Operator) -> None:
         before, after = numbers[position], numbers[position + len(named)]
         if before == after == 0:
             continue
-        if before < 0 or after < 0 or op.attr("mode", "constant") != "constant":
+        if before < 0 or after < 0 or before + after > LONGEST_AXIS or op.attr("mode", "constant") != "constant":
             raise NoRule("it crops or mirrors channels")
         zeros = t.frozen(f"channels of zeros that Pad {shown(op.name)} adds")
         out[axis] = np.concatenate(
@@ -254,7 +254,10 @@ def tile(t: Tracker, op: Operator) -> None:
             continue
         if entries is None or entries[k].value is None:
             raise NoRule("it repeats channels as often as the graph computes")
-        out.append(np.tile(units, int(entries[k].value or 1)))
+        times = int(entries[k].value or 1)
+        if not 0 < times * len(units) <= LONGEST_AXIS:
+            raise NoRule("it repeats channels too often")
+        out.append(np.tile(units, times))
     t.set(op, 0, out)
 
 

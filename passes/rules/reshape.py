@@ -15,12 +15,9 @@ import numpy as np
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.passes.rules.conv import in_groups, tie_rows
 from conet_graph.passes.rules.registry import Table, rule
-from conet_graph.passes.units import Axis, Ids, NoRule, Tracker
+from conet_graph.passes.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 
 RULES: Table = {}
-
-# A merged axis with more positions than this would make the analysis grow with the image size.
-LONGEST_AXIS = 2**22
 
 
 @dataclass(frozen=True)
@@ -242,7 +239,10 @@ def space_to_depth(t: Tracker, op: Operator) -> None:
     axes = t.axes(op.input(0))
     units = axes[1]
     if not isinstance(units, int):
-        units = np.tile(units, op.attr("blocksize", 1) ** 2)
+        block = op.attr("blocksize", 1) ** 2
+        if len(units) * block > LONGEST_AXIS:
+            raise NoRule("its block size is not sensible")
+        units = np.tile(units, block)
     t.set(op, 0, [axes[0], units, 0, 0])
 
 
