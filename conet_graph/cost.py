@@ -228,7 +228,7 @@ def parameters(graph: Graph) -> int:
     once for several layers because its values are equal counts once a layer.
     """
     counted: dict[tuple[str, ...], int] = {}
-    layer_slots = {}
+    layer_slots: dict[tuple[int, int], str] = {}
     for layer in layers_of(graph):
         slots = _layer_slots(graph, layer)
         layer_slots |= slots

@@ -1,4 +1,4 @@
-"""Facts about the layers of a network, also of those inside sub-graphs: names, channels, kernels."""
+"""Facts about the layers of a network, also those inside sub-graphs: names, channels, kernels."""
 
 from __future__ import annotations
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, Json, guarded, plain, print_json, quantity
+from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from conet_graph.analysis import Analysis, GroupEntry, LayerEntry
 
 
@@ -63,61 +63,66 @@ def analyze(
     if json:
         print_json(found.to_dict())
     else:
-        show(found, console())
+        show(found, sys.stdout)
 
 
-def show(found: Analysis, out: Console) -> None:
+def show(found: Analysis, out: TextIO) -> None:
     """Print an analysis as tables."""
-    out.print(_layer_table(found.layers))
+    write_table(
+        out, f"{len(found.layers)} layers", LAYER_COLUMNS, [_layer(x) for x in found.layers]
+    )
     free = [g for g in found.groups if g.free]
     frozen = [g for g in found.groups if not g.free]
     if free:
-        out.print()
-        out.print(_group_table(f"{len(free)} free groups", free))
+        write_table(out, f"{len(free)} free groups", FREE_COLUMNS, [_free(g) for g in free])
     if frozen:
-        out.print()
-        out.print(_frozen_table(frozen))
-    _totals(found, free, out)
+        rows = [_frozen(g) for g in frozen]
+        write_table(out, f"{len(frozen)} frozen groups", FROZEN_COLUMNS, rows)
+    out.writelines(line + "\n" for line in _totals(found, free))
 
 
-def _table(title: str) -> Table:
-    from rich import box
-    from rich.table import Table
+LAYER_COLUMNS = (
+    Column("layer", widest=31),
+    Column("kind", widest=8),
+    Column("kernel", widest=9),
+    Column("channels", right=True, widest=12),
+    Column("group in", widest=9),
+    Column("group out", widest=9),
+    Column("params", right=True, widest=6),
+    Column("MACs", right=True, widest=6),
+)
+FREE_COLUMNS = (
+    Column("group", widest=6),
+    Column("size", widest=6),
+    Column("width", right=True, widest=6),
+    Column("by", right=True, widest=4),
+    Column("producers", widest=34),
+    Column("consumers", widest=34),
+)
+FROZEN_COLUMNS = (
+    Column("group", widest=6),
+    Column("width", right=True, widest=6),
+    Column("why", widest=42),
+    Column("layers", widest=40),
+)
 
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        header_style="bold",
-    )
+
+def _layer(layer: LayerEntry) -> list[str]:
+    return [
+        plain(layer.name),
+        layer.kind,
+        _kernel(layer),
+        f"{_known(layer.in_channels)} -> {_known(layer.out_channels)}",
+        _wrapped(layer.in_groups),
+        _wrapped(layer.out_groups),
+        quantity(layer.parameters),
+        quantity(layer.macs),
+    ]
 
 
-def _layer_table(layers: tuple[LayerEntry, ...]) -> Table:
-    table = _table(f"{len(layers)} layers")
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind")
-    table.add_column("kernel")
-    table.add_column("channels", justify="right", no_wrap=True)
-    table.add_column("group in", overflow="fold", max_width=12)
-    table.add_column("group out", overflow="fold", max_width=12)
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("MACs", justify="right", no_wrap=True)
-    for layer in layers:
-        table.add_row(
-            plain(layer.name),
-            layer.kind,
-            _kernel(layer),
-            f"{_known(layer.in_channels)} -> {_known(layer.out_channels)}",
-            " ".join(layer.in_groups) or "-",
-            " ".join(layer.out_groups) or "-",
-            quantity(layer.parameters),
-            quantity(layer.macs),
-        )
-    return table
+def _wrapped(groups: tuple[str, ...]) -> str:
+    """Group names, two a line."""
+    return "\n".join(" ".join(groups[k : k + 2]) for k in range(0, len(groups), 2)) or "-"
 
 
 def _kernel(layer: LayerEntry) -> str:
@@ -131,59 +136,41 @@ def _known(number: int | None) -> str:
     return "?" if number is None else str(number)
 
 
-def _group_table(title: str, groups: list[GroupEntry]) -> Table:
-    table = _table(title)
-    table.add_column("group")
-    table.add_column("size")
-    table.add_column("width", justify="right")
-    table.add_column("by", justify="right")
-    table.add_column("producers", overflow="fold", ratio=1)
-    table.add_column("consumers", overflow="fold", ratio=1)
-    for group in groups:
-        table.add_row(
-            group.id,
-            group.size,
-            str(group.width),
-            str(group.multiple),
-            _names(group.producers),
-            _names(group.consumers),
-        )
-    return table
+def _free(group: GroupEntry) -> list[str]:
+    return [
+        group.id,
+        group.size,
+        str(group.width),
+        str(group.multiple),
+        _names(group.producers),
+        _names(group.consumers),
+    ]
 
 
-def _frozen_table(groups: list[GroupEntry]) -> Table:
-    table = _table(f"{len(groups)} frozen groups")
-    table.add_column("group")
-    table.add_column("width", justify="right")
-    table.add_column("why", overflow="fold", ratio=1)
-    table.add_column("layers", overflow="fold", ratio=1)
-    for group in groups:
-        layers = dict.fromkeys((*group.producers, *group.consumers))
-        table.add_row(group.id, str(group.width), group.reason, _names(tuple(layers)))
-    return table
+def _frozen(group: GroupEntry) -> list[str]:
+    layers = dict.fromkeys((*group.producers, *group.consumers))
+    return [group.id, str(group.width), group.reason or "", _names(layers)]
 
 
-def _names(names: tuple[str, ...]) -> str:
+def _names(names: Iterable[str]) -> str:
     return "\n".join(plain(name) for name in names) or "-"
 
 
-def _totals(found: Analysis, free: list[GroupEntry], out: Console) -> None:
-    model = found.model
-    sizes = len({g.size for g in free})
+def _totals(found: Analysis, free: list[GroupEntry]) -> list[str]:
+    model, edges = found.model, found.edges
     macs = f"{quantity(model.macs)} MACs"
     if model.macs is None:
         known = sum(layer.macs or 0 for layer in found.layers)
         missing = sum(layer.macs is None for layer in found.layers)
-        macs = f"{quantity(known)} MACs counted (unknown for {missing} layers: free sizes)"
-    out.print()
-    out.print(
-        f"{quantity(model.parameters)} parameters, {macs}, {model.nodes} nodes, opset {model.opset}"
-    )
-    edges = found.edges
-    out.print(
+        macs = f"{quantity(known)} MACs without {missing} layers whose size is not known"
+    sizes = len({g.size for g in free})
+    lines = [
+        f"{quantity(model.parameters)} parameters, {macs},"
+        f" {model.nodes} nodes, opset {model.opset}",
         f"{len(free)} free groups in {sizes} independent sizes;"
-        f" {edges.conv} conv and {edges.non_conv} non-conv edges"
-    )
+        f" {edges.conv} conv and {edges.non_conv} non-conv edges",
+    ]
     for entry in found.unsupported:
         kept = ", ".join(entry.freezes) or "no layer's channels"
-        out.print(f"not understood: {entry.op} {plain(entry.node)} (freezes {kept})")
+        lines.append(f"no channel rule fits {entry.op} {plain(entry.node)}: it freezes {kept}")
+    return lines

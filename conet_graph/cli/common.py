@@ -93,7 +93,7 @@ def plain(name: str) -> str:
 
 
 def quantity(number: int | None) -> str:
-    """A number with a unit, at least three digits: 1.81 G; '?' where it is not known."""
+    """A number in three digits with a unit, as in 1.81 G; '?' where it is not known."""
     if number is None:
         return "?"
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.passes import PIPELINE
 from conet_graph.passes.base import Pass
@@ -42,7 +42,27 @@ class BetweenPasses:
 
             print(f"# after {step.name}\n{to_text(graph)}", file=sys.stderr)
         if self.verify_each:
-            from conet_graph.ir.check import check
-
-            check(graph)
+            verify(graph, step.name)
         self.started = time.perf_counter()
+
+
+def verify(graph: Graph, after: str) -> None:
+    """Check that values are written once, before they are read.
+
+    Raises:
+        InvalidModel: they are not; the message names the pass, the node and the value.
+    """
+    sparse = [s.values.name for s in graph.skeleton.graph.sparse_initializer]
+    known = {"", *graph.inputs, *graph.constants, *sparse}
+    for op in graph.operators:
+        where = f"After pass {after}, {op.op_type} node {shown(op.name)}"
+        for value in op.inputs:
+            if value not in known:
+                raise InvalidModel(f"{where} reads {shown(value)}, which nothing before it writes.")
+        for value in op.outputs:
+            if value in known and value:
+                raise InvalidModel(f"{where} writes {shown(value)}, which exists already.")
+        known.update(op.outputs)
+    for value in graph.outputs:
+        if value not in known:
+            raise InvalidModel(f"After pass {after}, nothing writes graph output {shown(value)}.")

@@ -1,0 +1,195 @@
+"""The analysis, its JSON and explanations, on small networks whose answer is plain to see."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import conet_graph
+from conet_graph.analysis import Analysis, analyze
+from conet_graph.explain import explain
+from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes import analysed
+
+
+def weight(name: str, *dims: int) -> onnx.TensorProto:
+    values = np.arange(np.prod(dims), dtype=np.float32).reshape(dims)
+    return numpy_helper.from_array(values, name)
+
+
+def conv(name: str, data: str, out: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node("Conv", [data, f"{name}.weight"], [out], name=name, **attributes)
+
+
+def model(
+    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], outputs: list[str]
+) -> LoadedModel:
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("private", 1)]
+    return LoadedModel(helper.make_model(graph, opset_imports=opsets, producer_name="test"))
+
+
+def residual() -> LoadedModel:
+    """Two convolutions whose outputs are added, a depthwise one, and a classifier."""
+    nodes = [
+        conv("stem", "x", "s"),
+        helper.make_node("Relu", ["s"], ["r"], name="relu"),
+        conv("branch", "r", "b"),
+        helper.make_node("Add", ["b", "r"], ["a"], name="add"),
+        conv("depthwise", "a", "d", group=8),
+        conv("head", "d", "y"),
+    ]
+    weights = [
+        weight("stem.weight", 8, 3, 1, 1),
+        weight("branch.weight", 8, 8, 1, 1),
+        weight("depthwise.weight", 8, 1, 1, 1),
+        weight("head.weight", 5, 8, 1, 1),
+    ]
+    return model(nodes, weights, ["y"])
+
+
+def test_groups_layers_and_edges() -> None:
+    found = analyze(residual())
+    free = [g for g in found.groups if g.free]
+    assert [(g.width, g.multiple, g.producers, g.consumers) for g in free] == [
+        (8, 1, ("stem", "branch"), ("branch", "head"))
+    ]
+    layers = {layer.name: layer for layer in found.layers}
+    assert layers["depthwise"].kind == "non-conv"
+    assert layers["depthwise"].in_groups == layers["depthwise"].out_groups == (free[0].id,)
+    assert (layers["stem"].in_channels, layers["stem"].out_channels) == (3, 8)
+    assert layers["stem"].kernel == (1, 1)
+    assert (found.edges.conv, found.edges.non_conv) == (3, 4)
+    assert ("depthwise.weight", 0, 8) in [(p.tensor, p.axis, p.count) for p in free[0].places]
+
+
+def test_every_side_of_every_layer_is_free_or_frozen_for_a_reason() -> None:
+    found = analyze(residual())
+    groups = {g.id: g for g in found.groups}
+    layers = {layer.name: layer for layer in found.layers}
+    (first,) = (groups[g] for g in layers["stem"].in_groups)
+    (last,) = (groups[g] for g in layers["head"].out_groups)
+    assert (first.free, first.reason, first.width) == (False, "graph input 'x'", 3)
+    assert (last.free, last.reason, last.width) == (False, "graph output 'y'", 5)
+    assert last.producers == ("head",)
+
+
+def test_layers_frozen_by_different_things_keep_their_own_reasons() -> None:
+    """An operator without a rule and a graph output meet; neither reason becomes the other's."""
+    nodes = [
+        conv("left", "x", "l"),
+        conv("right", "x", "r"),
+        helper.make_node("Odd", ["l"], ["y"], name="odd", domain="private"),
+        helper.make_node("Add", ["r", "l"], ["z"], name="add"),
+        conv("other", "x", "o"),
+    ]
+    weights = [weight(f"{n}.weight", 4, 3, 1, 1) for n in ("left", "right", "other")]
+    found = analyze(model(nodes, weights, ["y", "o"]))
+    groups = {g.id: g for g in found.groups}
+    layers = {layer.name: layer for layer in found.layers}
+    reasons = {name: {groups[g].reason for g in layer.out_groups} for name, layer in layers.items()}
+    assert reasons["other"] == {"graph output 'o'"}
+    assert reasons["left"] == {"operator private::Odd (node 'odd'): it has no channel rule"}
+    assert [(u.op, u.node) for u in found.unsupported] == [("private::Odd", "odd")]
+    assert found.unsupported[0].freezes == layers["left"].out_groups
+
+
+def test_a_layer_in_a_body_is_listed_and_frozen() -> None:
+    def body(name: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)
+        weights = [weight(f"{name}.weight", 2, 3, 1, 1)]
+        return helper.make_graph([conv(name, "x", f"{name}_y")], name, [], [out], weights)
+
+    condition = numpy_helper.from_array(np.array(True), "yes")
+    branches = {"else_branch": body("p"), "then_branch": body("q")}
+    node = helper.make_node("If", ["yes"], ["y"], name="choice", **branches)
+    loaded = model([node], [condition], ["y"])
+    found = analyze(loaded)
+    assert [layer.name for layer in found.layers] == ["p", "q"]
+    reasons = [g.reason for g in found.groups]
+    assert reasons == ["inside the body of If node 'choice'"] * 2
+    assert [layer.out_channels for layer in found.layers] == [2, 2]
+    told = explain(analysed(loaded), "p")
+    assert told.reason == "it is inside the body of If node 'choice'"
+
+
+def test_json_keeps_everything_and_has_the_documented_fields() -> None:
+    found = analyze(residual())
+    data = json.loads(json.dumps(found.to_dict()))
+    assert Analysis.from_dict(data) == found
+    assert list(data) == ["format", "model", "groups", "layers", "edges", "unsupported"]
+    assert data["format"] == "conet-graph.analysis/1"
+    assert " ".join(data["groups"][0]) == (
+        "id size width multiple free reason producers consumers places"
+    )
+    assert " ".join(data["layers"][0]) == (
+        "name op kind weight in_channels out_channels conv_groups kernel"
+        " in_groups out_groups parameters macs"
+    )
+    assert data["model"]["producer"] == "test"
+    assert json.dumps(analyze(residual()).to_dict()) == json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize("damage", ["format", "layers", "edges"])
+def test_a_damaged_document_is_refused(damage: str) -> None:
+    data = analyze(residual()).to_dict()
+    del data[damage]
+    with pytest.raises(BadUsage):
+        Analysis.from_dict(data)
+
+
+def test_explaining_a_frozen_layer_names_the_chain() -> None:
+    nodes = [
+        conv("first", "x", "a"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Add", ["b", "one"], ["y"], name="add"),
+    ]
+    loaded = model(nodes, [weight("first.weight", 4, 3, 1, 1), weight("one", 4, 1, 1)], ["y"])
+    told = explain(analysed(loaded), "first")
+    assert told.reason == "graph output 'y'"
+    assert told.operators[0] == "Conv 'first'"
+    assert told.lines()[-1] == "  -> graph output 'y'"
+
+
+def test_explaining_a_free_layer_names_who_moves_with_it() -> None:
+    graph = analysed(residual())
+    told = explain(graph, "branch")
+    assert told.free
+    assert told.producers == ("stem", "branch")
+    assert told.consumers == ("branch", "head")
+    assert "Add 'add'" in told.operators
+    assert explain(graph, "branch.weight") == told
+
+
+def test_an_unknown_layer_gets_the_closest_names() -> None:
+    with pytest.raises(BadUsage, match=r"no layer 'stam': did you mean 'stem'"):
+        explain(analysed(residual()), "stam")
+
+
+def test_equal_node_names_are_told_apart() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["p"], name="same"),
+        helper.make_node("Conv", ["p", "b"], ["y"], name="same"),
+    ]
+    loaded = model(nodes, [weight("a", 4, 3, 1, 1), weight("b", 5, 4, 1, 1)], ["y"])
+    assert [layer.name for layer in analyze(loaded).layers] == ["p", "y"]
+
+
+def test_the_public_api_analyses_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(residual().proto, path)
+    found = conet_graph.analyze(path)
+    assert found.model.path == str(path)
+    assert conet_graph.analyze(conet_graph.load(path)) == found
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        conet_graph.nothing  # noqa: B018 - the access is what is tested
