@@ -21,8 +21,8 @@ def weight(name: str, *dims: int) -> onnx.TensorProto:
     return numpy_helper.from_array(values, name)
 
 
-def conv(name: str, data: str, out: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node("Conv", [data, f"{name}.weight"], [out], name=name, **attributes)
+def conv(name: str, data: str, out: str, group: int = 1) -> onnx.NodeProto:
+    return helper.make_node("Conv", [data, f"{name}.weight"], [out], name=name, group=group)
 
 
 def model(

@@ -113,7 +113,7 @@ def test_a_shared_matrix_counts_once_and_equal_biases_once_a_layer() -> None:
 
 
 def test_a_quantised_weight_is_its_integers() -> None:
-    scale, zero = weight("s"), numpy_helper.from_array(np.int8(0), "z")
+    scale, zero = weight("s"), numpy_helper.from_array(np.array(0, np.int8), "z")
     stored = numpy_helper.from_array(np.ones((8, 3, 1, 1), np.int8), "q")
     nodes = [
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"]),
