@@ -81,13 +81,17 @@ class ChannelLabels:
         if found is None and value in self.units.values:
             found = self.units.values[value][axis]
         elif isinstance(found, int):
-            return self._without_group(value, axis, found)
+            reason = self.units.reasons[found] if found else ""
+            return self._without_group(reason, self.units.graph.constants[value].dims[axis])
         if found is None or isinstance(found, int):
             return ""
         return self._groups(found)
 
     def _groups(self, axis: Ids) -> str:
         classes = self.units.classes[axis]
+        if self._never_grouped(classes):
+            reason = self.units.reason_of(classes)
+            return self._without_group("" if reason == self.units.reasons[0] else reason, len(axis))
         parts: list[str] = []
         found = runs(self.channels.group_of_class[classes], classes)
         for run in found:
@@ -99,12 +103,15 @@ class ChannelLabels:
                 parts += in_copies(group.id, group.width, run.classes)
         return ("~" if any(run.scattered for run in found) else "+").join(parts)
 
-    def _without_group(self, value: str, axis: int, unit: int) -> str:
-        width = self.units.graph.constants[value].dims[axis]
-        reason = self.units.reasons.get(unit)
-        if not unit or reason is None:
-            return ""
-        return self.never.setdefault((reason, width), f"f{len(self.never)}")
+    def _never_grouped(self, classes: Ids) -> bool:
+        """Whether all positions are frozen, and no layer has them on its sides."""
+        return bool(
+            (self.channels.group_of_class[classes] < 0).all()
+            and self.units.frozen_class[classes].all()
+        )
+
+    def _without_group(self, reason: str, width: int) -> str:
+        return self.never.setdefault((reason, width), f"f{len(self.never)}") if reason else ""
 
     def lines(self) -> Iterator[str]:
         """The groups, each free with its width or frozen with its reason."""

@@ -25,7 +25,7 @@ class Unshare:
         fixed = graph.captured | set(graph.outputs)
         for name, uses in list(graph.consumers.items()):
             constant = graph.constants.get(name)
-            if constant is None or len(uses) < 2 or not is_vector(constant):
+            if constant is None or not is_vector(constant) or len(uses) + (name in fixed) < 2:
                 continue
             for op, slot in uses if name in fixed else uses[1:]:
                 own = graph.fresh_name(name)

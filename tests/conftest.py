@@ -1,0 +1,32 @@
+"""Options of the test run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what is printed now into tests/golden; refused when CI is set",
+    )
+
+
+def refuse_in_ci() -> None:
+    if os.environ.get("CI"):
+        raise pytest.UsageError(
+            "--update-golden is refused where CI is set: look at the diff first"
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--update-golden") or hasattr(config, "workerinput"):
+        return
+    refuse_in_ci()
+    import golden_text
+
+    for path in sorted(golden_text.FOLDER.glob("*.txt")):
+        golden_text.update(path)
