@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conet_graph.passes.units import Axis, Ids, Units
+from conet_graph.passes.units import Ids, Units
 
 if TYPE_CHECKING:
     from conet_graph.passes.tie_channels import Channels
