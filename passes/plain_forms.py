@@ -1,6 +1,6 @@
 """What exporters write in a roundabout way, in its plain form.
 
-torch's dynamo-based exporter without its optimiser writes a missing bias as an Expand of one zero, and
+The dynamo-based exporter without its optimiser writes a missing bias as an Expand of one zero, and
 ``chunk`` as a sequence of pieces.
 """
 
@@ -41,7 +41,7 @@ def fill_vectors(graph: Graph) -> int:
 
 
 def split_sequences(graph: Graph) -> bool:
-    """Write SplitToSequence as Split where all that reads it picks single pieces; whether any was."""
+    """Write SplitToSequence as Split where its readers pick single pieces; whether any was."""
     splits: dict[str, onnx.NodeProto] = {}
     for op in graph.operators:
         if op.op_type == "SplitToSequence" and not op.domain:

@@ -25,8 +25,7 @@ def out_groups(graph: Graph) -> dict[str, list[tuple[str, int, bool]]]:
     channels: Channels = graph.notes["channels"]
     return {
         layer.op.outputs[0]: [
-            (g.id, len(g.classes), g.free)
-            for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
+            (g.id, len(g.classes), g.free) for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
         ]
         for layer in graph.notes["layers"]
     }
@@ -85,3 +84,70 @@ def test_a_sequence_read_as_a_whole_stays_one() -> None:
     )
     assert [op.op_type for op in graph.operators].count("Split") == 0
     assert not any(free for _, _, free in out_groups(graph)["a"])
+
+
+def test_padding_written_back_to_front_is_understood() -> None:
+    # torch's order (last axis first) is turned into ONNX's by Reshape, Slice and Transpose.
+    graph = graph_of(
+        """net (float[1,3,9,9] x) => (float[1,4,10,12] y)
+        <int64[8] torch = {2, 1, 1, 0, 0, 0, 0, 0}, int64[2] pairs = {-1, 2}, int64[1] flat = {-1},
+         int64[1] zero = {0}, int64[1] last = {-1}, int64[1] end = {-9223372036854775807}> {
+            a = Conv (x, w)
+            p = Reshape (torch, pairs)
+            q = Slice (p, last, end, zero, last)
+            r = Transpose <perm = [1, 0]> (q)
+            pads = Reshape (r, flat)
+            b = Pad (a, pads)
+            y = Conv (b, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.array("pads").tolist() == [0, 0, 1, 2, 0, 0, 0, 1]
+    assert graph.shape("b") == (1, 6, 10, 12)
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_expand_to_a_size_chosen_by_where() -> None:
+    # torch's expand: -1 keeps a size, so Where(size == -1, 1, size).
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,8,8] y)
+        <int64[4] size = {-1, 6, 8, 8}, int64[1] four = {4}, int64 minus = {-1}> {
+            a = Conv (x, w)
+            m = GlobalAveragePool (a)
+            ones = ConstantOfShape <value = int64[1] {1}> (four)
+            none = Mul (ones, minus)
+            asked = Equal (size, none)
+            to = Where (asked, ones, size)
+            b = Expand (m, to)
+            y = Conv (b, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.array("to").tolist() == [1, 6, 8, 8]
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_padding_clipped_at_zero_is_understood() -> None:
+    # "same" padding of TensorFlow's networks: max((ceil(size / 2) - 1) * 2 + 3 - size, 0), size = 8.
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,9,9] y)
+        <int64 two = {2}, int64 three = {3}, int64 one = {1}, int64 none = {0}, int64[1] flat = {1},
+         int64[6] zeros = {0, 0, 0, 0, 0, 0}, int64[1] size = {8}> {
+            a = Conv (x, w)
+            s = Div (size, two)
+            t = Sub (s, one)
+            u = Mul (t, two)
+            k = Add (u, three)
+            l = Sub (k, size)
+            n = Clip (l, none)
+            pads = Concat <axis: int = 0> (zeros, n, n)
+            b = Pad (a, pads)
+            y = Conv (b, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.array("pads").tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    assert out_groups(graph)["a"] == [("g0", 6, True)]

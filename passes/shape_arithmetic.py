@@ -1,0 +1,278 @@
+"""What operators compute from shapes and small constants, number by number.
+
+A result is a list of entries in row-major order, each with the place it comes from, if any: a
+number that stands in the file, or a dimension that only the run knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from conet_graph.ir.graph import Entry, Graph, Operator
+
+Entries = list[Entry]
+LONGEST = 1024
+INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+
+
+def constant_entries(graph: Graph, name: str) -> Entries | None:
+    """The numbers of a value if it is a small constant or a computed shape."""
+    if name in graph.known:
+        return graph.known[name]
+    constant = graph.constants.get(name)
+    if constant is None or constant.size > LONGEST or len(constant.dims) > 2:
+        return None
+    integer = constant.tensor.data_type in INTEGERS
+    if not integer and not (constant.is_float and constant.size == 1):
+        return None
+    values = graph.array(name).reshape(-1).tolist()
+    entries = [Entry(v, ("const", name, k)) for k, v in enumerate(values)]
+    graph.known[name] = entries
+    return entries
+
+
+def evaluate(graph: Graph, op: Operator) -> Entries | None:
+    """The numbers that an operator computes from shapes and small constants, or None."""
+    handler = _EVALUATORS.get(op.op_type) if not op.domain else None
+    return None if handler is None else handler(graph, op)
+
+
+def _shape(graph: Graph, op: Operator) -> Entries | None:
+    shape = graph.shape(op.input(0))
+    if shape is None:
+        return None
+    entries = [Entry(d if isinstance(d, int) else None, ("dim", op.input(0), k)) for k, d in enumerate(shape)]
+    return entries[op.attr("start", 0) : op.attr("end", len(entries))]
+
+
+def _gather(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    where = constant_entries(graph, op.input(1))
+    if data is None or where is None or not data or any(e.value is None for e in where):
+        return None
+    places, axis = _places(graph, op.input(0), len(data)), op.attr("axis", 0)
+    positions = [int(e.value or 0) for e in where]
+    if not all(-places.shape[axis] <= p < places.shape[axis] for p in positions):
+        return None
+    return [data[k] for k in np.take(places, positions, axis).reshape(-1).tolist()]
+
+
+def _slice(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    if data is None:
+        return None
+    if len(op.inputs) == 1:
+        starts, ends, steps = op.attr("starts", [0]), op.attr("ends", [LONGEST]), None
+        axes = op.attr("axes")
+    else:
+        parts = [constant_entries(graph, op.input(k)) if op.input(k) else [] for k in (1, 2, 3, 4)]
+        if any(p is None or any(e.value is None for e in p) for p in parts):
+            return None
+        starts, ends, axes, steps = ([int(e.value or 0) for e in p or []] for p in parts)
+    places = _places(graph, op.input(0), len(data))
+    cuts = [slice(None)] * places.ndim
+    for k, start in enumerate(starts):
+        step = steps[k] if steps else 1
+        if step == 0:
+            return None
+        cuts[axes[k] if axes else k] = slice(start, ends[k], step)
+    return [data[k] for k in places[tuple(cuts)].reshape(-1).tolist()]
+
+
+def _places(graph: Graph, name: str, count: int) -> NDArray[np.int64]:
+    """Where each entry of a value stands in it; a value of unknown shape is a vector."""
+    shape, places = graph.shape(name), np.arange(count, dtype=np.int64)
+    if shape is None or len(shape) < 2 or not all(isinstance(d, int) for d in shape):
+        return places
+    sizes = [d for d in shape if isinstance(d, int)]
+    return places.reshape(sizes) if math.prod(sizes) == count else places
+
+
+def _transpose(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    if data is None:
+        return None
+    places = _places(graph, op.input(0), len(data))
+    order = op.attr("perm")
+    if order is not None and len(order) != places.ndim:
+        return None
+    return [data[k] for k in places.transpose(order).reshape(-1).tolist()]
+
+
+def _concat(graph: Graph, op: Operator) -> Entries | None:
+    joined: Entries = []
+    for name in op.inputs:
+        part, shape = constant_entries(graph, name), graph.shape(name)
+        if part is None or (shape is not None and len(shape) > 1):
+            return None
+        joined += part
+    return joined if len(joined) <= LONGEST else None
+
+
+def _equal(graph: Graph, op: Operator) -> Entries | None:
+    """Equal, as exporters ask whether a size is -1: one that only the run knows is not."""
+    parts = _aligned([constant_entries(graph, n) for n in op.inputs])
+    if parts is None:
+        return None
+    out: Entries = []
+    for pair in zip(*parts, strict=True):
+        known = [e.value for e in pair if e.value is not None]
+        if len(known) == 2:
+            out.append(Entry(int(known[0] == known[1])))
+        else:
+            sizes = [e for e in pair if e.value is None and e.source and e.source[0] == "dim"]
+            negative = len(known) == 1 and known[0] < 0
+            out.append(Entry(0 if sizes and negative else None))
+    return out
+
+
+def _where(graph: Graph, op: Operator) -> Entries | None:
+    parts = _aligned([constant_entries(graph, n) for n in op.inputs])
+    if parts is None:
+        return None
+    chosen = zip(*parts, strict=True)
+    return [Entry(None) if c.value is None else a if c.value else b for c, a, b in chosen]
+
+
+def _aligned(parts: list[Entries | None]) -> list[Entries] | None:
+    """Entries of several values, each as long as the longest; None where they do not fit."""
+    found = [p for p in parts if p]
+    length = max((len(p) for p in found), default=0)
+    if len(found) != len(parts) or any(len(p) not in (1, length) for p in found):
+        return None
+    return [p * length if len(p) == 1 else p for p in found]
+
+
+def _through(graph: Graph, op: Operator) -> Entries | None:
+    return constant_entries(graph, op.input(0))
+
+
+def _cast(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    if data is None or op.attr("to") not in (
+        onnx.TensorProto.INT64,
+        onnx.TensorProto.INT32,
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+    ):
+        return None
+    if op.attr("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        return [e if e.value is None else Entry(int(e.value), e.source) for e in data]
+    return [e if e.value is None else Entry(float(e.value), e.source) for e in data]
+
+
+def _cast_like(graph: Graph, op: Operator) -> Entries | None:
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return _through(graph, op) if graph.dtypes.get(op.outputs[0]) in floats else None
+
+
+def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], Entries | None]:
+    def handler(graph: Graph, op: Operator) -> Entries | None:
+        data = constant_entries(graph, op.input(0))
+        if data is None or any(e.value is None for e in data):
+            return None
+        try:
+            return [Entry(function(e.value or 0)) for e in data]
+        except (ValueError, OverflowError):
+            return None
+
+    return handler
+
+
+def _binary(
+    function: Callable[[float, float], float],
+) -> Callable[[Graph, Operator], Entries | None]:
+    def handler(graph: Graph, op: Operator) -> Entries | None:
+        parts = _aligned([constant_entries(graph, n) for n in op.inputs])
+        if parts is None or len(parts) != 2:
+            return None
+        out: Entries = []
+        for a, b in zip(*parts, strict=True):
+            if a.value is None or b.value is None:
+                out.append(Entry(None))
+                continue
+            try:
+                out.append(Entry(function(a.value, b.value)))
+            except (ZeroDivisionError, ValueError, OverflowError):
+                return None
+        return out
+
+    return handler
+
+
+def _div(a: float, b: float) -> float:
+    # ONNX divides integers towards zero.
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b if (a >= 0) == (b > 0) else -(-a // b)
+    return a / b
+
+
+def _filled(graph: Graph, op: Operator) -> Entries | None:
+    size = constant_entries(graph, op.input(0))
+    value = op.attr("value")
+    if size is None or len(size) != 1 or size[0].value is None or value is None:
+        return None
+    count = int(size[0].value)
+    if count > LONGEST or value.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        return None
+    return [Entry(int(numpy_helper.to_array(value).reshape(-1)[0]))] * count
+
+
+def _clip(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    bounds = [op.attr("min", -math.inf), op.attr("max", math.inf)]
+    for slot in (1, 2):
+        if op.input(slot):
+            entries = constant_entries(graph, op.input(slot))
+            if entries is None or len(entries) != 1 or entries[0].value is None:
+                return None
+            bounds[slot - 1] = entries[0].value
+    if data is None or any(e.value is None for e in data):
+        return None
+    return [Entry(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
+
+
+def _product(graph: Graph, op: Operator) -> Entries | None:
+    data = constant_entries(graph, op.input(0))
+    if data is None or any(e.value is None for e in data):
+        return None
+    return [Entry(math.prod(int(e.value or 0) for e in data))]
+
+
+_EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {
+    "Shape": _shape,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Unsqueeze": _through,
+    "Squeeze": _through,
+    "Reshape": _through,
+    "Identity": _through,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Floor": _unary(math.floor),
+    "Ceil": _unary(math.ceil),
+    "Sqrt": _unary(math.sqrt),
+    "Reciprocal": _unary(lambda a: 1.0 / a),
+    "Neg": _unary(lambda a: -a),
+    "Add": _binary(lambda a, b: a + b),
+    "Sub": _binary(lambda a, b: a - b),
+    "Mul": _binary(lambda a, b: a * b),
+    "Div": _binary(_div),
+    "Mod": _binary(lambda a, b: a % b),
+    "Pow": _binary(lambda a, b: a**b),
+    "Min": _binary(min),
+    "Max": _binary(max),
+    "Clip": _clip,
+    "Equal": _equal,
+    "Where": _where,
+    "Transpose": _transpose,
+    "ConstantOfShape": _filled,
+    "ReduceProd": _product,
+}
