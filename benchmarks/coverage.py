@@ -31,35 +31,9 @@ from conet_graph.passes import analysed
 # The issue's numbers of independent sizes.
 EXPECTED = {"resnet18": 12, "resnet34": 20, "resnet50": 37, "densenet121": 120, "mobilenet_v2": 25}
 
-# Small networks first, so that a run cut short has seen most kinds.
-TORCHVISION_FIRST = """
-resnet18 mobilenet_v2 shufflenet_v2_x0_5 squeezenet1_1 mnasnet0_5 densenet121 mobilenet_v3_small
-efficientnet_b0 googlenet regnet_y_400mf regnet_x_400mf resnet34 resnet50 resnext50_32x4d convnext_tiny
-lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large inception_v3 fcn_resnet50 alexnet vgg11 vgg11_bn
-efficientnet_v2_s wide_resnet50_2
-""".split()
-
-# One network of each convolutional family of timm, named by module; families of pure transformers are left out.
-TIMM = """
-efficientnet_b0 mobilenetv3_small_050 lcnet_050 tinynet_e mixnet_s mnasnet_small fbnetc_100 spnasnet_100
-semnasnet_075 efficientnet_lite0 tf_efficientnetv2_b0 efficientnet_b0_gn mobilenetv4_conv_small_035
-mobilenetv4_hybrid_medium test_efficientnet test_convnext test_resnet resnet18 resnet10t resnet26d
-ecaresnet26t seresnet18 resnetblur18 resnetrs50 seresnext26t_32x4d legacy_seresnet18 gcresnext26ts
-bat_resnext26ts repvgg_a0 mobileone_s0 gernet_s mixer_b32_224 nf_resnet26 nf_regnet_b0 dm_nfnet_f0
-eca_nfnet_l0 resnetv2_18 resnetv2_50 resnetv2_50d_gn resnetv2_50x1_bit sknet18 skresnet18 res2net50_14w_8s res2next50
-resnest14d regnetx_002 regnety_002 regnetz_005 dla34 dla46_c dla60_res2net densenetblur121d dpn48b dpn68 rdnet_tiny
-vgg11 vgg11_bn vovnet39a ese_vovnet19b_slim_dw eca_vovnet39b hrnet_w18_small hgnet_tiny hgnetv2_b0
-selecsls42 tresnet_m rexnet_100 ghostnet_050 ghostnetv2_100 ghostnetv3_050 repghostnet_050 hardcorenas_a
-cs3darknet_s cspresnet50 cspdarknet53 cspnext_tiny xception41 legacy_xception inception_v3 inception_v4
-inception_resnet_v2 inception_next_atto convnext_atto convnextv2_atto convnext_atto_rms convmixer_768_32 fasternet_t0
-starnet_s050 repvit_m0_9 lcnetv2_small mambaout_femto poolformer_s12 poolformerv2_s12 convformer_s18
-caformer_s18 edgenext_xx_small fastvit_t8 mobilevit_xxs mobilevitv2_050 efficientformer_l1
-efficientformerv2_s0 efficientvit_b0 efficientvit_m0 shvit_s1 swiftformer_xs levit_128s lowformer_b0
-iformer_t cpubone_nano csatv2 nextvit_small visformer_tiny coatnet_nano_rw_224 maxvit_rmlp_pico_rw_256 focalnet_tiny_srf
-pvt_v2_b0 botnet26t_256 halonet26t lambda_resnet26t efficientvim_m1 mobilenetv5_300m vit_small_r26_s32_224
-nasnetalarge pnasnet5large
-""".split()
-SIZES = (32, 64, 96, 128, 192, 224, 256, 299, 384)
+# One network a line: library, name, and the smallest side of its images where it must be said.
+NETWORKS = Path(__file__).with_name("networks.txt")
+SIZES = (64, 96, 128, 192, 224, 256, 299, 384)
 
 
 @dataclass(frozen=True)
@@ -107,14 +81,22 @@ HEADER = """| network | exporter | BatchNorm | layers | free | share | sizes | f
 |---|---|---|---:|---:|---:|---:|---|---:|"""
 
 
-def torchvision_names() -> list[str]:
-    """Classification and segmentation networks of torchvision that are CNNs."""
-    from torchvision import models
-
-    every = models.list_models(module=models) + models.list_models(module=models.segmentation)
-    convolutional = [n for n in every if not n.startswith(("vit_", "swin_", "maxvit"))]
-    rest = [n for n in convolutional if n not in TORCHVISION_FIRST]
-    return [n for n in TORCHVISION_FIRST if n in every] + rest
+def networks(source: str | None, only: str, limit: int) -> list[tuple[str, str, int]]:
+    """The chosen networks, as (library, name, smallest image)."""
+    found: list[tuple[str, str, int]] = []
+    for line in NETWORKS.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        library, name, *side = line.split()
+        if source in (None, library) and re.search(only, name):
+            found.append((library, name, int(side[0]) if side else SIZES[0]))
+    counts: Counter[str] = Counter()
+    chosen = []
+    for library, name, smallest in found:
+        counts[library] += 1
+        if counts[library] <= limit:
+            chosen.append((library, name, smallest))
+    return chosen
 
 
 def build(source: str, name: str) -> Any:
@@ -136,17 +118,17 @@ def build(source: str, name: str) -> Any:
     return models.get_model(name, **options).eval()
 
 
-def smallest_image(model: Any) -> Any:
+def smallest_image(model: Any, at_least: int = 0) -> Any:
     """The smallest image that the network takes."""
     import torch
 
     fault: Exception | None = None
-    for size in SIZES:
+    for size in (n for n in SIZES if n >= at_least):
         image = torch.zeros(1, 3, size, size)
         try:
             with torch.no_grad():
                 model(image)
-        except Exception as error:  # any: the network says in its own way that the image is too small
+        except Exception as error:  # any: each network says "too small" in its own way
             fault = error
         else:
             return image

@@ -116,6 +116,7 @@ class Analysis:
 
         Raises:
             BadUsage: it is of another format, or a field is missing.
+
         """
         if data.get("format") != FORMAT:
             raise BadUsage(
@@ -164,6 +165,7 @@ def analyze(model: str | Path | LoadedModel) -> Analysis:
 
     Raises:
         InvalidModel: the file cannot be read or is not a valid network.
+
     """
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     return analysis_of(analysed(loaded))

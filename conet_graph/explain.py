@@ -56,6 +56,7 @@ def explain(graph: Graph, name: str) -> Explanation:
 
     Raises:
         BadUsage: there is no such layer; the message names the closest ones.
+
     """
     try:
         layer = find_layer(graph, name)

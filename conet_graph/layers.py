@@ -77,6 +77,7 @@ def find_layer(graph: Graph, name: str) -> Layer:
 
     Raises:
         BadUsage: there is none; the message names the closest ones.
+
     """
     names = layer_names(graph)
     known: dict[str, Layer] = {}

@@ -52,7 +52,12 @@ class Plan:
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
-                {"id": g.id, "old_width": g.old_width, "new_width": g.new_width, "channels": g.channels}
+                {
+                    "id": g.id,
+                    "old_width": g.old_width,
+                    "new_width": g.new_width,
+                    "channels": g.channels,
+                }
                 for g in self.groups
             ],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
@@ -68,11 +73,14 @@ class Plan:
 
         Raises:
             BadUsage: the text is not a plan of a version that is understood.
+
         """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
-            raise BadUsage("The plan is not JSON: pass the file that 'rewrite --plan' wrote.") from None
+            raise BadUsage(
+                "The plan is not JSON: pass the file that 'rewrite --plan' wrote."
+            ) from None
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise BadUsage(f"The plan has the format {shown(str(found))}, not '{FORMAT}'.")
@@ -84,7 +92,10 @@ class Plan:
                 inexact_because=[str(r) for r in data["inexact_because"]],
                 groups=[
                     GroupPlan(
-                        str(g["id"]), int(g["old_width"]), int(g["new_width"]), [int(c) for c in g["channels"]]
+                        str(g["id"]),
+                        int(g["old_width"]),
+                        int(g["new_width"]),
+                        [int(c) for c in g["channels"]],
                     )
                     for g in data["groups"]
                 ],
@@ -92,7 +103,9 @@ class Plan:
                 seed=int(data.get("seed", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
+            raise BadUsage(
+                f"The plan is damaged near {shown(str(error))}: write it again."
+            ) from None
 
 
 def _tensor_json(tensor: TensorPlan) -> dict[str, Any]:
@@ -123,7 +136,9 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old, new = _group_positions(graph, layout, group)
         groups.append(GroupPlan(group.id, len(old), len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed
+    )
 
 
 def group_axis(graph: Graph, group: Group) -> Ids:
@@ -167,6 +182,7 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
 
     Raises:
         BadUsage: the plan does not fit the network.
+
     """
     channels: Channels = graph.notes["channels"]
     by_id = {group.id: group for group in channels.groups}
@@ -178,7 +194,9 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         axis = group_axis(graph, group)
         classes = axis[np.isin(axis, group.classes)]
         if any(not 0 <= c < len(classes) for c in entry.channels):
-            raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
+            raise BadUsage(
+                f"The plan's group {shown(entry.id)} names channels that it does not have."
+            )
         times = np.bincount(entry.channels, minlength=len(classes))
         for klass in group.classes:
             copies[klass] = int(times[classes == klass].max())

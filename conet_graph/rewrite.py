@@ -40,6 +40,7 @@ def plan(
 
     Raises:
         InvalidModel, BadUsage, Refused: as loading and planning find.
+
     """
     graph = analysed(model)
     copies = choose_copies(graph, WidthRequest(seed=seed, **request))
@@ -72,6 +73,7 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     Raises:
         BadUsage: the plan was made for another model.
         VerificationFailed: the result is not what it should be.
+
     """
     if made.sha256 != model.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
@@ -90,7 +92,9 @@ def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Repor
     return report
 
 
-def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArray[np.int64]], float]:
+def latency_meter(
+    graph: Graph, provider: str | None = None
+) -> Callable[[NDArray[np.int64]], float]:
     """A function that measures the latency in milliseconds of a candidate (``copies`` of each class).
 
     It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs.
@@ -114,7 +118,9 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
                 return _median_ms(session)
             except Exception as error:
                 text = str(error).splitlines()[0][:200]
-                raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
+                raise Refused(
+                    f"The latency cannot be measured, ONNX Runtime says: {text}"
+                ) from None
 
     return measure
 

@@ -1,4 +1,4 @@
-"""Verification: is the rewritten file valid, does it run, does it equal what it should?"""
+"""Verification: the rewritten file is valid, runs, and equals what it should."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Report:
         self.failures.append(what)
 
 
-def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None) -> Report:
+def verify(
+    graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None
+) -> Report:
     """Verify a rewritten model against the analysed original and the plan.
 
     Args:
@@ -62,6 +64,7 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
         rewritten: the new model (unchanged external weights may still lie in ``folder``).
         plan: how the one became the other.
         folder: where external data of ``rewritten`` lies.
+
     """
     report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
@@ -78,9 +81,12 @@ def require(report: Report) -> None:
 
     Raises:
         VerificationFailed: with what failed.
+
     """
     if not report.ok:
-        raise VerificationFailed("The rewritten network failed verification: " + "; ".join(report.failures) + ".")
+        raise VerificationFailed(
+            "The rewritten network failed verification: " + "; ".join(report.failures) + "."
+        )
 
 
 def _check(path: Path, model: onnx.ModelProto, report: Report) -> None:
@@ -92,7 +98,9 @@ def _check(path: Path, model: onnx.ModelProto, report: Report) -> None:
         return
     try:
         if model.ByteSize() < PROTOBUF_LIMIT:
-            shape_inference.infer_shapes(_without_weights(model), check_type=True, strict_mode=True, data_prop=True)
+            shape_inference.infer_shapes(
+                _without_weights(model), check_type=True, strict_mode=True, data_prop=True
+            )
     except Exception as error:
         report.shape_inference = _first_line(error)
 
@@ -106,7 +114,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     present = {v.name for v in light.graph.input}
     for tensor in big:
         if tensor.name not in present:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     del light.graph.initializer[:]
     light.graph.initializer.extend(small)
     return light
@@ -135,7 +145,9 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
     except ConetGraphError:
         raise
     except Exception as error:
-        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"})
+        report.runs.append(
+            {"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"}
+        )
         _load_alone(path, report)
         return
     try:
@@ -175,7 +187,10 @@ def _load_alone(path: Path, report: Report) -> None:
 
 def _tolerance(graph: Graph) -> float:
     types = {c.tensor.data_type for c in graph.constants.values()} | set(graph.dtypes.values())
-    if any(op.op_type.startswith(("Quantize", "QLinear", "DynamicQuantize", "Quant")) for op in graph.operators):
+    if any(
+        op.op_type.startswith(("Quantize", "QLinear", "DynamicQuantize", "Quant"))
+        for op in graph.operators
+    ):
         return QUANTISED_TOLERANCE
     if types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}:
         return HALF_TOLERANCE
@@ -220,7 +235,9 @@ def _run_reference(session: Any, batch: int) -> Trial | str:
                 best = _first_line(error) if isinstance(best, str) else best
                 continue
             size = candidate
-            trial = Trial(feeds, outputs, [_difference(a, b) for a, b in zip(outputs, nudged, strict=True)])
+            trial = Trial(
+                feeds, outputs, [_difference(a, b) for a, b in zip(outputs, nudged, strict=True)]
+            )
             if isinstance(best, str) or max(trial.sensitivity) < max(best.sensitivity):
                 best = trial
             break
@@ -239,7 +256,9 @@ def _nudged(feeds: Arrays) -> Arrays:
     }
 
 
-def random_inputs(session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0) -> Arrays:
+def random_inputs(
+    session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0
+) -> Arrays:
     """Seeded inputs; free first axes become ``batch``, other free ones ``size``."""
     rng = np.random.default_rng(0)
     named: dict[str, int] = {}
@@ -253,7 +272,9 @@ def random_inputs(session: Any, batch: int, size: int, kind: str = "normal", sca
                 value = batch if axis == 0 else size
                 shape.append(named.setdefault(dim, value) if isinstance(dim, str) else value)
         values = _values(rng, entry.type, shape, kind)
-        feeds[entry.name] = values * values.dtype.type(scale) if values.dtype.kind == "f" else values
+        feeds[entry.name] = (
+            values * values.dtype.type(scale) if values.dtype.kind == "f" else values
+        )
     return feeds
 
 
@@ -288,7 +309,9 @@ def _equal(trial: Trial, found: list[Any], names: list[str], report: Report) -> 
             continue
         if want.shape != have.shape:
             report.equality = "failed"
-            report.fail(f"output {shown(name)} has the shape {list(have.shape)}, not {list(want.shape)}")
+            report.fail(
+                f"output {shown(name)} has the shape {list(have.shape)}, not {list(want.shape)}"
+            )
             continue
         difference = _difference(want, have)
         report.largest_difference = max(report.largest_difference or 0.0, difference)

@@ -27,6 +27,7 @@ def resolve(tensor: onnx.TensorProto, folder: Path | None) -> ExternalRange:
     Raises:
         InvalidModel: the location leaves the model's folder or is no regular file, or offset and
             length are no numbers, lie outside the file, or contradict the tensor's shape.
+
     """
     where = f"external data of tensor {shown(tensor.name)}"
     entries = {e.key: e.value for e in tensor.external_data}
@@ -68,5 +69,7 @@ def _contained(location: str, folder: Path | None, where: str) -> Path:
 
 def _number(text: str, key: str, where: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidModel(f"The {where} has the {key} {shown(text)}, which is not a size in bytes.")
+        raise InvalidModel(
+            f"The {where} has the {key} {shown(text)}, which is not a size in bytes."
+        )
     return int(text)

@@ -306,11 +306,10 @@ def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
         return None
     attribute = node.attribute[0]
     if attribute.name == "value":
-        return attribute.t
-    made = {
-        "value_float": lambda: np.float32(attribute.f),
-        "value_floats": lambda: np.array(attribute.floats, np.float32),
-        "value_int": lambda: np.int64(attribute.i),
-        "value_ints": lambda: np.array(attribute.ints, np.int64),
-    }.get(attribute.name)
-    return None if made is None else numpy_helper.from_array(np.asarray(made()), node.output[0])
+        tensor: onnx.TensorProto = attribute.t
+        return tensor
+    if attribute.name not in ("value_float", "value_floats", "value_int", "value_ints"):
+        return None
+    kind = np.float32 if "float" in attribute.name else np.int64
+    array = np.array(helper.get_attribute_value(attribute), kind)
+    return numpy_helper.from_array(array, node.output[0])

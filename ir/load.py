@@ -18,7 +18,11 @@ from conet_graph.ir.tensors import inline_array, is_packed
 
 # What people point the tool at by mistake: first bytes, what it is, what to do.
 _MAGIC = (
-    (b"version https://git-lfs", "a Git LFS pointer", "run 'git lfs pull' to fetch the model itself"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer",
+        "run 'git lfs pull' to fetch the model itself",
+    ),
     (b"\x89PNG", "a PNG picture", "pass the ONNX file"),
     (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", "export the network to ONNX first"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
@@ -53,6 +57,7 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Raises:
         InvalidModel: there is no such file, or it is not an ONNX model with a graph.
+
     """
     path = Path(path)
     try:
@@ -85,6 +90,7 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray[An
 
     Raises:
         InvalidModel: its external data is missing, too short or outside the model's folder.
+
     """
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return inline_array(tensor)

@@ -23,6 +23,7 @@ def atomic_write(path: Path, parts: Iterable[bytes]) -> None:
 
     Raises:
         BadUsage: the folder does not exist, cannot be written or is full.
+
     """
     temporary: str | None = None
     try:
@@ -61,6 +62,7 @@ def save_model(proto: onnx.ModelProto, path: str | Path, folder: Path | None = N
     Raises:
         BadUsage: the folder cannot be written.
         InvalidModel: external data of the model is missing or damaged.
+
     """
     path = Path(path)
     external = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
@@ -70,7 +72,9 @@ def save_model(proto: onnx.ModelProto, path: str | Path, folder: Path | None = N
     previous = _data_files(path)
     small = onnx.ModelProto()
     tensors = list(proto.graph.initializer)
-    small.CopyFrom(proto) if external and len(external) == len(tensors) else _copy_light(proto, small)
+    small.CopyFrom(proto) if external and len(external) == len(tensors) else _copy_light(
+        proto, small
+    )
     data_name, number = f"{path.name}.data", 0
     while (path.parent / data_name).exists():
         number += 1
@@ -104,7 +108,7 @@ def _aligned(tensors: list[onnx.TensorProto], folder: Path | None) -> Iterable[b
         at += -at % 64
         array = tensor_array(tensor, folder)
         at += array.nbytes
-        yield memoryview(array.reshape(-1)).cast("B") if array.size else b""  # type: ignore[misc]
+        yield array.tobytes()
 
 
 def _copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
@@ -138,7 +142,7 @@ def _data_files(path: Path) -> set[str]:
         old = onnx.load(path, load_external_data=False)
     except Exception:
         return set()  # not a model of ours: nothing to tidy
-    names = {
-        e.value for t in old.graph.initializer for e in t.external_data if e.key == "location"
+    names = {e.value for t in old.graph.initializer for e in t.external_data if e.key == "location"}
+    return {
+        n for n in names if n.startswith(path.name + ".") and n.endswith(".data") and "/" not in n
     }
-    return {n for n in names if n.startswith(path.name + ".") and n.endswith(".data") and "/" not in n}

@@ -26,6 +26,7 @@ def nbytes(tensor: onnx.TensorProto) -> int:
 
     Raises:
         InvalidModel: unknown element type, or a type without a fixed size.
+
     """
     if tensor.data_type not in _KNOWN or tensor.data_type == onnx.TensorProto.STRING:
         raise InvalidModel(

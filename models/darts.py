@@ -29,8 +29,7 @@ class Cell(nn.Module):
         reduction: bool,
         after_reduction: bool,
     ) -> None:
-        """
-        Build the cell.
+        """Build the cell.
 
         Args:
             spec: Its operations.
@@ -128,8 +127,7 @@ def imagenet_stems(widths: list[int]) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 class CellNetwork(nn.Module):
-    """
-    Stem, cells, mean over the image, classifier.
+    """Stem, cells, mean over the image, classifier.
 
     ``drop_path`` may be changed between epochs, as DARTS' evaluation does, which raises it
     linearly.

@@ -38,8 +38,7 @@ def export_onnx(
     exporter: Exporter = "torchscript",
     batch: Batch = "dynamic",
 ) -> nn.Module:
-    """
-    Build a network with fresh weights and write it as ONNX; the same seed gives the same bytes.
+    """Build a network with fresh weights and write it as ONNX; the same seed gives the same bytes.
 
     Torch's TorchScript-based exporter is the default: with its shared vectors told apart again its
     files hold nothing but the network, where the newer one leaves shape arithmetic around the
@@ -90,8 +89,7 @@ def export_module(
     exporter: Exporter = "torchscript",
     batch: Batch = "dynamic",
 ) -> None:
-    """
-    Write a module, in evaluation mode, as ONNX; the module itself is left as it was.
+    """Write a module, in evaluation mode, as ONNX; the module itself is left as it was.
 
     ``shape`` is that of one input, without the batch; the other options as in `export_onnx`. The
     graph's input is called "input" and its output "logits".
@@ -183,8 +181,7 @@ def _dynamo(
 
 
 def _own_initializers(graph: onnx.GraphProto) -> None:
-    """
-    Give every use of a shared vector its own initializer, under the parameter's name.
+    """Give every use of a shared vector its own initializer, under the parameter's name.
 
     The TorchScript-based exporter stores equal vectors once, and puts an Identity node in the
     place of each of the others.

@@ -1,5 +1,4 @@
-"""
-The cells of DARTS and DARTS+ as data: operations, the channel sizes they tie, and their widths.
+"""The cells of DARTS and DARTS+ as data: operations, the channel sizes they tie, and their widths.
 
 Genotypes: DARTS_V2 of Liu et al. 2019 (second order, CIFAR-10) and the one that DARTS+
 (Liang et al. 2019) found on CIFAR-100, both as the CONet paper searches them.
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CellSpec:
-    """
-    One kind of cell: eight operations, two for each of the nodes 2 to 5.
+    """One kind of cell: eight operations, two for each of the nodes 2 to 5.
 
     ``ops`` are (operation, state it reads) in building order; states 0 and 1 are the two
     preprocessed inputs. ``states`` names the channel size of each of the six states: states that a
@@ -111,8 +109,7 @@ def stem_sizes(imagenet: bool) -> tuple[str, ...]:
 
 
 def cell_network_sizes(family: str, cells: int, width: int, imagenet: bool) -> dict[str, int]:
-    """
-    List every free size of a network of cells: names as `cells.3.mid1`, widths doubled twice.
+    """List every free size of a network of cells: names as `cells.3.mid1`, widths doubled twice.
 
     The CIFAR stem is three times as wide as the first cells, as in DARTS.
     """

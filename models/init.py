@@ -8,8 +8,7 @@ from torch import nn
 
 
 def kaiming(module: nn.Module, after_relu: bool = True) -> None:
-    """
-    Draw the convolutions' weights after He et al. 2015; norms and classifiers keep torch's.
+    """Draw the convolutions' weights after He et al. 2015; norms and classifiers keep torch's.
 
     With torch's own draw and an untrained BatchNorm the signal dies out in deep networks: their
     output is the classifier's bias for every image, and comparing two networks shows nothing.

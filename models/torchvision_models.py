@@ -16,8 +16,7 @@ def available() -> list[str]:
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """
-    Build a network without trained weights.
+    """Build a network without trained weights.
 
     Raises:
         ValueError: torchvision has no such classification or segmentation network.

@@ -21,8 +21,7 @@ IMAGENET_FROM = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """
-    One network of the zoo.
+    """One network of the zoo.
 
     ``layout`` is the number of basic blocks in each stage, or of cells. ``divisor`` is what the
     image's side must be a multiple of. ``independent_sizes`` is how many channel sizes an analysis
@@ -68,8 +67,7 @@ def names() -> tuple[str, ...]:
 
 
 def entry(name: str) -> Entry:
-    """
-    Find the registry's entry of a network.
+    """Find the registry's entry of a network.
 
     Raises:
         ValueError: there is no such network.
@@ -83,8 +81,7 @@ def entry(name: str) -> Entry:
 
 
 def sizes(name: str, width: int | None = None, image: int = 32) -> dict[str, int]:
-    """
-    List every free channel size of a network, by name, with its width for a base width.
+    """List every free channel size of a network, by name, with its width for a base width.
 
     >>> sizes("resnet8", width=16)["layer2.0"]
     32
@@ -126,8 +123,7 @@ def build(
     auxiliary: bool = False,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """
-    Build a network with fresh weights, drawn from torch's global generator.
+    """Build a network with fresh weights, drawn from torch's global generator.
 
     Args:
         name: A name of the zoo, or `torchvision:NAME`.

@@ -35,5 +35,6 @@ def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
 
     Raises:
         InvalidModel: the model breaks an invariant; the message says which, and where.
+
     """
     return PassManager(PIPELINE, after).run(Graph.of(check_model(loaded)))

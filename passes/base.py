@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from conet_graph.ir.graph import Graph
 
@@ -13,8 +13,8 @@ from conet_graph.ir.graph import Graph
 class Pass(Protocol):
     """One step over the graph: a name, a one-line doc, and ``run``."""
 
-    name: str
-    doc: str
+    name: ClassVar[str]
+    doc: ClassVar[str]
 
     def run(self, graph: Graph) -> None:
         """Change or annotate the graph; it is valid before and after."""
@@ -47,8 +47,8 @@ class UntilSettled:
     """Run passes again and again while they leave the shapes stale (one round a computed Reshape)."""
 
     steps: tuple[Pass, ...]
-    name: str = "settle_shapes"
-    doc: str = "shape inference and folding in turn, until neither finds more"
+    name: ClassVar[str] = "settle_shapes"
+    doc: ClassVar[str] = "shape inference and folding in turn, until neither finds more"
     rounds: int = 64
 
     def run(self, graph: Graph) -> None:

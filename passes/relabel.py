@@ -228,6 +228,7 @@ def old_positions(old: Ids, labels: Ids) -> Ids:
 
     Raises:
         Refused: the new axis has other classes than the old one.
+
     """
     order = np.argsort(old, kind="stable")
     ordered = old[order]

@@ -49,6 +49,7 @@ def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
 
     Raises:
         Refused: the widths cannot be had together.
+
     """
     channels: Channels = graph.notes["channels"]
     hints: dict[tuple[str, int], Ids] = {}
@@ -155,13 +156,16 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
 
     Raises:
         Refused: it has several different ones, and a channel of zeros would have to be made.
+
     """
     for op, slot in graph.consumers.get(name, []):
         zero = op.input(_ZERO_POINTS.get((op.op_type, slot), 99))
         if zero in graph.constants:
             values = np.unique(graph.array(zero))
             if len(values) > 1:
-                raise Refused(f"The quantised weight {name!r} has several zero points: it cannot be widened.")
+                raise Refused(
+                    f"The quantised weight {name!r} has several zero points: it cannot be widened."
+                )
             return values
     return None
 
@@ -174,12 +178,16 @@ def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     node.attribute.append(helper.make_attribute(name, value))
 
 
-def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+def _write_constants(
+    graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]
+) -> None:
     """Write all constants; a copy that stayed as it was goes back to its old name."""
     back: dict[str, str] = {}
     for name, constant in graph.constants.items():
         original = graph.constants.get(constant.source)
-        same = original is not None and original.tensor is constant.tensor and name != constant.source
+        same = (
+            original is not None and original.tensor is constant.tensor and name != constant.source
+        )
         if same and name not in arrays and constant.source not in arrays:
             back[name] = constant.source
             continue
@@ -244,16 +252,29 @@ def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: 
         name = layer.op.input(layer.weight_slot)
         if name in graph.constants and graph.constants[name].is_float:
             old = arrays[name] if name in arrays else graph.array(name)
-            arrays[name] = _kaiming(layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-        bias = layer.op.input(2) if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv") else ""
+            arrays[name] = _kaiming(
+                layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())])
+            )
+        bias = (
+            layer.op.input(2)
+            if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv")
+            else ""
+        )
         _fill(graph, arrays, bias, 0.0)
     for op in graph.operators:
-        if op.op_type in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"):
+        if op.op_type in (
+            "BatchNormalization",
+            "InstanceNormalization",
+            "LayerNormalization",
+            "GroupNormalization",
+        ):
             for slot, value in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0)):
                 _fill(graph, arrays, op.input(slot), value)
 
 
-def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def _kaiming(
+    layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator
+) -> np.ndarray[Any, Any]:
     if layer.op.op_type in ("MatMul", "FusedMatMul") or (
         layer.op.op_type == "Gemm" and not layer.op.attr("transB", 0)
     ):
@@ -262,7 +283,8 @@ def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) 
         fan_in = old.size // max(old.shape[1], 1)
     else:
         fan_in = old.size // max(old.shape[0], 1)
-    return (rng.standard_normal(old.shape) * np.sqrt(2.0 / max(fan_in, 1))).astype(old.dtype)
+    drawn = rng.standard_normal(old.shape) * np.sqrt(2.0 / max(fan_in, 1))
+    return np.asarray(drawn, old.dtype)
 
 
 def _fill(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], name: str, value: float) -> None:

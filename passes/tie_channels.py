@@ -142,7 +142,13 @@ def _channels(graph: Graph, units: Units) -> Channels:
         signature[found] = mark.reshape(-1) + next_mark
         next_mark += int(mark.max(initial=0)) + 1
     layers: list[Layer] = graph.notes["layers"]
-    axes = {layer.op.index: (_classes(units, in_axis(units, layer)), _classes(units, out_axis(units, layer))) for layer in layers}
+    axes = {
+        layer.op.index: (
+            _classes(units, in_axis(units, layer)),
+            _classes(units, out_axis(units, layer)),
+        )
+        for layer in layers
+    }
     used = np.zeros(count, np.bool_)
     for pair in axes.values():
         for side in pair:
@@ -160,7 +166,10 @@ def _classes(units: Units, axis: Axis) -> Ids | None:
 
 
 def _number_groups(
-    channels: Channels, layers: list[Layer], signature: Ids, used: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    channels: Channels,
+    layers: list[Layer],
+    signature: Ids,
+    used: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
 ) -> None:
     """Make the groups, in the order in which the layers' outputs, then their inputs, show them."""
     units = channels.units
@@ -190,15 +199,21 @@ def _number_groups(
         members.setdefault(key, []).append(klass)
     for number, ((_, frozen, reason), classes_) in enumerate(members.items()):
         found = np.array(classes_, np.int64)
-        channels.groups.append(Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None))
+        channels.groups.append(
+            Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None)
+        )
         channels.group_of_class[found] = number
 
 
-def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]) -> None:
+def _fill_groups(
+    channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]
+) -> None:
     groups, of = channels.groups, channels.group_of_class
     for (tensor, axis), classes in touched:
         numbers = of[classes]
-        for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
+        for number, times in zip(
+            *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
+        ):
             groups[number].places.append((tensor, axis, int(times)))
     for side in (1, 0):
         for layer in layers:
@@ -206,7 +221,9 @@ def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tu
             if found is None:
                 continue
             numbers = of[found]
-            for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
+            for number, times in zip(
+                *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
+            ):
                 group = groups[number]
                 if layer.kind == "conv":
                     (group.producers if side else group.consumers).append(layer)
@@ -233,7 +250,9 @@ def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
         if layer.kind != "conv":
             continue
         together = [
-            int(g.id[1:]) for g in channels.groups_on(channels.layer_axes[layer.op.index][1]) if g.free
+            int(g.id[1:])
+            for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
+            if g.free
         ]
         for other in together[1:]:
             a, b = root(together[0]), root(other)

@@ -51,6 +51,7 @@ class Tracker:
 
         Raises:
             NoRule: it is not known.
+
         """
         if value in self.values:
             return len(self.values[value])
@@ -78,6 +79,7 @@ class Tracker:
 
         Raises:
             NoRule: the value's rank is not known.
+
         """
         if self.is_constant(value):
             return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
@@ -114,6 +116,7 @@ class Tracker:
 
         Raises:
             NoRule: its length is not known.
+
         """
         if not isinstance(axis, int):
             return axis
@@ -254,6 +257,7 @@ class Units(Tracker):
 
         Raises:
             NoRule: they are computed in a way that is not understood.
+
         """
         entries = self.numbers(op.input(slot))
         if op.input(slot) in self.graph.constants:
@@ -280,6 +284,8 @@ class Units(Tracker):
 
     def reason_of(self, classes: Ids) -> str:
         """Why classes are frozen: the first reason found that says more than the generic one."""
-        found = [r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())]
+        found = [
+            r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())
+        ]
         told = [r for r in found if r != self.reasons[0]]
         return (told or found or ["nothing"])[0]

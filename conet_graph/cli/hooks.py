@@ -20,6 +20,7 @@ class BetweenPasses:
 
         Raises:
             BadUsage: there is no pass of that name.
+
         """
         known = [step.name for step in PIPELINE]
         for name in print_after:
@@ -51,6 +52,7 @@ def verify(graph: Graph, after: str) -> None:
 
     Raises:
         InvalidModel: they are not; the message names the pass, the node and the value.
+
     """
     sparse = [s.values.name for s in graph.skeleton.graph.sparse_initializer]
     known = {"", *graph.inputs, *graph.constants, *sparse}

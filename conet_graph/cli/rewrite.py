@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from conet_graph.cost import Cost
     from conet_graph.ir.graph import Graph
     from conet_graph.plan import Plan
-    from conet_graph.targets import WidthRequest
     from conet_graph.verify import Report
 
 
@@ -87,7 +86,9 @@ def rewrite(
         raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
     if not asked and scale is None and params is None and macs is None and latency is None:
-        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
+        raise BadUsage(
+            "Say what size you want: --scale, --set, --widths, --params, --macs or --latency."
+        )
     graph = analysed(load_model(model))
     request = WidthRequest(
         scale=scale,
@@ -126,7 +127,9 @@ def _settings(entries: list[str]) -> dict[str, int]:
     for entry in entries:
         name, _, number = entry.rpartition("=")
         if not name or not number.strip().isdigit():
-            raise BadUsage(f"--set {shown(entry)} is not NAME=NUMBER, as in --set layer1.0.conv1=48.")
+            raise BadUsage(
+                f"--set {shown(entry)} is not NAME=NUMBER, as in --set layer1.0.conv1=48."
+            )
         found[name] = int(number)
     return found
 
@@ -141,9 +144,9 @@ def _widths_file(path: Path | None) -> dict[str, int]:
     except OSError as error:
         raise BadUsage(f"{shown(str(path))} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
-        raise BadUsage(f"{shown(str(path))} is not JSON: write {{\"g3\": 48}}.") from None
+        raise BadUsage(f'{shown(str(path))} is not JSON: write {{"g3": 48}}.') from None
     if not isinstance(data, dict) or not all(type(v) is int for v in data.values()):
-        raise BadUsage(f"{shown(str(path))} must map names to whole numbers: {{\"g3\": 48}}.")
+        raise BadUsage(f'{shown(str(path))} must map names to whole numbers: {{"g3": 48}}.')
     return data
 
 
@@ -155,7 +158,9 @@ def _target(text: str | None, option: str) -> float | None:
     except ValueError:
         value = float("nan")
     if not 0 < value < float("inf"):
-        raise BadUsage(f"{option} {shown(text)} is not a fraction, a percentage or a number above 0.")
+        raise BadUsage(
+            f"{option} {shown(text)} is not a fraction, a percentage or a number above 0."
+        )
     if text.endswith("%") and value > 1:
         raise BadUsage(f"{option} {shown(text)} is more than all of it: give an absolute number.")
     return value
@@ -163,10 +168,10 @@ def _target(text: str | None, option: str) -> float | None:
 
 def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
     from conet_graph.cost import cost
+    from conet_graph.ir.graph import Graph
     from conet_graph.ir.load import LoadedModel
     from conet_graph.passes import STRUCTURE
     from conet_graph.passes.base import PassManager
-    from conet_graph.ir.graph import Graph
 
     new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
     return cost(graph), cost(new)
@@ -178,7 +183,9 @@ def _summary(
     return {
         "format": "conet-graph.rewrite/1",
         "output": None if output is None else str(output),
-        "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
+        "groups": [
+            {"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups
+        ],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
         "exact": made.exact,
@@ -187,7 +194,9 @@ def _summary(
     }
 
 
-def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:
+def _show(
+    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None
+) -> None:
     from rich import box
     from rich.table import Table
 
@@ -207,9 +216,15 @@ def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: 
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4
-        out.print(f"not exact, these look across channels: {names}{f' and {more} more' if more > 0 else ''}")
+        out.print(
+            f"not exact, these look across channels: {names}{f' and {more} more' if more > 0 else ''}"
+        )
     if report is not None:
-        tail = "" if report.largest_difference is None else f", largest difference {report.largest_difference:.1g}"
+        tail = (
+            ""
+            if report.largest_difference is None
+            else f", largest difference {report.largest_difference:.1g}"
+        )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
     if output is not None and report is not None:
         out.print(f"wrote {output}")

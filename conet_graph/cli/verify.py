@@ -1,4 +1,4 @@
-"""``conet-graph verify``: is a rewritten network what its plan says?"""
+"""``conet-graph verify``: whether a rewritten network is what its plan says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from conet_graph.ir.errors import BadUsage, shown
 def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX file before.", show_default=False)],
     rewritten: Annotated[Path, typer.Argument(help="The ONNX file after.", show_default=False)],
-    plan: Annotated[Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)],
+    plan: Annotated[
+        Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)
+    ],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

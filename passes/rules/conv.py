@@ -13,9 +13,10 @@ RULES: Table = {}
 
 def tie_rows(t: Tracker, op: Operator, table: Ids) -> Ids:
     """Tie the rows of a table to its first one, which is returned."""
+    first: Ids = table[0]
     if len(table) > 1:
-        t.tie(op, np.tile(table[0], len(table) - 1), table[1:].reshape(-1))
-    return table[0]
+        t.tie(op, np.tile(first, len(table) - 1), table[1:].reshape(-1))
+    return first
 
 
 def in_groups(units: Ids, groups: int) -> Ids:
@@ -23,6 +24,7 @@ def in_groups(units: Ids, groups: int) -> Ids:
 
     Raises:
         NoRule: the groups do not divide it.
+
     """
     if groups < 1 or len(units) % groups:
         raise NoRule(f"{groups} groups do not divide {len(units)} channels")

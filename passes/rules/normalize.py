@@ -119,4 +119,3 @@ def softmax(t: Tracker, op: Operator) -> None:
     for units in axes[first:] if old else axes[first : first + 1]:
         t.mix(op, units)
     t.set(op, 0, axes)
-

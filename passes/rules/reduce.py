@@ -11,8 +11,8 @@ RULES: Table = {}
 
 @rule(
     RULES,
-    *("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin").split(),
-    *("ReduceProd ReduceSum ReduceSumSquare").split(),
+    *["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"],
+    *["ReduceProd", "ReduceSum", "ReduceSumSquare"],
 )
 def reduction(t: Tracker, op: Operator) -> None:
     """A sum over channels is exact when channels go; a mean, a maximum and the like are not."""
@@ -59,6 +59,7 @@ def reduced_axes(t: Tracker, op: Operator, rank: int) -> set[int]:
 
     Raises:
         NoRule: they are computed in the graph.
+
     """
     axes = op.attr("axes")
     if axes is None and op.input(1):

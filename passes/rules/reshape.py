@@ -36,6 +36,7 @@ def segments(old: Shape, new: Shape, zeros: set[int]) -> list[Segment]:
         old: the input's shape.
         new: the output's shape.
         zeros: output axes that copy the input's axis of the same number.
+
     """
     i, j, front = 0, 0, []
     while i < len(old) and j < len(new):
@@ -114,7 +115,9 @@ def reshape(t: Tracker, op: Operator) -> None:
     if op.input(1):
         t.rewrite(op, 1, wanted)
     else:
-        t.set_attr(op, "shape", [n if w is None else w for n, w in zip(target, wanted, strict=True)])
+        t.set_attr(
+            op, "shape", [n if w is None else w for n, w in zip(target, wanted, strict=True)]
+        )
     t.set(op, 0, out)
 
 
@@ -171,6 +174,7 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
 
     Raises:
         NoRule: several of them do, or a size is not known.
+
     """
     x = op.input(0)
     carried = [k for k in ins if not isinstance(t.axis(x, k), int)]
@@ -195,7 +199,9 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
     return np.tile(np.repeat(units, inner), outer)
 
 
-def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]) -> tuple[int, Ids]:
+def _divide(
+    t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
+) -> tuple[int, Ids]:
     """Split a merged axis into factors, one of which stays free; units are tied across the others."""
     key = (op.index, number)
     if key not in t.choices:
@@ -256,4 +262,6 @@ def constant_of_shape(t: Tracker, op: Operator) -> None:
             raise NoRule("its shape is computed in the graph")
         t.set(op, 0, [0] * len(result))
         return
-    t.set(op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)])
+    t.set(
+        op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)]
+    )
