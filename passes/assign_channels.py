@@ -82,7 +82,11 @@ class _View:
                 found = self._names_along(axis)
                 if found:
                     return found
-        return [str(self.depths[value])] if value in self.depths else []
+        if value not in self.depths:
+            return []
+        unit = axes[1]
+        key = int(self.of_class[self.channels.units.classes[unit]]) if isinstance(unit, int) else -1
+        return [self.names[key] if key >= 0 else str(self.depths[value])]
 
     def _names_along(self, axis: Ids) -> list[str]:
         # Non-conv operators pass the same array on: spell it once.

@@ -82,8 +82,10 @@ def test_concatenation_with_the_input() -> None:
         "float[8,3,1,1] wa, float[5,11,1,1] we",
         "a = Conv(x, wa)  c = Concat<axis = 1>(x, a)  end = Conv(c, we)",
     )
-    assert found["c"] == ["XX", "s0"]
+    # The image's channels are a size of their own here, a frozen one.
+    assert found["x"] == ["s2"]
     assert found["a"] == ["s0"]
+    assert found["c"] == ["s2", "s0"]
 
 
 def test_residual_chain_has_one_size_on_its_trunk_and_one_in_each_block() -> None:
