@@ -1,7 +1,7 @@
 """Which layers come out free on torchvision's and timm's networks: the table in docs/COVERAGE.md.
 
-Every network has fresh weights, is exported into a temporary folder, and is analysed. A network that does
-not export is a row with its reason. Examples:
+Every network has fresh weights, is exported into a temporary folder, and is analysed. A network
+that does not export is a row with its reason. Examples:
 
     python benchmarks/coverage.py --source torchvision --only 'resnet|densenet'
     python benchmarks/coverage.py --table docs/COVERAGE.md
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import os
 import re
 import shlex
 import sys
@@ -31,8 +31,10 @@ from conet_graph.passes import analysed
 # The issue's numbers of independent sizes.
 EXPECTED = {"resnet18": 12, "resnet34": 20, "resnet50": 37, "densenet121": 120, "mobilenet_v2": 25}
 
-# One network a line: library, name, and the smallest side of its images where it must be said.
+# One network a line: library, name, and the smallest image side where it must be said.
 NETWORKS = Path(__file__).with_name("networks.txt")
+BN = {False: "folded", True: "kept"}
+OUT_OF_TIME = "not run: out of time (--seconds)"
 SIZES = (64, 96, 128, 192, 224, 256, 299, 384)
 
 
@@ -48,7 +50,7 @@ class Case:
     @property
     def label(self) -> str:
         """The first columns of the row."""
-        return f"{self.source} {self.name} | {self.exporter} | {'kept' if self.kept else 'folded'}"
+        return f"{self.source} {self.name} | {self.exporter} | {BN[self.kept]}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,10 @@ class Row:
         return f"| {self.case.label} | {numbers} | {self.reasons} | {self.seconds:.2f} |"
 
 
-HEADER = """| network | exporter | BatchNorm | layers | free | share | sizes | frozen, and why | seconds |
-|---|---|---|---:|---:|---:|---:|---|---:|"""
+HEADER = (
+    "| network | exporter | BatchNorm | layers | free | share | sizes | frozen, and why | seconds |\n"
+    "|---|---|---|---:|---:|---:|---:|---|---:|"
+)
 
 
 def networks(source: str | None, only: str, limit: int) -> list[tuple[str, str, int]]:
@@ -168,33 +172,54 @@ def measure(case: Case, graph: Graph, seconds: float) -> Row:
         at_output += reason.startswith("graph output")
         reasons[re.sub(r" \(node '[^']*'\)|'[^']*'", "", reason).replace("|", "/")] += 1
     sizes = len({g.size for g in channels.groups if g.free})
-    told = "; ".join(f"{n}: {re.sub(' +', ' ', reason).strip()}" for reason, n in reasons.most_common())
-    return Row(case, len(layers), free, at_output, sizes, seconds, told)
+    told = [f"{n}: {re.sub(' +', ' ', text).strip()}" for text, n in reasons.most_common()]
+    return Row(case, len(layers), free, at_output, sizes, seconds, "; ".join(told))
 
 
-def run(source: str, name: str, cases: list[Case], dynamic: bool, largest: float) -> Iterator[Row]:
+def run(cases: list[Case], smallest: int, chosen: argparse.Namespace) -> Iterator[Row]:
     """The rows of one network."""
     try:
-        model = build(source, name)
+        with silence():
+            model = build(cases[0].source, cases[0].name)
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        if millions > largest:
-            raise ValueError(f"not run: {millions:.0f} million parameters (--largest {largest:g})")
-        image = smallest_image(model)
+        if millions > chosen.largest:
+            raise ValueError(f"{millions:.0f} million parameters (--largest {chosen.largest:g})")
+        image = smallest_image(model, smallest)
     except Exception as error:  # any: what a network of another library raises is a row
-        yield from (Row(case, reasons=sentence(error)) for case in cases)
+        yield from (Row(case, reasons=f"not run: {sentence(error)}") for case in cases)
         return
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    export(model, image, case, path, dynamic)
+                with silence():
+                    export(model, image, case, path, chosen.dynamic)
             except Exception as error:  # any, as above
                 yield Row(case, reasons=f"does not export: {sentence(error)}")
                 continue
             start = time.perf_counter()
-            graph = analysed(load_model(path))
-            yield measure(case, graph, time.perf_counter() - start)
+            try:
+                graph = analysed(load_model(path))
+            except Exception as error:  # any: a bug of ours, which one row shows and others survive
+                yield Row(case, reasons=f"analysis failed: {sentence(error)}")
+            else:
+                yield measure(case, graph, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep what an exporter writes to standard output, from C++ too, out of the table."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def sentence(error: Exception) -> str:
@@ -210,31 +235,41 @@ def summary(rows: list[Row]) -> str:
     layers, free = sum(r.layers for r in ran), sum(r.free for r in ran)
     at_output = sum(r.at_output for r in ran)
     lines = [
-        f"{len(names)} networks, {len(ran)} exports: {free} of {layers} layers are free, {at_output} make a "
-        f"graph output, {layers - free - at_output} are frozen for another reason.",
+        f"{len(names)} networks, {len(ran)} exports: {free} of {layers} layers are free, {at_output}"
+        f" make a graph output, {layers - free - at_output} are frozen for another reason.",
         f"{sum(r.complete for r in ran)} exports have every layer free but those that make a graph output.",
-        f"{len(rows) - len(ran)} cases did not run; their rows say why.",
+        f"{len(rows) - len(ran)} cases gave no graph; their rows say why.",
     ]
-    wrong = [r for r in ran if r.case.source == "torchvision" and r.sizes != EXPECTED.get(r.case.name, r.sizes)]
-    seen = sorted({r.case.name for r in ran if r.case.source == "torchvision" and r.case.name in EXPECTED})
-    told = ", ".join(f"{n} {EXPECTED[n]}" for n in seen)
-    lines.append(f"Sizes expected: {told}; {len(wrong)} exports disagree.")
+    counted = [r for r in ran if r.case.source == "torchvision" and r.case.name in EXPECTED]
+    right = sum(r.sizes == EXPECTED[r.case.name] for r in counted)
+    told = ", ".join(f"{name} {count}" for name, count in EXPECTED.items())
+    lines.append(f"Sizes expected ({told}): {right} of {len(counted)} exports have them.")
     return "\n".join(lines)
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Share of free layers on torchvision's and timm's networks.")
+    parser = argparse.ArgumentParser(description="Which layers come out free.")
     parser.add_argument("--source", choices=("torchvision", "timm"), help="default: both")
     parser.add_argument("--only", default="", help="regular expression that the name matches")
     parser.add_argument("--exporter", choices=("torchscript", "dynamo"), help="default: both")
     parser.add_argument("--bn", choices=("folded", "kept"), help="default: both")
-    parser.add_argument("--limit", type=int, default=10**6, help="the first N networks of each source")
+    parser.add_argument("--limit", type=int, default=10**6, help="the first N of each source")
     parser.add_argument("--largest", type=float, default=150, help="millions of parameters at most")
     parser.add_argument("--dynamic", action="store_true", help="a free batch dimension")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no network after this time")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start none after this time")
     parser.add_argument("--table", type=Path, help="write the table here")
     return parser.parse_args(arguments)
+
+
+def cases_of(source: str, name: str, chosen: argparse.Namespace) -> list[Case]:
+    """The exports of one network that the options ask for."""
+    return [
+        Case(source, name, exporter, kept)
+        for exporter in ("torchscript", "dynamo")
+        for kept in (False, True)
+        if chosen.exporter in (None, exporter) and chosen.bn in (None, BN[kept])
+    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -243,24 +278,12 @@ def main(arguments: list[str]) -> None:
     warnings.simplefilter("ignore")
     begun = time.perf_counter()
     rows: list[Row] = []
-    networks: list[tuple[str, str]] = []
-    for source, names in (("torchvision", torchvision_names()), ("timm", TIMM)):
-        if chosen.source in (None, source):
-            found = [n for n in names if re.search(chosen.only, n)]
-            networks += [(source, n) for n in found[: chosen.limit]]
     print(HEADER)
-    for source, name in networks:
-        cases = [
-            Case(source, name, exporter, kept)
-            for exporter in ("torchscript", "dynamo")
-            for kept in (False, True)
-            if chosen.exporter in (None, exporter) and chosen.bn in (None, "kept" if kept else "folded")
-        ]
-        if time.perf_counter() - begun > chosen.seconds:
-            made: Iterator[Row] = (Row(case, reasons="not run: out of time (--seconds)") for case in cases)
-        else:
-            made = run(source, name, cases, chosen.dynamic, chosen.largest)
-        for row in made:
+    for source, name, smallest in networks(chosen.source, chosen.only, chosen.limit):
+        cases = cases_of(source, name, chosen)
+        late = time.perf_counter() - begun > chosen.seconds
+        made = run(cases, smallest, chosen)
+        for row in [Row(c, reasons=OUT_OF_TIME) for c in cases] if late else made:
             rows.append(row)
             print(row.text(), flush=True)
     print("\n" + summary(rows))
@@ -276,8 +299,8 @@ def write_table(path: Path, rows: list[Row], arguments: list[str]) -> None:
         "# Coverage: which layers are free\n\n"
         "Networks with fresh weights, exported and analysed by\n\n"
         f"    {command}\n\n{summary(rows)}\n\n"
-        "A *layer* is an operator with a weight; it is *free* if some of its output channels may go. "
-        "*Sizes* counts the independent free sizes. *Kept* means that the export was told to keep "
+        "A *layer* is an operator with a weight; it is *free* if some of its output channels may"
+        " go. *Sizes* counts the independent free sizes. *Kept* means that the export was told to keep "
         "BatchNorm.\n\n"
         f"{HEADER}\n{body}\n"
     )
