@@ -112,8 +112,7 @@ def test_residual_chain_has_one_size_on_its_trunk_and_one_in_each_block() -> Non
 
 def test_densenet_chain_adds_a_size_a_layer() -> None:
     found = sizes(
-        "float[8,3,1,1] ws, float[4,8,1,1] w1, float[4,12,1,1] w2, float[4,16,1,1] w3,"
-        " float[5,20,1,1] we",
+        "float[8,3,1,1] ws, float[4,8,1,1] w1, float[4,12,1,1] w2, float[4,16,1,1] w3, float[5,20,1,1] we",
         """
         stem = Conv(x, ws)
         one = Conv(stem, w1)
