@@ -103,8 +103,7 @@ def cost(graph: Graph) -> Cost:
     layers = layers_of(graph)
     macs: dict[int, int | None] = {layer.op.index: layer_macs(graph, layer) for layer in layers}
     costs = {
-        layer.op.index: LayerCost(layer_parameters(graph, layer), macs[layer.op.index])
-        for layer in layers
+        layer.op.index: LayerCost(layer_parameters(graph, layer), macs[layer.op.index]) for layer in layers
     }
     macs |= _weightless_products(graph, macs)
     uncounted = [graph.operators[k].name for k in sorted(macs) if macs[k] is None]
@@ -197,11 +196,7 @@ def _batch(first: tuple[Dim, ...]) -> int:
 
 def _product(dims: Iterable[Dim]) -> int | None:
     known = list(dims)
-    return (
-        prod(d for d in known if isinstance(d, int))
-        if all(isinstance(d, int) for d in known)
-        else None
-    )
+    return prod(d for d in known if isinstance(d, int)) if all(isinstance(d, int) for d in known) else None
 
 
 # -- parameters ------------------------------------------------------------------------------------
@@ -227,7 +222,15 @@ def parameters(graph: Graph) -> int:
     graph are not. A tensor that several operators read counts once. A bias that an exporter stored
     once for several layers because its values are equal counts once a layer.
     """
-    counted: dict[tuple[str, ...], int] = {}
+    counted = {key: stored_size(graph, name) for key, name in weights_of(graph).items()}
+    for inner in inner_nodes(graph):
+        _count_inner(counted, inner)
+    return sum(counted.values())
+
+
+def weights_of(graph: Graph) -> dict[tuple[str, ...], str]:
+    """The tensors that ``parameters`` counts, each under the key by which it counts once."""
+    found: dict[tuple[str, ...], str] = {}
     layer_slots: dict[tuple[int, int], str] = {}
     for layer in layers_of(graph):
         slots = _layer_slots(graph, layer)
@@ -236,7 +239,7 @@ def parameters(graph: Graph) -> int:
             # Behind a decoding or transposing operator: found from here, not at its own reader.
             root = root_constant(graph, layer.op.input(slot))
             if root is not None:
-                counted[_key(graph, root, key_root)] = stored_size(graph, root)
+                found[_key(graph, root, key_root)] = root
     for op in graph.operators:
         for slot, value in enumerate(op.proto.input):
             constant = graph.constants.get(value)
@@ -244,13 +247,10 @@ def parameters(graph: Graph) -> int:
                 continue
             if (op.index, slot) in layer_slots or (constant is not None and not constant.is_float):
                 continue
-            size = stored_size(graph, value)
             sure = slot in _WEIGHTS.get(op.op_type, ())
-            if sure or (constant is not None and is_weight(op.op_type, slot, size)):
-                counted[(value,)] = size
-    for inner in inner_nodes(graph):
-        _count_inner(counted, inner)
-    return sum(counted.values())
+            if sure or (constant is not None and is_weight(op.op_type, slot, stored_size(graph, value))):
+                found[(value,)] = value
+    return found
 
 
 def _layer_slots(graph: Graph, layer: Layer) -> dict[tuple[int, int], str]:
