@@ -147,7 +147,7 @@ class Flat(nn.Module):
 def test_computed_flatten_target_becomes_a_constant() -> None:
     model = exported(Flat(), dynamo=False)
     found = Counter(node.op_type for node in model.graph.node)
-    assert found["Shape"] and found["Gather"] and found["Concat"], "the target is not computed"
+    assert {"Shape", "Gather", "Concat"} <= set(found), "the target is not computed"
 
     graph, channels = solved(model)
     assert op_types(graph) == Counter(["Conv", "Relu", "Reshape", "Gemm"])
