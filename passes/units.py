@@ -19,6 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Entry, Graph, Operator
 
+# An equation with more positions is looked through for repetitions.
+LONG = 4096
+
 Ids = NDArray[np.int64]
 Axis = Ids | int
 
@@ -226,6 +229,11 @@ class Units(Tracker):
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
         a, b = np.broadcast_arrays(np.asarray(left, np.int64), np.asarray(right, np.int64))
+        if a.size > LONG:
+            # Channels merged with pixels repeat an equation for each pixel of a channel: say it once.
+            new = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1
+            first = np.concatenate([np.zeros(1, np.int64), new])
+            a, b = a[first], b[first]
         self.left.append(a)
         self.right.append(b)
         self.equation_op.append(op.index)

@@ -6,13 +6,17 @@ import numpy as np
 
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
-from conet_graph.passes.units import Axis, Ids, NoRule, Tracker
+from conet_graph.passes.units import LONG, Axis, Ids, NoRule, Tracker
 
 RULES: Table = {}
 
 
 def tie_rows(t: Tracker, op: Operator, table: Ids) -> Ids:
     """Tie the rows of a table to its first one, which is returned."""
+    if table.size > LONG:
+        # Channels merged with pixels make a row a pixel: one like the row before says nothing new.
+        told = (table[1:] != table[:-1]).any(axis=1)
+        table = table[np.concatenate([np.ones(1, np.bool_), told])]
     first: Ids = table[0]
     if len(table) > 1:
         t.tie(op, np.tile(first, len(table) - 1), table[1:].reshape(-1))

@@ -151,3 +151,22 @@ def test_padding_clipped_at_zero_is_understood() -> None:
     )
     assert graph.array("pads").tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
     assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_group_norm_in_reshapes_costs_channels_not_pixels() -> None:
+    graph = graph_of(
+        """net (float[1,3,64,64] x) => (float[1,4,64,64] y)
+        <int64[3] groups = {1, 4, -1}, int64[4] back = {1, 8, 64, 64},
+         float[4] one = {1.0, 1.0, 1.0, 1.0}, float[4] none = {0.0, 0.0, 0.0, 0.0}> {
+            a = Conv (x, w)
+            r = Reshape (a, groups)
+            n = InstanceNormalization (r, one, none)
+            b = Reshape (n, back)
+            y = Conv (b, v)
+        }""",
+        w=(8, 3, 1, 1),
+        v=(4, 8, 1, 1),
+    )
+    assert out_groups(graph)["a"] == [("g0", 2, True)]
+    channels: Channels = graph.notes["channels"]
+    assert sum(len(part) for part in channels.units.left) < 200
