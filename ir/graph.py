@@ -110,6 +110,10 @@ FLOATS = frozenset(
 )
 
 
+# How several inbound edges meet at a node, by the word behind an operator's kind.
+_MEETS = {"sum": "summation", "concat": "concatenation"}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One number of a shape computed in the graph: its value if known, and where it comes from.
@@ -266,20 +270,27 @@ class Graph:
 
     @cached_property
     def dag(self) -> nx.MultiDiGraph[str]:
-        """The DAG: a node for every value, an edge from each input to each output of an operator."""
+        """The DAG: a node for every value, an edge from each input to each output of an operator.
+
+        Once ``classify_edges`` has run, an edge has its ``kind`` (conv or non-conv; weight where no
+        feature map goes in), and a node says how its inbound edges ``meet``.
+        """
+        kinds: dict[int, str] = self.notes.get("edge_kinds", {})
         dag: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         for name in [*self.inputs, *self.constants]:
             dag.add_node(name, shape=self.shape(name))
         for op in self.operators:
+            kind, _, meet = kinds.get(op.index, "").partition(" ")
             for output in op.outputs:
                 if output:
-                    dag.add_node(output, shape=self.shape(output), producer=op)
+                    shape = self.shape(output)
+                    dag.add_node(output, shape=shape, producer=op, meet=_MEETS.get(meet, "single"))
             for slot, value in enumerate(op.inputs):
                 if not value:
                     continue
                 for output in op.outputs:
                     if output:
-                        dag.add_edge(value, output, op=op, slot=slot)
+                        dag.add_edge(value, output, op=op, slot=slot, kind=kind or None)
         return dag
 
 

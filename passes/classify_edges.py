@@ -46,10 +46,10 @@ class ClassifyEdges:
         ]
         graph.notes["layers"] = layers
         conv = {layer.op.index for layer in layers if layer.kind == "conv"}
-        graph.notes["conv_operators"] = conv
         graph.notes["edge_kinds"] = {
             op.index: "conv" if op.index in conv else _kind(op, weights) for op in graph.operators
         }
+        graph.__dict__.pop("dag", None)  # its edges have no kinds yet
 
 
 def _kind(op: Operator, weights: set[str]) -> str:
