@@ -187,10 +187,7 @@ class Graph:
     @cached_property
     def opsets(self) -> dict[str, int]:
         """Opset version of each imported domain."""
-        return {
-            ("" if o.domain == "ai.onnx" else o.domain): o.version
-            for o in self.skeleton.opset_import
-        }
+        return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.skeleton.opset_import}
 
     @property
     def opset(self) -> int:

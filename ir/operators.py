@@ -42,7 +42,13 @@ RECURRENT: dict[str, WeightedOperator] = {
 }
 
 # Operators of private domains with these names mean what their standard namesakes do.
-WEIGHTED = {**CONVOLUTIONS, **PRODUCTS, **RECURRENT}
+# An Einsum counts where it says what MatMul does: see ``is_matrix_product``.
+WEIGHTED = {
+    **CONVOLUTIONS,
+    **PRODUCTS,
+    **RECURRENT,
+    "Einsum": WeightedOperator(0, 1, None),
+}
 KNOWN_DOMAINS = ("", "com.microsoft")
 
 # Operators that combine feature maps position by position: a summation, in the paper's word.
@@ -54,3 +60,17 @@ SUMMATIONS = frozenset(
     )
 )
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
+
+
+def is_matrix_product(equation: str) -> bool:
+    """Whether an Einsum of a map and a matrix is a MatMul, written otherwise.
+
+    >>> is_matrix_product("btc,cd->btd"), is_matrix_product("btc,bsc->bts")
+    (True, False)
+    """
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    data, _, weight = terms.partition(",")
+    if not arrow or len(weight) != 2 or len(set(data)) != len(data) or not data:
+        return False
+    inner, out = weight[0], weight[1]
+    return data[-1] == inner and out not in data and result == data[:-1] + out

@@ -13,6 +13,7 @@ from conet_graph.ir.operators import (
     PRODUCTS,
     SUMMATIONS,
     WEIGHTED,
+    is_matrix_product,
 )
 
 
@@ -41,9 +42,7 @@ class ClassifyEdges:
     def run(self, graph: Graph) -> None:
         """Find the layers; ``graph.notes['edge_kinds']`` says what each operator's edges are."""
         weights = derived_from_constants(graph)
-        layers = [
-            layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None
-        ]
+        layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
         graph.notes["layers"] = layers
         conv = {layer.op.index for layer in layers if layer.kind == "conv"}
         graph.notes["edge_kinds"] = {
@@ -81,14 +80,16 @@ def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:
     if facts is None or not op.input(facts.weight):
         return None
     data, weight = facts.data, facts.weight
+    if op.op_type == "Einsum" and not (
+        op.input(weight) in weights and is_matrix_product(str(op.attr("equation", "")))
+    ):
+        return None
     if op.op_type in PRODUCTS and op.input(weight) not in weights:
         if op.input(data) not in weights:
             return None  # a product of two feature maps
         data, weight = weight, data
     groups = int(op.attr("group", 1)) if op.op_type in CONVOLUTIONS else 1
-    return Layer(
-        op, "non-conv" if _is_depthwise(graph, op, weight, groups) else "conv", data, weight, groups
-    )
+    return Layer(op, "non-conv" if _is_depthwise(graph, op, weight, groups) else "conv", data, weight, groups)
 
 
 def _is_depthwise(graph: Graph, op: Operator, weight: int, groups: int) -> bool:

@@ -106,8 +106,7 @@ class ChannelLabels:
     def _never_grouped(self, classes: Ids) -> bool:
         """Whether all positions are frozen, and no layer has them on its sides."""
         return bool(
-            (self.channels.group_of_class[classes] < 0).all()
-            and self.units.frozen_class[classes].all()
+            (self.channels.group_of_class[classes] < 0).all() and self.units.frozen_class[classes].all()
         )
 
     def _without_group(self, reason: str, width: int) -> str:

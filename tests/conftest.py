@@ -17,9 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def refuse_in_ci() -> None:
     if os.environ.get("CI"):
-        raise pytest.UsageError(
-            "--update-golden is refused where CI is set: look at the diff first"
-        )
+        raise pytest.UsageError("--update-golden is refused where CI is set: look at the diff first")
 
 
 def pytest_configure(config: pytest.Config) -> None:
