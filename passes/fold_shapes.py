@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Entry, Graph, Operator
-from conet_graph.passes.plain_forms import fill_vectors, split_sequences
+from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
 from conet_graph.passes.shape_arithmetic import Entries, evaluate
 
 
@@ -29,7 +29,8 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        split_sequences(graph)
+        for rewrite in (split_sequences, drop_expands, unpick):
+            rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
             entries = evaluate(graph, op)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Graph, Operator
 
 # A longer vector of one value than this is no bias.
@@ -38,6 +39,62 @@ def fill_vectors(graph: Graph) -> int:
         graph.constants[name] = Constant(tensor, name)
         made += 1
     return made
+
+
+BROADCASTING = frozenset(["Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where"])
+
+
+def drop_expands(graph: Graph) -> bool:
+    """Let operators that broadcast read what was expanded for them; whether any did.
+
+    ``x / norm.expand_as(x)`` freezes nothing then: the number of channels stands in no shape.
+    """
+    changed = False
+    for op in graph.operators:
+        if op.op_type != "Expand" or op.domain or op.outputs[0] in graph.captured:
+            continue
+        shape = graph.shape(op.outputs[0])
+        if shape is None or None in shape or graph.opset < 7:
+            continue
+        for use, slot in graph.consumers.get(op.outputs[0], []):
+            if use.op_type not in BROADCASTING or use.domain:
+                continue
+            others = [n for k, n in enumerate(use.inputs) if k != slot and n != op.outputs[0]]
+            if any(graph.shape(n) == shape for n in others):
+                use.proto.input[slot] = op.input(0)
+                changed = True
+    if changed:
+        graph.keep_nodes(live_nodes([op.proto for op in graph.operators], set(graph.outputs)))
+        drop_unused_constants(graph)
+    return changed
+
+
+def unpick(graph: Graph) -> bool:
+    """Write a Gather of all of a vector, in order, as Reshape; whether there was any.
+
+    torch writes ``as_strided`` of a tensor so, with the places of its elements as the index.
+    """
+    changed = False
+    for op in graph.operators:
+        index = graph.constants.get(op.input(1))
+        shape = graph.shape(op.input(0))
+        if op.op_type != "Gather" or op.domain or index is None or len(index.dims) < 2:
+            continue
+        if shape != (index.size,) or index.size > LONGEST_FILLED:
+            continue
+        if not np.array_equal(graph.array(op.input(1)).reshape(-1), np.arange(index.size)):
+            continue
+        name = graph.fresh_name(f"{op.outputs[0]}_shape")
+        target = numpy_helper.from_array(np.array(index.dims, np.int64), name)
+        graph.constants[name] = Constant(target, name)
+        op.proto.CopyFrom(
+            helper.make_node("Reshape", [op.input(0), name], op.outputs[:1], name=op.proto.name)
+        )
+        changed = True
+    if changed:
+        graph.keep_nodes([op.proto for op in graph.operators])
+        drop_unused_constants(graph)
+    return changed
 
 
 def split_sequences(graph: Graph) -> bool:

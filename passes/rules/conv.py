@@ -173,6 +173,8 @@ def window_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:
             continue
         if t.dim(output, axis) != t.dim(x, axis) or any(s != 1 for s in op.attr("strides", [1])):
             t.tie(op, units, 0)
+            axes.append(0)  # the new positions are not the old ones
+            continue
         t.mix(op, units)
         axes.append(units)
     return axes

@@ -1,8 +1,9 @@
 """Operators that merge and split axes: Reshape, Flatten, DepthToSpace, SpaceToDepth, ConstantOfShape.
 
-A Reshape keeps the row-major order, so its axes fall into *segments*: runs of input axes whose product is
-that of a run of output axes. Inside a segment a merge repeats units (over what lies behind the axis) and tiles
-them (over what lies before it); a split keeps one factor free and ties units across the others.
+A Reshape keeps the row-major order, so its axes fall into *segments*: runs of input axes whose
+product is that of a run of output axes. Inside a segment a merge repeats units (over what lies behind
+the axis) and tiles them (over what lies before it); a split keeps one factor free and ties units across
+the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.passes.rules.conv import in_groups, tie_rows
+from conet_graph.passes.rules.matmul import derived
 from conet_graph.passes.rules.registry import Table, rule
 from conet_graph.passes.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 
@@ -157,7 +159,9 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
         long = [k for k in part.outs if result[k] != 1]
         if not long:
             if not part.outs:
-                raise NoRule("an axis of one channel is dropped")
+                for k in carried:
+                    t.freeze(op, t.axis(x, k), "an axis of one channel is dropped")
+                continue
             long = [part.outs[0]]
         merged = _merge(t, op, part.ins)
         if len(long) == 1:
@@ -170,22 +174,26 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
 
 
 def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
-    """Merge axes of the first input, one of which carries channels.
+    """Merge axes of the first input that carry channels, the longest of which stays as it is.
 
     Raises:
-        NoRule: several of them do, or a size is not known.
+        NoRule: a size is not known.
 
     """
     x = op.input(0)
     carried = [k for k in ins if not isinstance(t.axis(x, k), int)]
     if len(carried) > 1:
+        # A product of two free sizes is no size of ours: the longest axis stays free; of a weight's,
+        # whose kernel positions are no channels, the first.
+        weight = derived(t, x)
         long = [k for k in carried if t.dim(x, k) != 1]
-        if len(long) > 1:
-            raise NoRule("it merges several axes that carry channels")
+        kept = max(carried, key=lambda k: (_length(t.dim(x, k)), -k))
+        kept = long[0] if weight and long else kept
         for k in carried:
-            if k not in long[:1] and (long or k != carried[0]):
-                t.freeze(op, t.axis(x, k), "an axis of one channel is merged with others")
-        carried = long[:1] or carried[:1]
+            if k != kept:
+                only = "an axis of one channel" if t.dim(x, k) == 1 else "an axis of channels"
+                t.freeze(op, t.axis(x, k), f"{only} is merged with a longer one")
+        carried = [kept]
     at = ins.index(carried[0])
     units = t.axis(x, carried[0])
     before = [t.dim(x, k) for k in ins[:at]]
@@ -199,13 +207,21 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
     return np.tile(np.repeat(units, inner), outer)
 
 
+def _length(dim: Dim) -> int:
+    return dim if isinstance(dim, int) else 0
+
+
 def _divide(
     t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
 ) -> tuple[int, Ids]:
     """Split a merged axis into factors, one of which stays free; units are tied across the others."""
     key = (op.index, number)
     if key not in t.choices:
-        t.choices[key] = max(range(len(sizes)), key=lambda q: _merit(merged, sizes, q))
+        merits = [_merit(merged, sizes, q) for q in range(len(sizes))]
+        best = max(range(len(sizes)), key=lambda q: merits[q])
+        # Nothing says how a merged weight falls apart: channels stand before kernel positions.
+        unsaid = not merits[best][0] and derived(t, op.input(0))
+        t.choices[key] = 0 if unsaid else best
     free = t.choices[key]
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])
     if len(merged) % (outer * inner):

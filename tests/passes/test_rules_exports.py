@@ -170,3 +170,115 @@ def test_group_norm_in_reshapes_costs_channels_not_pixels() -> None:
     assert out_groups(graph)["a"] == [("g0", 2, True)]
     channels: Channels = graph.notes["channels"]
     assert sum(len(part) for part in channels.units.left) < 200
+
+
+def test_expanded_norm_is_read_unexpanded() -> None:
+    # F.normalize: x / norm.expand_as(x), over channels-last tokens.
+    graph = graph_of(
+        """net (float[1,5,3] x) => (float[1,5,4] y)
+        <int64[1] last = {-1}> {
+            a = MatMul (x, w)
+            n = ReduceL2 <keepdims = 1> (a, last)
+            s = Shape (a)
+            e = Expand (n, s)
+            b = Div (a, e)
+            y = MatMul (b, v)
+        }""",
+        w=(3, 6),
+        v=(6, 4),
+    )
+    assert "Expand" not in [op.op_type for op in graph.operators]
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_expand_that_makes_the_shape_stays() -> None:
+    graph = graph_of(
+        """net (float[1,5,3] x) => (float[1,5,6] y)
+        <int64[3] to = {1, 5, 6}> {
+            a = MatMul (x, w)
+            e = Expand (a, to)
+            y = Add (e, v)
+        }""",
+        w=(3, 1),
+        v=(6,),
+    )
+    assert "Expand" in [op.op_type for op in graph.operators]
+
+
+def test_a_gather_of_everything_in_order_is_a_reshape() -> None:
+    # as_strided, which torch makes of a mean over a map of one pixel.
+    graph = graph_of(
+        """net (float[1,3,1,1] x) => (float[1,4,1,1] y)
+        <int64[1] flat = {-1}, int64[1,6,1,1] places = {0, 1, 2, 3, 4, 5}> {
+            a = Conv (x, w)
+            f = Reshape (a, flat)
+            b = Gather (f, places)
+            y = Conv (b, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_merged_heads_leave_the_longer_axis_free() -> None:
+    # Attention whose heads a convolution mixes: heads (2) and channels of a head (6) are merged.
+    graph = graph_of(
+        """net (float[1,3,4,4] x, float[1,2,5,16] k) => (float[1,4,5] y)
+        <int64[4] apart = {1, 2, 6, 16}, int64[3] joined = {1, 5, 12}> {
+            a = Conv (x, w)
+            r = Reshape (a, apart)
+            values = Transpose <perm = [0, 1, 3, 2]> (r)
+            h = Conv (k, u)
+            m = MatMul (h, values)
+            p = Transpose <perm = [0, 2, 1, 3]> (m)
+            j = Reshape (p, joined)
+            z = MatMul (j, v)
+            y = Transpose <perm = [0, 2, 1]> (z)
+        }""",
+        w=(12, 3, 1, 1),
+        u=(2, 2, 1, 1),
+        v=(12, 4),
+    )
+    groups = out_groups(graph)
+    assert groups["a"] == [("g0", 6, True)]
+    assert [free for _, _, free in groups["h"]] == [False]
+
+
+def test_weight_standardised_through_reshape_stays_free() -> None:
+    # The dynamo-based exporter's form of it: the target of the first Reshape is a Concat.
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,6,6] y)
+        <int64[1] one = {1}, int64[1] six = {6}, int64[1] rest = {-1}, int64[1] last = {2},
+         int64[4] back = {6, 5, 3, 3}> {
+            a = Conv (x, u)
+            to = Concat <axis = 0> (one, six, rest)
+            flat = Reshape (w, to)
+            mean = ReduceMean (flat, last)
+            centred = Sub (flat, mean)
+            own = Reshape (centred, back)
+            b = Conv (a, own)
+            y = Conv (b, v)
+        }""",
+        u=(5, 3, 1, 1),
+        w=(6, 5, 3, 3),
+        v=(4, 6, 1, 1),
+    )
+    groups = out_groups(graph)
+    assert groups["a"] == [("g0", 5, True)]
+    assert groups["b"] == [("g1", 6, True)]
+
+
+def test_a_window_that_shortens_the_channels_freezes_them() -> None:
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,1,4] y)
+        <int64[3] tokens = {1, 1, 6}> {
+            a = Conv (x, w)
+            m = GlobalAveragePool (a)
+            t = Reshape (m, tokens)
+            y = Conv (t, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(1, 1, 3),
+    )
+    assert not any(free for _, _, free in out_groups(graph)["a"])
