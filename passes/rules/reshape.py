@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.passes.rules.conv import in_groups, tie_rows
 from conet_graph.passes.rules.matmul import derived
@@ -117,9 +118,7 @@ def reshape(t: Tracker, op: Operator) -> None:
     if op.input(1):
         t.rewrite(op, 1, wanted)
     else:
-        t.set_attr(
-            op, "shape", [n if w is None else w for n, w in zip(target, wanted, strict=True)]
-        )
+        t.set_attr(op, "shape", [n if w is None else w for n, w in zip(target, wanted, strict=True)])
     t.set(op, 0, out)
 
 
@@ -160,7 +159,7 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
         if not long:
             if not part.outs:
                 for k in carried:
-                    t.freeze(op, t.axis(x, k), "an axis of one channel is dropped")
+                    t.freeze(op, t.axis(x, k), f"{op.op_type} {shown(op.name)} drops its one channel")
                 continue
             long = [part.outs[0]]
         merged = _merge(t, op, part.ins)
@@ -191,8 +190,9 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
         kept = long[0] if weight and long else kept
         for k in carried:
             if k != kept:
-                only = "an axis of one channel" if t.dim(x, k) == 1 else "an axis of channels"
-                t.freeze(op, t.axis(x, k), f"{only} is merged with a longer one")
+                what = "one channel" if t.dim(x, k) == 1 else "channels"
+                reason = f"{op.op_type} {shown(op.name)} merges its {what} into a longer axis"
+                t.freeze(op, t.axis(x, k), reason)
         carried = [kept]
     at = ins.index(carried[0])
     units = t.axis(x, carried[0])
@@ -211,9 +211,7 @@ def _length(dim: Dim) -> int:
     return dim if isinstance(dim, int) else 0
 
 
-def _divide(
-    t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
-) -> tuple[int, Ids]:
+def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]) -> tuple[int, Ids]:
     """Split a merged axis into factors, one of which stays free; units are tied across the others."""
     key = (op.index, number)
     if key not in t.choices:
@@ -278,6 +276,4 @@ def constant_of_shape(t: Tracker, op: Operator) -> None:
             raise NoRule("its shape is computed in the graph")
         t.set(op, 0, [0] * len(result))
         return
-    t.set(
-        op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)]
-    )
+    t.set(op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)])
