@@ -61,9 +61,7 @@ def chain(path: Path, length: int) -> None:
     save(path, nodes, weights, last)
 
 
-def save(
-    path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], last: str
-) -> None:
+def save(path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], last: str) -> None:
     """Write a network with one input 'x' and the output ``last``."""
     graph = helper.make_graph(
         nodes,
@@ -80,9 +78,7 @@ def measured(code: str, *arguments: str, rounds: int = ROUNDS) -> tuple[float, f
     best, peak = float("inf"), 0.0
     for _ in range(rounds):
         start = time.perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL
-        )
+        child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(child.pid, 0)
         best = min(best, time.perf_counter() - start)
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conet_graph.analysis import analyze
     from conet_graph.ir.load import load_model as load
-    from conet_graph.rewrite import compare_models as verify
-    from conet_graph.rewrite import plan, rewrite, save
+    from conet_graph.rewriting import compare_models as verify
+    from conet_graph.rewriting import plan, rewrite, save
 
 # Public name -> where it lives: module, name there.
 _PUBLIC = {
     "analyze": ("conet_graph.analysis", "analyze"),
     "load": ("conet_graph.ir.load", "load_model"),
-    "plan": ("conet_graph.rewrite", "plan"),
-    "rewrite": ("conet_graph.rewrite", "rewrite"),
-    "save": ("conet_graph.rewrite", "save"),
-    "verify": ("conet_graph.rewrite", "compare_models"),
+    "plan": ("conet_graph.rewriting", "plan"),
+    "rewrite": ("conet_graph.rewriting", "rewrite"),
+    "save": ("conet_graph.rewriting", "save"),
+    "verify": ("conet_graph.rewriting", "compare_models"),
 }
 
 __all__ = ["analyze", "load", "plan", "rewrite", "save", "verify"]

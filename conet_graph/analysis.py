@@ -119,19 +119,14 @@ class Analysis:
 
         """
         if data.get("format") != FORMAT:
-            raise BadUsage(
-                f"This is not a {FORMAT} document: its format is {data.get('format')!r}."
-            )
+            raise BadUsage(f"This is not a {FORMAT} document: its format is {data.get('format')!r}.")
         try:
             return Analysis(
                 ModelFacts(**data["model"]),
                 tuple(_group_from(g) for g in data["groups"]),
                 tuple(_layer_from(entry) for entry in data["layers"]),
                 Edges(**data["edges"]),
-                tuple(
-                    Unsupported(u["op"], u["node"], tuple(u["freezes"]))
-                    for u in data["unsupported"]
-                ),
+                tuple(Unsupported(u["op"], u["node"], tuple(u["freezes"])) for u in data["unsupported"]),
             )
         except (KeyError, TypeError) as error:
             raise BadUsage(f"The {FORMAT} document is incomplete or damaged: {error}.") from None
@@ -222,9 +217,7 @@ class _Builder:
             if found is not None:
                 layers.append(self._inner_layer(found, inner.owner, inner_parameters(inner)))
         self._find_frozen_places()
-        return Analysis(
-            self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported()
-        )
+        return Analysis(self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported())
 
     def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
         ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)
@@ -349,9 +342,7 @@ class _Builder:
         """Edges between feature maps; constants, and what is computed from them, are not."""
         weights = derived_from_constants(self.graph)
         data_slots = {
-            layer.op.index: layer.data_slot
-            for layer in layers_of(self.graph)
-            if layer.kind == "conv"
+            layer.op.index: layer.data_slot for layer in layers_of(self.graph) if layer.kind == "conv"
         }
         conv = every = 0
         for op in self.graph.operators:

@@ -75,11 +75,7 @@ def _mask(
 ) -> list[onnx.NodeProto]:
     """Nodes that put zero (or the zero point) where ``kept`` is false."""
     value = op.input(slot)
-    dtype = (
-        graph.constants[value].tensor.data_type
-        if value in graph.constants
-        else graph.dtypes.get(value)
-    )
+    dtype = graph.constants[value].tensor.data_type if value in graph.constants else graph.dtypes.get(value)
     zero_point = op.input(_ZERO_POINT.get(op.op_type, 99))
     if dtype is None or dtype in FLOATS:
         kind = helper.tensor_dtype_to_np_dtype(dtype or onnx.TensorProto.FLOAT)
@@ -90,15 +86,10 @@ def _mask(
     return [helper.make_node("Where", [output + "_mask", value, zero_point], [output])]
 
 
-def _multiply(
-    model: onnx.ModelProto, value: str, mask: NDArray[Any], output: str
-) -> list[onnx.NodeProto]:
+def _multiply(model: onnx.ModelProto, value: str, mask: NDArray[Any], output: str) -> list[onnx.NodeProto]:
     model.graph.initializer.append(numpy_helper.from_array(mask, output + "_mask"))
     node = helper.make_node("Mul", [value, output + "_mask"], [output])
-    if (
-        model.opset_import
-        and max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 7
-    ):
+    if model.opset_import and max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 7:
         # Before opset 7 broadcasting had to be asked for, and took trailing axes only.
         node.attribute.append(helper.make_attribute("broadcast", 1))
     return [node]

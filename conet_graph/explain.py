@@ -110,9 +110,7 @@ def _free(graph: Graph, called: str, group: Group, tied: list[int]) -> Explanati
 
     members = {layer.op.index for layer in [*group.producers, *group.consumers]}
     between = tuple(described(graph.operators[k]) for k in tied if k not in members)
-    return Explanation(
-        called, group.id, None, between, named(group.producers), named(group.consumers)
-    )
+    return Explanation(called, group.id, None, between, named(group.producers), named(group.consumers))
 
 
 class Equations:

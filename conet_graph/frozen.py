@@ -40,14 +40,10 @@ def frozen_parts(units: Units) -> Parts:
     matrix = coo_array((ones, (left[inside], right[inside])), shape=shape)
     count, labels = connected_components(matrix, directed=False)
     of: Ids = labels.astype(np.int64)
-    return Parts(
-        of, _reasons(units, of, count, left, right, is_frozen), _signatures(units, of, count)
-    )
+    return Parts(of, _reasons(units, of, count, left, right, is_frozen), _signatures(units, of, count))
 
 
-def _reasons(
-    units: Units, of: Ids, count: int, left: Ids, right: Ids, is_frozen: NDArray[np.bool_]
-) -> Ids:
+def _reasons(units: Units, of: Ids, count: int, left: Ids, right: Ids, is_frozen: NDArray[np.bool_]) -> Ids:
     """The first frozen unit that each part meets; the generic one, unit 0, only if no other."""
     stops = np.array(sorted(units.reasons), np.int64)
     parts = np.concatenate([of[left[is_frozen[right]]], of[right[is_frozen[left]]], of[stops]])

@@ -127,9 +127,7 @@ def root_constant(graph: Graph, value: str) -> str | None:
 def facts(graph: Graph) -> dict[int, Facts]:
     """Facts of each layer of the main graph, by its operator's index."""
     names = layer_names(graph)
-    return {
-        layer.op.index: _facts(graph, layer, names[layer.op.index]) for layer in layers_of(graph)
-    }
+    return {layer.op.index: _facts(graph, layer, names[layer.op.index]) for layer in layers_of(graph)}
 
 
 def _facts(graph: Graph, layer: Layer, name: str) -> Facts:
@@ -199,10 +197,7 @@ def _with_tensors_of(
                 tensors[node.output[0]] = attribute.t
     if not tensors:
         return scope
-    own = {
-        name: Stored((*path, name), tuple(t.dims), t.data_type in FLOATS)
-        for name, t in tensors.items()
-    }
+    own = {name: Stored((*path, name), tuple(t.dims), t.data_type in FLOATS) for name, t in tensors.items()}
     return scope | own
 
 

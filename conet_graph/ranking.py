@@ -28,6 +28,7 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
 
     Raises:
         BadUsage: there is no such way.
+
     """
     if how not in WAYS:
         raise BadUsage(f"--importance is {how!r}: choose one of {', '.join(WAYS)}.")

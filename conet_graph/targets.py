@@ -46,6 +46,7 @@ def choose_copies(graph: Graph, request: WidthRequest) -> Copies:
     Raises:
         BadUsage: a name, width or combination makes no sense.
         Refused: nothing may change, a frozen group is asked to, or a target cannot be met.
+
     """
     return _Chooser(graph, request).choose()
 
@@ -199,7 +200,7 @@ class _Chooser:
         order = self._drop_order(least)
 
         def ranked(share: float) -> Copies:
-            dropped = np.bincount(order[: int(round(share * len(order)))], minlength=len(counts))
+            dropped = np.bincount(order[: round(share * len(order))], minlength=len(counts))
             return self._snapped(counts - dropped, least)
 
         return ranked

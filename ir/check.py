@@ -24,7 +24,20 @@ DEEPEST = 64
 LARGEST = 2**46
 # Operators of the first opsets that today's onnx no longer describes.
 EXPERIMENTAL = frozenset(
-    ["ATen", "Affine", "ConstantFill", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"]
+    {
+        "ATen",
+        "Affine",
+        "ConstantFill",
+        "Crop",
+        "DynamicSlice",
+        "GRUUnit",
+        "GivenTensorFill",
+        "ImageScaler",
+        "ParametricSoftplus",
+        "Scale",
+        "ScaledTanh",
+        "SimplifiedLayerNormalization",
+    }
 )
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
@@ -114,9 +127,7 @@ def _check_tensor(tensor: onnx.TensorProto, loaded: LoadedModel) -> None:
     if any(d < 0 for d in tensor.dims):
         raise InvalidModel(f"Tensor {name} has a negative dimension.")
     if count(tensor) > LARGEST:
-        raise InvalidModel(
-            f"Tensor {name} claims {count(tensor)} elements, more than any file holds."
-        )
+        raise InvalidModel(f"Tensor {name} claims {count(tensor)} elements, more than any file holds.")
     if tensor.data_type == onnx.TensorProto.STRING:
         if len(tensor.string_data) != count(tensor):
             raise InvalidModel(f"Tensor {name} does not hold as many strings as its shape says.")
@@ -128,9 +139,7 @@ def _check_tensor(tensor: onnx.TensorProto, loaded: LoadedModel) -> None:
     typed = [f for f in _TYPED if len(getattr(tensor, f))]
     if tensor.HasField("raw_data"):
         if typed:
-            raise InvalidModel(
-                f"Tensor {name} holds its data twice: as raw_data and as {typed[0]}."
-            )
+            raise InvalidModel(f"Tensor {name} holds its data twice: as raw_data and as {typed[0]}.")
         if len(tensor.raw_data) != expected:
             raise InvalidModel(
                 f"Tensor {name} holds {len(tensor.raw_data)} bytes, but its shape needs {expected}."
@@ -138,9 +147,7 @@ def _check_tensor(tensor: onnx.TensorProto, loaded: LoadedModel) -> None:
         return
     field = helper.tensor_dtype_to_field(tensor.data_type)
     held = len(getattr(tensor, field))
-    needed = count(tensor) * (
-        2 if "COMPLEX" in onnx.TensorProto.DataType.Name(tensor.data_type) else 1
-    )
+    needed = count(tensor) * (2 if "COMPLEX" in onnx.TensorProto.DataType.Name(tensor.data_type) else 1)
     if held not in (needed, expected):
         raise InvalidModel(f"Tensor {name} holds {held} numbers, but its shape needs {needed}.")
 
@@ -183,9 +190,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     for node, needed in zip(graph.node, reads, strict=True):
         for name in node.input:
             if name not in known and name not in produced:
-                raise InvalidModel(
-                    f"Node {_called(node)} reads {shown(name)}, which nothing writes."
-                )
+                raise InvalidModel(f"Node {_called(node)} reads {shown(name)}, which nothing writes.")
         needed.intersection_update(produced)
     done: set[str] = set()
     in_order = True
@@ -261,9 +266,7 @@ def _check_attributes(node: onnx.NodeProto) -> None:
     seen: set[str] = set()
     for attribute in node.attribute:
         if attribute.name in seen:
-            raise InvalidModel(
-                f"Node {_called(node)} has the attribute {shown(attribute.name)} twice."
-            )
+            raise InvalidModel(f"Node {_called(node)} has the attribute {shown(attribute.name)} twice.")
         seen.add(attribute.name)
 
 
@@ -272,9 +275,7 @@ def _check_schema(node: onnx.NodeProto, version: int) -> None:
     if schema is None:
         if node.op_type in EXPERIMENTAL:
             return
-        raise InvalidModel(
-            f"Node {_called(node)} is an operator that opset {version} does not have."
-        )
+        raise InvalidModel(f"Node {_called(node)} is an operator that opset {version} does not have.")
     if len(node.input) < schema.min_input or len(node.input) > schema.max_input:
         raise InvalidModel(
             f"Node {_called(node)} has {len(node.input)} inputs, which its operator does not take."
@@ -346,14 +347,10 @@ def _check_weight_type(node: onnx.NodeProto, weight: onnx.TensorProto) -> None:
     kind = onnx.TensorProto.DataType.Name(weight.data_type)
     integers_allowed = node.op_type == "Gemm"
     if "FLOAT" not in kind and kind != "DOUBLE" and not (integers_allowed and "INT" in kind):
-        raise InvalidModel(
-            f"Node {_called(node)} has a weight {shown(weight.name)} of type {kind}."
-        )
+        raise InvalidModel(f"Node {_called(node)} has a weight {shown(weight.name)} of type {kind}.")
 
 
-def _check_window(
-    node: onnx.NodeProto, attributes: dict[str, Any], weight: onnx.TensorProto | None
-) -> None:
+def _check_window(node: onnx.NodeProto, attributes: dict[str, Any], weight: onnx.TensorProto | None) -> None:
     group = attributes.get("group", 1)
     if group < 1:
         raise InvalidModel(f"Node {_called(node)} has {group} groups.")
@@ -364,13 +361,9 @@ def _check_window(
         return
     dims = list(weight.dims)
     if len(dims) < 3 or 0 in dims:
-        raise InvalidModel(
-            f"The weight {shown(weight.name)} of node {_called(node)} has the shape {dims}."
-        )
+        raise InvalidModel(f"The weight {shown(weight.name)} of node {_called(node)} has the shape {dims}.")
     if dims[0] % group:
-        raise InvalidModel(
-            f"Node {_called(node)}: {group} groups do not divide {dims[0]} channels."
-        )
+        raise InvalidModel(f"Node {_called(node)}: {group} groups do not divide {dims[0]} channels.")
     kernel = attributes.get("kernel_shape")
     if kernel is not None and list(kernel) != dims[2:]:
         raise InvalidModel(
@@ -379,9 +372,7 @@ def _check_window(
     spatial = len(dims) - 2
     for name, length in (("pads", 2 * spatial), ("strides", spatial), ("dilations", spatial)):
         if attributes.get(name) is not None and len(attributes[name]) != length:
-            raise InvalidModel(
-                f"Node {_called(node)} has {len(attributes[name])} {name}, not {length}."
-            )
+            raise InvalidModel(f"Node {_called(node)} has {len(attributes[name])} {name}, not {length}.")
 
 
 CHECKS = (versions, graph_is_there, tensors, operators, names, functions, layers)

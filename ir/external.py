@@ -69,7 +69,5 @@ def _contained(location: str, folder: Path | None, where: str) -> Path:
 
 def _number(text: str, key: str, where: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidModel(
-            f"The {where} has the {key} {shown(text)}, which is not a size in bytes."
-        )
+        raise InvalidModel(f"The {where} has the {key} {shown(text)}, which is not a size in bytes.")
     return int(text)

@@ -72,9 +72,7 @@ def save_model(proto: onnx.ModelProto, path: str | Path, folder: Path | None = N
     previous = _data_files(path)
     small = onnx.ModelProto()
     tensors = list(proto.graph.initializer)
-    small.CopyFrom(proto) if external and len(external) == len(tensors) else _copy_light(
-        proto, small
-    )
+    small.CopyFrom(proto) if external and len(external) == len(tensors) else _copy_light(proto, small)
     data_name, number = f"{path.name}.data", 0
     while (path.parent / data_name).exists():
         number += 1
@@ -143,6 +141,4 @@ def _data_files(path: Path) -> set[str]:
     except Exception:
         return set()  # not a model of ours: nothing to tidy
     names = {e.value for t in old.graph.initializer for e in t.external_data if e.key == "location"}
-    return {
-        n for n in names if n.startswith(path.name + ".") and n.endswith(".data") and "/" not in n
-    }
+    return {n for n in names if n.startswith(path.name + ".") and n.endswith(".data") and "/" not in n}

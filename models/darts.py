@@ -53,9 +53,7 @@ class Cell(nn.Module):
             if op.startswith("sep_conv"):
                 middle += 1
                 kernel = int(op[-1])
-                built: nn.Module = SepConv(
-                    widths[state], sizes[f"mid{middle}"], outputs, kernel, stride
-                )
+                built: nn.Module = SepConv(widths[state], sizes[f"mid{middle}"], outputs, kernel, stride)
             elif op.startswith("dil_conv"):
                 built = DilConv(widths[state], outputs, int(op[-1]), stride)
             elif op == "max_pool_3x3":
@@ -110,9 +108,7 @@ class AuxiliaryHead(nn.Module):
 
 def cifar_stem(widths: list[int]) -> nn.Sequential:
     """3x3 convolution and BatchNorm, full resolution."""
-    return nn.Sequential(
-        nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0])
-    )
+    return nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
 
 
 def imagenet_stems(widths: list[int]) -> tuple[nn.Sequential, nn.Sequential]:

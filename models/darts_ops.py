@@ -28,9 +28,7 @@ class FactorizedReduce(nn.Module):
         """Split the outputs in half; of an odd number the second half gets one more."""
         super().__init__()
         if outputs < 2:
-            raise ValueError(
-                "a FactorizedReduce needs at least 2 output channels, one for each half"
-            )
+            raise ValueError("a FactorizedReduce needs at least 2 output channels, one for each half")
         self.conv1 = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
         self.conv2 = nn.Conv2d(inputs, outputs - outputs // 2, 1, stride=2, bias=False)
         self.bn = nn.BatchNorm2d(outputs)

@@ -139,9 +139,7 @@ def _torchscript(
             file,
             dynamo=False,
             opset_version=TORCHSCRIPT_OPSET,
-            training=(
-                torch.onnx.TrainingMode.PRESERVE if keep_batchnorm else torch.onnx.TrainingMode.EVAL
-            ),
+            training=(torch.onnx.TrainingMode.PRESERVE if keep_batchnorm else torch.onnx.TrainingMode.EVAL),
             # Folding merges BatchNorm into the weights and renames them.
             do_constant_folding=not keep_batchnorm,
             input_names=["input"],
@@ -151,9 +149,7 @@ def _torchscript(
         return onnx.load(file)
 
 
-def _dynamo(
-    module: nn.Module, example: torch.Tensor, dynamic: bool, keep_batchnorm: bool
-) -> onnx.ModelProto:
+def _dynamo(module: nn.Module, example: torch.Tensor, dynamic: bool, keep_batchnorm: bool) -> onnx.ModelProto:
     import torch
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 

@@ -43,9 +43,7 @@ def train(epochs: int = EPOCHS, seed: int = 0) -> nn.Module:
     )
     # One batch short: a last batch of a few images would spoil BatchNorm's statistics.
     steps = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, total_steps=epochs * steps
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=epochs * steps)
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: steps * BATCH].view(steps, BATCH):
             optimizer.zero_grad()

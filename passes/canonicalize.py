@@ -54,8 +54,6 @@ def _constant_output(graph: Graph, op: Operator, constant: Constant) -> Constant
     target = graph.constants.get(op.input(1))
     if op.op_type != "Reshape" or target is None or not constant.is_float:
         return None
-    shape = [
-        constant.dims[k] if n == 0 else n for k, n in enumerate(graph.array(op.input(1)).tolist())
-    ]
+    shape = [constant.dims[k] if n == 0 else n for k, n in enumerate(graph.array(op.input(1)).tolist())]
     array = graph.array(op.input(0)).reshape(shape)
     return Constant(numpy_helper.from_array(np.asarray(array), op.outputs[0]), constant.source)

@@ -83,12 +83,7 @@ def _normalization(graph: Graph, op: Operator) -> None:
         return
     for slot in range(1, 5):
         vector = graph.shape(op.input(slot)) if op.input(slot) else None
-        if (
-            vector is not None
-            and len(vector) == 1
-            and isinstance(vector[0], int)
-            and vector[0] != x[1]
-        ):
+        if vector is not None and len(vector) == 1 and isinstance(vector[0], int) and vector[0] != x[1]:
             raise InvalidModel(
                 f"Node {shown(op.name)} (BatchNormalization) gets {x[1]} channels, but"
                 f" {shown(op.input(slot))} has {vector[0]} entries."

@@ -71,9 +71,7 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             tensor.CopyFrom(constant.tensor)
             tensor.name = name
         else:
-            body.input.append(
-                helper.make_tensor_value_info(name, constant.tensor.data_type, constant.dims)
-            )
+            body.input.append(helper.make_tensor_value_info(name, constant.tensor.data_type, constant.dims))
     if model.ir_version < 4:
         model.ir_version = 4  # initializers need not be inputs from version 4 on
     return model

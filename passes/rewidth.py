@@ -163,9 +163,7 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
         if zero in graph.constants:
             values = np.unique(graph.array(zero))
             if len(values) > 1:
-                raise Refused(
-                    f"The quantised weight {name!r} has several zero points: it cannot be widened."
-                )
+                raise Refused(f"The quantised weight {name!r} has several zero points: it cannot be widened.")
             return values
     return None
 
@@ -178,16 +176,12 @@ def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     node.attribute.append(helper.make_attribute(name, value))
 
 
-def _write_constants(
-    graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]
-) -> None:
+def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write all constants; a copy that stayed as it was goes back to its old name."""
     back: dict[str, str] = {}
     for name, constant in graph.constants.items():
         original = graph.constants.get(constant.source)
-        same = (
-            original is not None and original.tensor is constant.tensor and name != constant.source
-        )
+        same = original is not None and original.tensor is constant.tensor and name != constant.source
         if same and name not in arrays and constant.source not in arrays:
             back[name] = constant.source
             continue
@@ -252,14 +246,8 @@ def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: 
         name = layer.op.input(layer.weight_slot)
         if name in graph.constants and graph.constants[name].is_float:
             old = arrays[name] if name in arrays else graph.array(name)
-            arrays[name] = _kaiming(
-                layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())])
-            )
-        bias = (
-            layer.op.input(2)
-            if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv")
-            else ""
-        )
+            arrays[name] = _kaiming(layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+        bias = layer.op.input(2) if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv") else ""
         _fill(graph, arrays, bias, 0.0)
     for op in graph.operators:
         if op.op_type in (
@@ -272,9 +260,7 @@ def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: 
                 _fill(graph, arrays, op.input(slot), value)
 
 
-def _kaiming(
-    layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator
-) -> np.ndarray[Any, Any]:
+def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     if layer.op.op_type in ("MatMul", "FusedMatMul") or (
         layer.op.op_type == "Gemm" and not layer.op.attr("transB", 0)
     ):

@@ -199,21 +199,15 @@ def _number_groups(
         members.setdefault(key, []).append(klass)
     for number, ((_, frozen, reason), classes_) in enumerate(members.items()):
         found = np.array(classes_, np.int64)
-        channels.groups.append(
-            Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None)
-        )
+        channels.groups.append(Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None))
         channels.group_of_class[found] = number
 
 
-def _fill_groups(
-    channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]
-) -> None:
+def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]) -> None:
     groups, of = channels.groups, channels.group_of_class
     for (tensor, axis), classes in touched:
         numbers = of[classes]
-        for number, times in zip(
-            *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
-        ):
+        for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
             groups[number].places.append((tensor, axis, int(times)))
     for side in (1, 0):
         for layer in layers:
@@ -221,9 +215,7 @@ def _fill_groups(
             if found is None:
                 continue
             numbers = of[found]
-            for number, times in zip(
-                *np.unique(numbers[numbers >= 0], return_counts=True), strict=True
-            ):
+            for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
                 group = groups[number]
                 if layer.kind == "conv":
                     (group.producers if side else group.consumers).append(layer)
@@ -250,9 +242,7 @@ def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
         if layer.kind != "conv":
             continue
         together = [
-            int(g.id[1:])
-            for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
-            if g.free
+            int(g.id[1:]) for g in channels.groups_on(channels.layer_axes[layer.op.index][1]) if g.free
         ]
         for other in together[1:]:
             a, b = root(together[0]), root(other)

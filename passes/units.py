@@ -292,8 +292,6 @@ class Units(Tracker):
 
     def reason_of(self, classes: Ids) -> str:
         """Why classes are frozen: the first reason found that says more than the generic one."""
-        found = [
-            r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())
-        ]
+        found = [r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())]
         told = [r for r in found if r != self.reasons[0]]
         return (told or found or ["nothing"])[0]

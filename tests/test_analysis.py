@@ -25,9 +25,7 @@ def conv(name: str, data: str, out: str, group: int = 1) -> onnx.NodeProto:
     return helper.make_node("Conv", [data, f"{name}.weight"], [out], name=name, group=group)
 
 
-def model(
-    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], outputs: list[str]
-) -> LoadedModel:
+def model(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], outputs: list[str]) -> LoadedModel:
     graph = helper.make_graph(
         nodes,
         "test",
@@ -129,12 +127,9 @@ def test_json_keeps_everything_and_has_the_documented_fields() -> None:
     assert Analysis.from_dict(data) == found
     assert list(data) == ["format", "model", "groups", "layers", "edges", "unsupported"]
     assert data["format"] == "conet-graph.analysis/1"
-    assert " ".join(data["groups"][0]) == (
-        "id size width multiple free reason producers consumers places"
-    )
+    assert " ".join(data["groups"][0]) == ("id size width multiple free reason producers consumers places")
     assert " ".join(data["layers"][0]) == (
-        "name op kind weight in_channels out_channels conv_groups kernel"
-        " in_groups out_groups parameters macs"
+        "name op kind weight in_channels out_channels conv_groups kernel in_groups out_groups parameters macs"
     )
     assert data["model"]["producer"] == "test"
     assert json.dumps(analyze(residual()).to_dict()) == json.dumps(found.to_dict())

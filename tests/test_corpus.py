@@ -14,9 +14,9 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.plan import Plan
-from conet_graph.rewrite import planned, rewritten
-from conet_graph.verify import verify
+from conet_graph.plans import Plan
+from conet_graph.rewriting import planned, rewritten
+from conet_graph.verification import verify
 
 FILES = files("open", "exports")
 GOLDEN = Path(__file__).parent / "golden" / "corpus_frozen.txt"

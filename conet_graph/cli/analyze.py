@@ -68,9 +68,7 @@ def analyze(
 
 def show(found: Analysis, out: TextIO) -> None:
     """Print an analysis as tables."""
-    write_table(
-        out, f"{len(found.layers)} layers", LAYER_COLUMNS, [_layer(x) for x in found.layers]
-    )
+    write_table(out, f"{len(found.layers)} layers", LAYER_COLUMNS, [_layer(x) for x in found.layers])
     free = [g for g in found.groups if g.free]
     frozen = [g for g in found.groups if not g.free]
     if free:
@@ -165,8 +163,7 @@ def _totals(found: Analysis, free: list[GroupEntry]) -> list[str]:
         macs = f"{quantity(known)} MACs without {missing} layers whose size is not known"
     sizes = len({g.size for g in free})
     lines = [
-        f"{quantity(model.parameters)} parameters, {macs},"
-        f" {model.nodes} nodes, opset {model.opset}",
+        f"{quantity(model.parameters)} parameters, {macs}, {model.nodes} nodes, opset {model.opset}",
         f"{len(free)} free groups in {sizes} independent sizes;"
         f" {edges.conv} conv and {edges.non_conv} non-conv edges",
     ]

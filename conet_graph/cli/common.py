@@ -21,9 +21,7 @@ BUG = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the user's
 INTERRUPTED = 130
 WIDTH = 100
 
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")
-]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 P = ParamSpec("P")

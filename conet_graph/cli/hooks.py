@@ -25,9 +25,7 @@ class BetweenPasses:
         known = [step.name for step in PIPELINE]
         for name in print_after:
             if name not in known:
-                raise BadUsage(
-                    f"There is no pass {shown(name)}: the passes are {', '.join(known)}."
-                )
+                raise BadUsage(f"There is no pass {shown(name)}: the passes are {', '.join(known)}.")
         self.print_after = frozenset(print_after)
         self.verify_each = verify_each
         self.debug = debug

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from conet_graph.cost import Cost
     from conet_graph.ir.graph import Graph
-    from conet_graph.plan import Plan
-    from conet_graph.verify import Report
+    from conet_graph.plans import Plan
+    from conet_graph.verification import Report
 
 
 @guarded
@@ -29,27 +29,17 @@ def rewrite(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=N", help="Width of a group or layer.")
     ] = None,
-    widths: Annotated[
-        Path | None, typer.Option(help="A JSON file of widths by group or layer.")
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option(help="Target: parameters (0.5, 50% or a number).")
-    ] = None,
+    widths: Annotated[Path | None, typer.Option(help="A JSON file of widths by group or layer.")] = None,
+    params: Annotated[str | None, typer.Option(help="Target: parameters (0.5, 50% or a number).")] = None,
     macs: Annotated[
         str | None, typer.Option(help="Target: multiply-accumulates (0.5, 50% or a number).")
     ] = None,
     latency: Annotated[
         float | None, typer.Option(help="Target: milliseconds a run in ONNX Runtime, here.")
     ] = None,
-    provider: Annotated[
-        str | None, typer.Option(help="ONNX Runtime's provider for --latency.")
-    ] = None,
-    importance: Annotated[
-        str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")
-    ] = "l2",
-    uniform: Annotated[
-        bool, typer.Option("--uniform", help="The same fraction in every group.")
-    ] = False,
+    provider: Annotated[str | None, typer.Option(help="ONNX Runtime's provider for --latency.")] = None,
+    importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
+    uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
     min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
     keep: Annotated[
@@ -77,18 +67,16 @@ def rewrite(
     from conet_graph.ir.load import load_model
     from conet_graph.ir.save import atomic_write, save_model
     from conet_graph.passes import analysed
-    from conet_graph.rewrite import latency_meter, planned, rewritten
+    from conet_graph.rewriting import latency_meter, planned, rewritten
     from conet_graph.targets import WidthRequest, choose_copies
-    from conet_graph.verify import require
-    from conet_graph.verify import verify as verified
+    from conet_graph.verification import require
+    from conet_graph.verification import verify as verified
 
     if output is None and not dry_run:
         raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
     if not asked and scale is None and params is None and macs is None and latency is None:
-        raise BadUsage(
-            "Say what size you want: --scale, --set, --widths, --params, --macs or --latency."
-        )
+        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
     graph = analysed(load_model(model))
     request = WidthRequest(
         scale=scale,
@@ -127,9 +115,7 @@ def _settings(entries: list[str]) -> dict[str, int]:
     for entry in entries:
         name, _, number = entry.rpartition("=")
         if not name or not number.strip().isdigit():
-            raise BadUsage(
-                f"--set {shown(entry)} is not NAME=NUMBER, as in --set layer1.0.conv1=48."
-            )
+            raise BadUsage(f"--set {shown(entry)} is not NAME=NUMBER, as in --set layer1.0.conv1=48.")
         found[name] = int(number)
     return found
 
@@ -158,9 +144,7 @@ def _target(text: str | None, option: str) -> float | None:
     except ValueError:
         value = float("nan")
     if not 0 < value < float("inf"):
-        raise BadUsage(
-            f"{option} {shown(text)} is not a fraction, a percentage or a number above 0."
-        )
+        raise BadUsage(f"{option} {shown(text)} is not a fraction, a percentage or a number above 0.")
     if text.endswith("%") and value > 1:
         raise BadUsage(f"{option} {shown(text)} is more than all of it: give an absolute number.")
     return value
@@ -183,9 +167,7 @@ def _summary(
     return {
         "format": "conet-graph.rewrite/1",
         "output": None if output is None else str(output),
-        "groups": [
-            {"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups
-        ],
+        "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
         "exact": made.exact,
@@ -194,9 +176,7 @@ def _summary(
     }
 
 
-def _show(
-    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None
-) -> None:
+def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:
     from rich import box
     from rich.table import Table
 
@@ -216,9 +196,7 @@ def _show(
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4
-        out.print(
-            f"not exact, these look across channels: {names}{f' and {more} more' if more > 0 else ''}"
-        )
+        out.print(f"not exact, these look across channels: {names}{f' and {more} more' if more > 0 else ''}")
     if report is not None:
         tail = (
             ""

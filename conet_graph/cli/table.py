@@ -25,9 +25,7 @@ class Column:
     widest: int = 36
 
 
-def write_table(
-    out: TextIO, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]
-) -> None:
+def write_table(out: TextIO, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Write a table; a cell may hold several lines, and lines too long for a column are folded."""
     cells = [[cell.split("\n") for cell in row] for row in rows]
     widths = []

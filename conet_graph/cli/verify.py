@@ -15,9 +15,7 @@ from conet_graph.ir.errors import BadUsage, shown
 def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX file before.", show_default=False)],
     rewritten: Annotated[Path, typer.Argument(help="The ONNX file after.", show_default=False)],
-    plan: Annotated[
-        Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)
-    ],
+    plan: Annotated[Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -26,8 +24,8 @@ def verify(
     Example: conet-graph verify model.onnx slim.onnx --plan plan.json
     """
     from conet_graph.ir.load import load_model
-    from conet_graph.plan import Plan
-    from conet_graph.rewrite import compare_models
+    from conet_graph.plans import Plan
+    from conet_graph.rewriting import compare_models
 
     try:
         text = plan.read_text("utf-8")

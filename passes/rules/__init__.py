@@ -71,9 +71,7 @@ def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:
     """Freeze every axis an operator touches."""
     stop = tracker.frozen(reason)
     for value in op.inputs:
-        if not value or (
-            tracker.is_constant(value) and len(tracker.graph.constants[value].dims) == 0
-        ):
+        if not value or (tracker.is_constant(value) and len(tracker.graph.constants[value].dims) == 0):
             continue
         if tracker.is_constant(value):
             for axis in range(len(tracker.graph.constants[value].dims)):

@@ -43,11 +43,7 @@ def join(t: Tracker, op: Operator, names: list[str]) -> None:
                 out.append(np.concatenate(full))
             continue
         lead = next(
-            (
-                p
-                for p, n in zip(parts, names, strict=True)
-                if not isinstance(p, int) and not t.is_constant(n)
-            ),
+            (p for p, n in zip(parts, names, strict=True) if not isinstance(p, int) and not t.is_constant(n)),
             parts[0],
         )
         for part, name in zip(parts, names, strict=True):
@@ -126,9 +122,7 @@ def slice_(t: Tracker, op: Operator) -> None:
             out[axis] = units[chosen]
             new_starts[position] = int(chosen[0]) if len(chosen) else 0
             open_end = end >= OPEN_END
-            new_ends[position] = (
-                None if open_end else int(chosen[0] if len(chosen) else 0) + len(chosen)
-            )
+            new_ends[position] = None if open_end else int(chosen[0] if len(chosen) else 0) + len(chosen)
         elif step > 1 and length % step == 0 and 0 <= begin < step and stop > length - step + begin:
             out[axis] = tie_rows(t, op, units.reshape(-1, step).T)
             if end < OPEN_END:
@@ -164,9 +158,7 @@ def _slice_numbers(
     return begin, stop, [a % rank for a in named], steps or [0] * len(named)
 
 
-def _write_slice(
-    t: Tracker, op: Operator, starts: list[int | None], ends: list[int | None]
-) -> None:
+def _write_slice(t: Tracker, op: Operator, starts: list[int | None], ends: list[int | None]) -> None:
     if len(op.inputs) > 1:
         t.rewrite(op, 1, starts)
         t.rewrite(op, 2, ends)
@@ -202,9 +194,7 @@ def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> l
     first = {int(p): k for k, p in reversed(list(enumerate(origin.tolist())))}
     if index_rank == 0:
         if int(old[0]) in first:
-            t.freeze(
-                op, units[[first[int(old[0])]]], f"Gather {shown(op.name)} picks this one channel"
-            )
+            t.freeze(op, units[[first[int(old[0])]]], f"Gather {shown(op.name)} picks this one channel")
             t.rewrite(op, 1, [first[int(old[0])]])
         return []
     # New positions of each old one, in order; each entry of the list picks all copies of its channel.
@@ -223,9 +213,7 @@ def pad(t: Tracker, op: Operator) -> None:
     if all(isinstance(units, int) for units in axes):
         t.set(op, 0, axes)
         return
-    numbers = (
-        op.attr("pads") or op.attr("paddings") if len(op.inputs) == 1 else t.integers(op.input(1))
-    )
+    numbers = op.attr("pads") or op.attr("paddings") if len(op.inputs) == 1 else t.integers(op.input(1))
     named = t.integers(op.input(3)) if op.input(3) else list(range(len(axes)))
     if named is None or (numbers is None and not _spatial_pads(t, op, axes)):
         raise NoRule("its padding is computed in the graph")
@@ -245,9 +233,7 @@ def pad(t: Tracker, op: Operator) -> None:
         ):
             raise NoRule("it crops or mirrors channels")
         zeros = t.frozen(f"channels of zeros that Pad {shown(op.name)} adds")
-        out[axis] = np.concatenate(
-            [np.full(before, zeros, np.int64), units, np.full(after, zeros, np.int64)]
-        )
+        out[axis] = np.concatenate([np.full(before, zeros, np.int64), units, np.full(after, zeros, np.int64)])
     t.set(op, 0, out)
 
 
@@ -255,10 +241,7 @@ def _spatial_pads(t: Tracker, op: Operator, axes: list[Axis]) -> bool:
     """Whether a computed padding leaves every axis with channels as long as it was."""
     return all(
         isinstance(units, int)
-        or (
-            isinstance(t.dim(op.input(0), k), int)
-            and t.dim(op.input(0), k) == t.dim(op.outputs[0], k)
-        )
+        or (isinstance(t.dim(op.input(0), k), int) and t.dim(op.input(0), k) == t.dim(op.outputs[0], k))
         for k, units in enumerate(axes)
     )
 

@@ -13,10 +13,56 @@ RULES: Table = {}
 
 @rule(
     RULES,
-    *["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout"],
-    *["Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg"],
-    *["Not", "ParametricSoftplus", "Reciprocal", "Relu", "Round", "ScaledTanh", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh"],
-    *["Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Bernoulli"],
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Cast",
+    "CastLike",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "ParametricSoftplus",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "ScaledTanh",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "Bernoulli",
 )
 def unary(t: Tracker, op: Operator) -> None:
     """One input, the same axes out (further inputs are scalars)."""
@@ -26,7 +72,14 @@ def unary(t: Tracker, op: Operator) -> None:
 
 @rule(
     RULES,
-    *["Gelu", "FastGelu", "QuickGelu", "Silu", "QLinearSigmoid", "QLinearLeakyRelu", "BiasGelu", "BiasAdd"],
+    "Gelu",
+    "FastGelu",
+    "QuickGelu",
+    "Silu",
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    "BiasGelu",
+    "BiasAdd",
     domain=MICROSOFT,
 )
 def unary_microsoft(t: Tracker, op: Operator) -> None:
@@ -39,8 +92,30 @@ def unary_microsoft(t: Tracker, op: Operator) -> None:
 
 @rule(
     RULES,
-    *["Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"],
-    *["LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"],
+    "Add",
+    "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
 )
 def n_ary(t: Tracker, op: Operator) -> None:
     """Several inputs, broadcast together (Broadcasting in ONNX); opset 6 and older had ``axis``."""
@@ -50,9 +125,7 @@ def n_ary(t: Tracker, op: Operator) -> None:
         rank, own = t.rank(names[0]), t.rank(names[1])
         axes = t.axes(names[0])
         for k in range(own):
-            axes[offset % rank + k] = broadcast_axis(
-                t, op, [(names[0], offset % rank + k), (names[1], k)]
-            )
+            axes[offset % rank + k] = broadcast_axis(t, op, [(names[0], offset % rank + k), (names[1], k)])
         t.set(op, 0, axes)
         return
     t.set(op, 0, broadcast(t, op, names))

@@ -31,9 +31,7 @@ def product(
     rank = max(rank_a, rank_b)
     batch: list[Axis] = []
     for k in range(rank - 2):
-        places = [
-            (n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0
-        ]
+        places = [(n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0]
         batch.append(broadcast_axis(t, op, places))
     if rank_a > 1:
         batch.append(t.axis(left, rank_a - 1 if trans_a else rank_a - 2))

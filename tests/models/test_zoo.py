@@ -267,9 +267,7 @@ def test_a_wrong_wish_is_refused_and_leaves_no_file(
 
 def test_importing_the_zoo_loads_no_torch() -> None:
     code = "import sys, conet_graph.models as m; m.sizes('darts7'); print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 

@@ -19,9 +19,9 @@ from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
 from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
-from conet_graph.plan import Plan, copies_of, make_plan
+from conet_graph.plans import Plan, copies_of, make_plan
 from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verify import Report, random_inputs, require, verify
+from conet_graph.verification import Report, random_inputs, require, verify
 
 INITS = ("keep", "fresh")
 
@@ -92,9 +92,7 @@ def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Repor
     return report
 
 
-def latency_meter(
-    graph: Graph, provider: str | None = None
-) -> Callable[[NDArray[np.int64]], float]:
+def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArray[np.int64]], float]:
     """A function that measures the latency in milliseconds of a candidate (``copies`` of each class).
 
     It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs.
@@ -118,9 +116,7 @@ def latency_meter(
                 return _median_ms(session)
             except Exception as error:
                 text = str(error).splitlines()[0][:200]
-                raise Refused(
-                    f"The latency cannot be measured, ONNX Runtime says: {text}"
-                ) from None
+                raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
 
     return measure
 

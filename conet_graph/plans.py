@@ -78,9 +78,7 @@ class Plan:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
-            raise BadUsage(
-                "The plan is not JSON: pass the file that 'rewrite --plan' wrote."
-            ) from None
+            raise BadUsage("The plan is not JSON: pass the file that 'rewrite --plan' wrote.") from None
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise BadUsage(f"The plan has the format {shown(str(found))}, not '{FORMAT}'.")
@@ -103,9 +101,7 @@ class Plan:
                 seed=int(data.get("seed", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadUsage(
-                f"The plan is damaged near {shown(str(error))}: write it again."
-            ) from None
+            raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
 
 
 def _tensor_json(tensor: TensorPlan) -> dict[str, Any]:
@@ -136,9 +132,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old, new = _group_positions(graph, layout, group)
         groups.append(GroupPlan(group.id, len(old), len(new), new))
-    return Plan(
-        graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed
-    )
+    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
 
 
 def group_axis(graph: Graph, group: Group) -> Ids:
@@ -194,9 +188,7 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         axis = group_axis(graph, group)
         classes = axis[np.isin(axis, group.classes)]
         if any(not 0 <= c < len(classes) for c in entry.channels):
-            raise BadUsage(
-                f"The plan's group {shown(entry.id)} names channels that it does not have."
-            )
+            raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))
         for klass in group.classes:
             copies[klass] = int(times[classes == klass].max())

@@ -16,7 +16,7 @@ from conet_graph.equivalence import masked_reference
 from conet_graph.ir.errors import ConetGraphError, VerificationFailed, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import PROTOBUF_LIMIT, save_model
-from conet_graph.plan import Plan, copies_of
+from conet_graph.plans import Plan, copies_of
 
 # Largest difference, as a share of the reference's largest magnitude.
 TOLERANCE = 1e-4
@@ -54,9 +54,7 @@ class Report:
         self.failures.append(what)
 
 
-def verify(
-    graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None
-) -> Report:
+def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None) -> Report:
     """Verify a rewritten model against the analysed original and the plan.
 
     Args:
@@ -145,9 +143,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
     except ConetGraphError:
         raise
     except Exception as error:
-        report.runs.append(
-            {"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"}
-        )
+        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"})
         _load_alone(path, report)
         return
     try:
@@ -188,8 +184,7 @@ def _load_alone(path: Path, report: Report) -> None:
 def _tolerance(graph: Graph) -> float:
     types = {c.tensor.data_type for c in graph.constants.values()} | set(graph.dtypes.values())
     if any(
-        op.op_type.startswith(("Quantize", "QLinear", "DynamicQuantize", "Quant"))
-        for op in graph.operators
+        op.op_type.startswith(("Quantize", "QLinear", "DynamicQuantize", "Quant")) for op in graph.operators
     ):
         return QUANTISED_TOLERANCE
     if types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}:
@@ -235,9 +230,7 @@ def _run_reference(session: Any, batch: int) -> Trial | str:
                 best = _first_line(error) if isinstance(best, str) else best
                 continue
             size = candidate
-            trial = Trial(
-                feeds, outputs, [_difference(a, b) for a, b in zip(outputs, nudged, strict=True)]
-            )
+            trial = Trial(feeds, outputs, [_difference(a, b) for a, b in zip(outputs, nudged, strict=True)])
             if isinstance(best, str) or max(trial.sensitivity) < max(best.sensitivity):
                 best = trial
             break
@@ -256,9 +249,7 @@ def _nudged(feeds: Arrays) -> Arrays:
     }
 
 
-def random_inputs(
-    session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0
-) -> Arrays:
+def random_inputs(session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0) -> Arrays:
     """Seeded inputs; free first axes become ``batch``, other free ones ``size``."""
     rng = np.random.default_rng(0)
     named: dict[str, int] = {}
@@ -272,9 +263,7 @@ def random_inputs(
                 value = batch if axis == 0 else size
                 shape.append(named.setdefault(dim, value) if isinstance(dim, str) else value)
         values = _values(rng, entry.type, shape, kind)
-        feeds[entry.name] = (
-            values * values.dtype.type(scale) if values.dtype.kind == "f" else values
-        )
+        feeds[entry.name] = values * values.dtype.type(scale) if values.dtype.kind == "f" else values
     return feeds
 
 
@@ -309,9 +298,7 @@ def _equal(trial: Trial, found: list[Any], names: list[str], report: Report) -> 
             continue
         if want.shape != have.shape:
             report.equality = "failed"
-            report.fail(
-                f"output {shown(name)} has the shape {list(have.shape)}, not {list(want.shape)}"
-            )
+            report.fail(f"output {shown(name)} has the shape {list(have.shape)}, not {list(want.shape)}")
             continue
         difference = _difference(want, have)
         report.largest_difference = max(report.largest_difference or 0.0, difference)
