@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from conet_graph.ir.errors import Refused
-from conet_graph.ir.graph import Constant, Graph
+from conet_graph.ir.errors import Refused, shown
+from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.relabel import COPIES, Labels, old_positions
 from conet_graph.passes.tie_channels import Channels, walk
@@ -106,7 +107,8 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
             _set_attribute(model.graph.node[index], name, value)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, plan in layout.tensors.items():
-        arrays[name] = apply_plan(graph.array(name), plan, _zero_point(graph, name))
+        zero = _zero_point(graph, name) if plan.scale else None
+        arrays[name] = apply_plan(graph.array(name), plan, zero)
     for name, numbers in labels.numbers_changed.items():
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
@@ -126,6 +128,8 @@ def apply_plan(
     """Gather, then scale (about the zero point of a quantised weight): the whole meaning of a plan."""
     for axis, index in plan.axes.items():
         array = np.take(array, index, axis=axis)
+        if zero is not None and zero.shape[axis] > 1:
+            zero = np.take(zero, index, axis=axis)
     for axis, factors in plan.scale.items():
         shape = [1] * array.ndim
         shape[axis] = -1
@@ -152,20 +156,34 @@ _ZERO_POINTS = {
 
 
 def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
-    """The one zero point of a quantised weight; None for other weights.
+    """The zero points of a quantised weight, shaped to broadcast with it; None for other weights.
 
     Raises:
-        Refused: it has several different ones, and a channel of zeros would have to be made.
+        Refused: they lie along several axes.
 
     """
+    rank = len(graph.constants[name].dims)
     for op, slot in graph.consumers.get(name, []):
         zero = op.input(_ZERO_POINTS.get((op.op_type, slot), 99))
-        if zero in graph.constants:
-            values = np.unique(graph.array(zero))
-            if len(values) > 1:
-                raise Refused(f"The quantised weight {name!r} has several zero points: it cannot be widened.")
-            return values
+        if zero not in graph.constants:
+            continue
+        values, shape = graph.array(zero), [1] * rank
+        if values.size > 1:
+            if values.ndim > 1:
+                raise Refused(
+                    f"The quantised weight {shown(name)} has zero points along several axes:"
+                    " it cannot be widened."
+                )
+            shape[_zero_point_axis(op, rank)] = -1
+        return values.reshape(shape)
     return None
+
+
+def _zero_point_axis(op: Operator, rank: int) -> int:
+    """The axis of a weight along which its zero points lie."""
+    if op.op_type == "DequantizeLinear":
+        return int(op.attr("axis", 1)) % rank
+    return 0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else rank - 1
 
 
 def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
@@ -187,7 +205,7 @@ def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.
             continue
         tensor = model.graph.initializer.add()
         if name in arrays:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name))
+            tensor.CopyFrom(numpy_helper.from_array(np.array(arrays[name], order="C"), name))
         else:
             tensor.CopyFrom(constant.tensor)
             tensor.name = name
