@@ -15,7 +15,7 @@ from onnx import shape_inference
 from conet_graph.equivalence import masked_reference
 from conet_graph.ir.errors import ConetGraphError, VerificationFailed, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.save import PROTOBUF_LIMIT, save_model
+from conet_graph.ir.save import copy_light, save_model
 from conet_graph.plans import Plan, copies_of
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -68,7 +68,7 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
         path = Path(temporary) / "rewritten.onnx"
         save_model(rewritten, path, folder)
-        _check(path, rewritten, report)
+        _check(graph, path, rewritten, report)
         if report.ok:
             _compare(graph, path, plan, report, Path(temporary))
     return report
@@ -87,36 +87,44 @@ def require(report: Report) -> None:
         )
 
 
-def _check(path: Path, model: onnx.ModelProto, report: Report) -> None:
+def _check(graph: Graph, path: Path, model: onnx.ModelProto, report: Report) -> None:
     try:
         onnx.checker.check_model(path, full_check=False)
     except Exception as error:
         report.checker = _first_line(error)
         report.fail(f"onnx.checker: {report.checker}")
         return
+    fault = _shape_fault(model)
+    if fault is not None:
+        report.shape_inference = fault
+        if _shape_fault(graph.loaded.proto) is None:
+            report.fail(f"strict shape inference, which the original passes: {fault}")
+
+
+def _shape_fault(model: onnx.ModelProto) -> str | None:
+    """What strict shape inference says against a model; None when it passes."""
     try:
-        if model.ByteSize() < PROTOBUF_LIMIT:
-            shape_inference.infer_shapes(
-                _without_weights(model), check_type=True, strict_mode=True, data_prop=True
-            )
+        shape_inference.infer_shapes(
+            _without_weights(model), check_type=True, strict_mode=True, data_prop=True
+        )
     except Exception as error:
-        report.shape_inference = _first_line(error)
+        return _first_line(error)
+    return None
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     light = onnx.ModelProto()
-    light.CopyFrom(model)
-    big = [t for t in light.graph.initializer if t.ByteSize() > 4096]
-    names = {t.name for t in big}
-    small = [t for t in light.graph.initializer if t.name not in names]
+    copy_light(model, light)
     present = {v.name for v in light.graph.input}
-    for tensor in big:
-        if tensor.name not in present:
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= 4096 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in present:
             light.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(small)
+    light.ir_version = max(light.ir_version, 4)
     return light
 
 

@@ -72,7 +72,7 @@ def save_model(proto: onnx.ModelProto, path: str | Path, folder: Path | None = N
     previous = _data_files(path)
     small = onnx.ModelProto()
     tensors = list(proto.graph.initializer)
-    small.CopyFrom(proto) if external and len(external) == len(tensors) else _copy_light(proto, small)
+    small.CopyFrom(proto) if external and len(external) == len(tensors) else copy_light(proto, small)
     data_name, number = f"{path.name}.data", 0
     while (path.parent / data_name).exists():
         number += 1
@@ -109,7 +109,7 @@ def _aligned(tensors: list[onnx.TensorProto], folder: Path | None) -> Iterable[b
         yield array.tobytes()
 
 
-def _copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
+def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
     """Copy a model, of each weight only name, type and shape."""
     for descriptor, value in proto.ListFields():
         if descriptor.name != "graph":

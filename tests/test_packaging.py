@@ -120,7 +120,7 @@ def test_arrows_point_one_way(package: str) -> None:
     [
         ("conet_graph.ir", "import conet_graph", {"conet_graph"}),
         ("conet_graph.ir", "from conet_graph.passes import base", {"conet_graph.passes.base"}),
-        ("conet_graph.passes", "def f():\n from conet_graph import plan", {"conet_graph.plans"}),
+        ("conet_graph.passes", "def f():\n from conet_graph import plan", {"conet_graph.plan"}),
         ("conet_graph.passes", "from . import base", {"..base"}),
         ("conet_graph.models", "import conet_graph.ir.graph", {"conet_graph.ir.graph"}),
         ("conet_graph", "from conet_graph import cli", {"conet_graph.cli"}),
