@@ -103,6 +103,19 @@ def networks(source: str | None, only: str, limit: int) -> list[tuple[str, str, 
     return chosen
 
 
+INTRODUCTION = """# Coverage: which layers are free
+
+Networks with fresh weights, exported and analysed by the command over each table.
+
+- A *layer* is an operator with a weight; it is *free* if some of its output channels may go.
+- *Sizes* counts the independent free sizes.
+- BatchNorm *kept*: the export was told not to fold it (constant folding off, or the dynamo-based exporter
+  without its optimiser).
+- Layers that make a graph output, the classifier mostly, are frozen in every network, and rightly so.
+
+"""
+
+
 def build(source: str, name: str) -> Any:
     """The network, freshly initialised, in eval mode."""
     import torch
@@ -259,6 +272,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dynamic", action="store_true", help="a free batch dimension")
     parser.add_argument("--seconds", type=float, default=1e9, help="start none after this time")
     parser.add_argument("--table", type=Path, help="write the table here")
+    parser.add_argument("--append", action="store_true", help="add to the file instead")
     return parser.parse_args(arguments)
 
 
@@ -288,22 +302,17 @@ def main(arguments: list[str]) -> None:
             print(row.text(), flush=True)
     print("\n" + summary(rows))
     if chosen.table is not None:
-        write_table(chosen.table, rows, arguments)
+        write_table(chosen.table, chosen.append, rows, arguments)
 
 
-def write_table(path: Path, rows: list[Row], arguments: list[str]) -> None:
-    """Write the document, with the command that makes it."""
+def write_table(path: Path, append: bool, rows: list[Row], arguments: list[str]) -> None:
+    """Write the document, or one more section of it, with the command that makes it."""
     command = shlex.join(["python", "benchmarks/coverage.py", *arguments])
     body = "\n".join(row.text() for row in rows)
-    path.write_text(
-        "# Coverage: which layers are free\n\n"
-        "Networks with fresh weights, exported and analysed by\n\n"
-        f"    {command}\n\n{summary(rows)}\n\n"
-        "A *layer* is an operator with a weight; it is *free* if some of its output channels may"
-        " go. *Sizes* counts the independent free sizes. *Kept* means that the export was told to keep "
-        "BatchNorm.\n\n"
-        f"{HEADER}\n{body}\n"
-    )
+    points = "\n".join(f"- {line}" for line in summary(rows).splitlines())
+    section = f"## `{command}`\n\n{points}\n\n{HEADER}\n{body}\n"
+    before = path.read_text() + "\n" if append and path.exists() else INTRODUCTION
+    path.write_text(before + section)
 
 
 if __name__ == "__main__":
