@@ -22,7 +22,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto -m ''
+	CONET_GRAPH_EXAMPLES=2000 $(BIN)/python -m pytest -n auto -m ''
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

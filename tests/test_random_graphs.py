@@ -1,0 +1,72 @@
+"""Random networks at random widths: the narrower equals the masked original, the wider the original."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from random_graphs import BLOCKS, build, models
+
+from conet_graph.ir.errors import Refused
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes import analysed
+from conet_graph.passes.tie_channels import Channels
+from conet_graph.rewriting import planned, rewritten
+from conet_graph.verification import verify
+
+EXAMPLES = int(os.environ.get("CONET_GRAPH_EXAMPLES", "200"))
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)), ids=lambda k: BLOCKS[k].__name__)
+@pytest.mark.parametrize("opset", [11, 18])
+def test_every_block_makes_a_valid_network(block: int, opset: int) -> None:
+    model = build(opset, [(block, n) for n in range(3)], 1)
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, {"input": np.ones((2, 3, 8, 8), np.float32)})[0]).all()
+
+
+def rewrite_and_verify(model: onnx.ModelProto, seed: int, widest: float) -> bool:
+    """Rewrite at random widths; returns whether the rewrite was not refused."""
+    graph = analysed(LoadedModel(model))
+    channels: Channels = graph.notes["channels"]
+    rng = np.random.default_rng(seed)
+    copies = np.ones(len(channels.units.frozen_class), np.int64)
+    for group in channels.groups:
+        if group.free:
+            count = len(group.classes)
+            wanted = int(rng.integers(1, int(widest * count) + 1))
+            if wanted <= count:
+                kept = rng.permutation(group.classes)[:wanted]
+                copies[group.classes] = np.isin(group.classes, kept)
+            else:
+                copies[group.classes] = np.bincount(np.arange(wanted) % count)
+    try:
+        plan, layout = planned(graph, copies, "keep", noise=bool(seed % 2), seed=seed)
+    except Refused:
+        assert widest > 1  # a narrower network can always be laid out
+        return False
+    report = verify(graph, rewritten(graph, plan, layout), plan)
+    assert report.ok, report.failures
+    assert report.runs
+    assert "skipped" not in report.runs[0]
+    return True
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), st.integers(0, 10**6))
+def test_narrower_equals_the_masked_original(model: onnx.ModelProto, seed: int) -> None:
+    note(" ".join(n.op_type for n in model.graph.node))
+    rewrite_and_verify(model, seed, 1.0)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), st.integers(0, 10**6))
+def test_wider_equals_the_original(model: onnx.ModelProto, seed: int) -> None:
+    note(" ".join(n.op_type for n in model.graph.node))
+    rewrite_and_verify(model, seed, 1.8)
