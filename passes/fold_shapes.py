@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Entry, Graph, Operator
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
-from conet_graph.passes.shape_arithmetic import Entries, evaluate
+from conet_graph.passes.shape_arithmetic import LONGEST, Entries, evaluate
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (split_sequences, drop_expands, unpick):
+        for rewrite in (split_sequences, unpick):
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -43,10 +43,13 @@ class FoldShapes:
         for op in graph.operators:
             if op.op_type == "Reshape" and op.input(1) not in graph.constants:
                 folded += _fold_target(graph, op)
+            elif op.op_type == "Reshape" and not op.domain:
+                folded += _name_rest(graph, op)
         if folded:
             kept = [op.proto for op in graph.operators if op.outputs[0] not in graph.constants]
             graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
             drop_unused_constants(graph)
+        drop_expands(graph)
 
 
 def _fold(graph: Graph, op: Operator, entries: Entries) -> bool:
@@ -68,7 +71,9 @@ def _fold_target(graph: Graph, op: Operator) -> int:
     """Say a partly known Reshape target with 0 and -1; 1 when that was possible."""
     entries = graph.known.get(op.input(1))
     shape = graph.shape(op.input(0))
-    if entries is None or shape is None or op.attr("allowzero", 0):
+    if entries is None or shape is None:
+        return 0
+    if op.attr("allowzero", 0) and any(entry.value == 0 for entry in entries):
         return 0
     target: list[int] = []
     for axis, entry in enumerate(entries):
@@ -82,8 +87,36 @@ def _fold_target(graph: Graph, op: Operator) -> int:
         return 0
     name = graph.fresh_name(op.input(1))
     _replace(graph, name, np.array(target, np.int64))
-    op.proto.input[1] = name
+    _set_target(op, name)
     return 1
+
+
+def _name_rest(graph: Graph, op: Operator) -> int:
+    """Say a -1 that can only be the one free size of the input with 0; 1 when that was possible.
+
+    Shape inference makes a new unknown of a -1, and loses that it is the batch size.
+    """
+    shape, target = graph.shape(op.input(0)), graph.constants[op.input(1)]
+    if shape is None or target.size > LONGEST:
+        return 0
+    sizes = graph.array(op.input(1)).reshape(-1).tolist()
+    free = [k for k, d in enumerate(shape) if not isinstance(d, int)]
+    if sizes.count(-1) != 1 or 0 in sizes or free != [sizes.index(-1)]:
+        return 0
+    rest = math.prod(d for d in shape if isinstance(d, int))
+    if rest != -math.prod(sizes) or not isinstance(shape[free[0]], str):
+        return 0
+    sizes[free[0]] = 0
+    name = graph.fresh_name(op.input(1))
+    _replace(graph, name, np.array(sizes, np.int64))
+    _set_target(op, name)
+    return 1
+
+
+def _set_target(op: Operator, name: str) -> None:
+    op.proto.input[1] = name
+    if op.attr("allowzero", 0):
+        op.set_attr("allowzero", 0)  # a 0 of ours copies the input's size
 
 
 def _same_dim(graph: Graph, entry: Entry, value: str, axis: int) -> bool:

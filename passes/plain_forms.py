@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.ir.graph import Constant, Graph, Operator, Shape
 
 # A longer vector of one value than this is no bias.
 LONGEST_FILLED = 2**16
@@ -53,7 +53,7 @@ def drop_expands(graph: Graph) -> bool:
     for op in graph.operators:
         if op.op_type != "Expand" or op.domain or op.outputs[0] in graph.captured:
             continue
-        shape = graph.shape(op.outputs[0])
+        shape = _expanded(graph, op)
         if shape is None or None in shape or graph.opset < 7:
             continue
         for use, slot in graph.consumers.get(op.outputs[0], []):
@@ -67,6 +67,19 @@ def drop_expands(graph: Graph) -> bool:
         graph.keep_nodes(live_nodes([op.proto for op in graph.operators], set(graph.outputs)))
         drop_unused_constants(graph)
     return changed
+
+
+def _expanded(graph: Graph, op: Operator) -> Shape | None:
+    """The output shape of an Expand; a size read off another value goes by that value's name for it."""
+    shape, entries = graph.shape(op.outputs[0]), graph.known.get(op.input(1))
+    if shape is None or entries is None or len(entries) != len(shape):
+        return shape
+    named = list(shape)
+    for axis, entry in enumerate(entries):
+        if entry.value is None and entry.source is not None and entry.source[0] == "dim":
+            source = graph.shape(entry.source[1])
+            named[axis] = None if source is None else source[entry.source[2]]
+    return tuple(named)
 
 
 def unpick(graph: Graph) -> bool:

@@ -238,6 +238,16 @@ def _clip(graph: Graph, op: Operator) -> Entries | None:
     return [Entry(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
 
 
+def _range(graph: Graph, op: Operator) -> Entries | None:
+    parts = [constant_entries(graph, n) for n in op.inputs]
+    if any(p is None or len(p) != 1 or not isinstance(p[0].value, int) for p in parts):
+        return None
+    start, stop, step = (int(p[0].value or 0) for p in parts if p)
+    if step == 0 or len(range(start, stop, step)) > LONGEST:
+        return None
+    return [Entry(k) for k in range(start, stop, step)]
+
+
 def _product(graph: Graph, op: Operator) -> Entries | None:
     data = constant_entries(graph, op.input(0))
     if data is None or any(e.value is None for e in data):
@@ -274,5 +284,6 @@ _EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {
     "Where": _where,
     "Transpose": _transpose,
     "ConstantOfShape": _filled,
+    "Range": _range,
     "ReduceProd": _product,
 }

@@ -282,3 +282,63 @@ def test_a_window_that_shortens_the_channels_freezes_them() -> None:
         v=(1, 1, 3),
     )
     assert not any(free for _, _, free in out_groups(graph)["a"])
+
+
+def test_axes_counted_by_range_are_known() -> None:
+    # Group normalisation of an unoptimised dynamo export unsqueezes its scale so.
+    graph = graph_of(
+        """net (float[1,3,8,8] x) => (float[1,4,8,8] y)
+        <int64 one = {1}, int64 rank = {4}> {
+            a = Conv (x, w)
+            end = Sub (rank, one)
+            axes = Range (one, end, one)
+            c = Unsqueeze (s, axes)
+            b = Mul (a, c)
+            y = Conv (b, v)
+        }""",
+        w=(6, 3, 1, 1),
+        s=(6,),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.array("axes").tolist() == [1, 2]
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_a_free_batch_keeps_its_name_through_reshapes() -> None:
+    # The target is computed from the batch size, with 0 meaning zero; then there is one with -1.
+    graph = graph_of(
+        """net (float[N,3,8,8] x) => (float[N,4,8,8] y)
+        <int64[1] c = {6}, int64[1] p = {64}, int64[4] back = {-1, 6, 8, 8}> {
+            a = Conv (x, w)
+            n = Shape <start = 0, end = 1> (x)
+            to = Concat <axis = 0> (n, c, p)
+            r = Reshape <allowzero = 1> (a, to)
+            b = Reshape (r, back)
+            d = Add (a, b)
+            y = Conv (d, v)
+        }""",
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert graph.shape("r") == ("N", 6, 64)
+    assert graph.shape("d") == ("N", 6, 8, 8)
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
+def test_expanded_norm_of_a_free_batch_is_read_unexpanded() -> None:
+    graph = graph_of(
+        """net (float[N,5,3] x) => (float[N,5,4] y)
+        <int64[1] last = {-1}, int64[1] tokens = {5}, int64[1] channels = {6}> {
+            a = MatMul (x, w)
+            n = ReduceL2 <keepdims = 1> (a, last)
+            batch = Shape <start = 0, end = 1> (x)
+            to = Concat <axis = 0> (batch, tokens, channels)
+            e = Expand (n, to)
+            b = Div (a, e)
+            y = MatMul (b, v)
+        }""",
+        w=(3, 6),
+        v=(6, 4),
+    )
+    assert "Expand" not in [op.op_type for op in graph.operators]
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
