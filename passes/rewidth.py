@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Constant, Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.relabel import COPIES, Labels, old_positions
 from conet_graph.passes.tie_channels import Channels, walk
@@ -115,10 +116,11 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
         arrays[name] = array
     if fresh_seed is not None:
         _fresh_weights(graph, arrays, fresh_seed)
+    changed = set(arrays)
     _write_constants(graph, model, arrays)
     for (index, slot), numbers_ in labels.numbers_replaced.items():
         _replace_input(model, index, slot, numbers_)
-    _update_declared(graph, model, labels, arrays)
+    _update_declared(model, labels, changed)
     return model
 
 
@@ -197,15 +199,17 @@ def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
 def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write all constants; a copy that stayed as it was goes back to its old name."""
     back: dict[str, str] = {}
+    changed = set(arrays)
     for name, constant in graph.constants.items():
         original = graph.constants.get(constant.source)
         same = original is not None and original.tensor is constant.tensor and name != constant.source
-        if same and name not in arrays and constant.source not in arrays:
+        if same and name not in changed and constant.source not in changed:
             back[name] = constant.source
             continue
         tensor = model.graph.initializer.add()
-        if name in arrays:
-            tensor.CopyFrom(numpy_helper.from_array(np.array(arrays[name], order="C"), name))
+        if name in changed:
+            # Taken out as they are written: weights are held twice for one tensor at a time only.
+            _set_value(tensor, name, constant.tensor.data_type, arrays.pop(name))
         else:
             tensor.CopyFrom(constant.tensor)
             tensor.name = name
@@ -214,6 +218,15 @@ def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.
             for slot, value in enumerate(node.input):
                 if value in back:
                     node.input[slot] = back[value]
+
+
+def _set_value(tensor: onnx.TensorProto, name: str, data_type: int, array: np.ndarray[Any, Any]) -> None:
+    tensor.name, tensor.data_type = name, data_type
+    if is_packed(tensor):
+        tensor.CopyFrom(numpy_helper.from_array(array, name))
+        return
+    tensor.dims.extend(array.shape)
+    tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[int]) -> None:
@@ -233,15 +246,13 @@ def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[
         node.attribute.extend(kept)
 
 
-def _update_declared(
-    graph: Graph, model: onnx.ModelProto, labels: Labels, arrays: dict[str, np.ndarray[Any, Any]]
-) -> None:
+def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) -> None:
     """Declared shapes follow; a changed weight cannot stay an input that callers may override."""
     body = model.graph
     names = {t.name for t in body.initializer}
     if model.ir_version < 4 and names - {v.name for v in body.input}:
         model.ir_version = 4  # from version 4 on initializers need not be inputs
-    kept = [v for v in body.input if v.name not in arrays]
+    kept = [v for v in body.input if v.name not in changed]
     if len(kept) != len(body.input):
         model.ir_version = max(model.ir_version, 4)
         del body.input[:]
