@@ -1,7 +1,7 @@
 """Time and memory of rewriting a network to half its MACs, verification off, against reading plus writing.
 
 Networks of torchvision are exported with fresh weights. Times are medians over runs in one process each,
-after the imports; the ratio is rewrite (read, analyse, plan, rewrite, write) over read plus write of both files.
+after the imports; the ratio is rewrite (read, analyse, plan, rewrite, write) over reading and writing both.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ def main() -> None:
     """Print the table."""
     from conet_graph.models.export import export_onnx
 
-    print(
-        f"{'network':10} {'MB':>6} {'rewrite s':>10} {'read+write s':>13} {'ratio':>6} {'peak MB':>8} {'limit MB':>9}"
-    )
+    titles = ("network", "MB", "rewrite s", "read+write s", "ratio", "peak MB", "limit MB")
+    print(("{:10}" + "{:>13}" * 6).format(*titles))
     for name in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             old, new = Path(folder) / "old.onnx", Path(folder) / "new.onnx"
@@ -70,9 +69,8 @@ def main() -> None:
         floor = statistics.median(r[1][0] for r in rounds)
         ratio = statistics.median(r[0][0] / r[1][0] for r in rounds)
         peak = max(r[0][1] for r in rounds)
-        print(
-            f"{name:10} {size:6.0f} {rewrite:10.2f} {floor:13.2f} {ratio:6.2f} {peak:8.0f} {3 * size + 200:9.0f}"
-        )
+        row = (size, rewrite, floor, ratio, peak, 3 * size + 200)
+        print(f"{name:10}" + "".join(f"{number:13.2f}" for number in row))
 
 
 if __name__ == "__main__":
