@@ -1,8 +1,8 @@
 """The paper's hand-written tables, derived: which convolutions speak for which channel size of a cell.
 
-Convolutions are numbered inside a cell in building order. The published tables stop at the border of a cell;
-Convolutions are numbered inside a cell in building order. The published tables stop at the border of a cell; in
-it, everything that they list under one size must come out as one size, and different sizes as different.
+Convolutions are numbered inside a cell in building order. The published tables stop at the border of a
+cell; inside it, everything that they list under one size must come out as one size, different sizes apart.
+"""
 
 from __future__ import annotations
 
