@@ -85,14 +85,16 @@ HEADER = (
 )
 
 
-def networks(source: str | None, only: str, limit: int) -> list[tuple[str, str, int]]:
+def networks(source: str | None, only: str, limit: int, start: str) -> list[tuple[str, str, int]]:
     """The chosen networks, as (library, name, smallest image)."""
     found: list[tuple[str, str, int]] = []
+    begun = not start
     for line in NETWORKS.read_text().splitlines():
         if line.startswith("#"):
             continue
         library, name, *side = line.split()
-        if source in (None, library) and re.search(only, name):
+        begun = begun or (name == start and source in (None, library))
+        if begun and source in (None, library) and re.search(only, name):
             found.append((library, name, int(side[0]) if side else SIZES[0]))
     counts: Counter[str] = Counter()
     chosen = []
@@ -265,6 +267,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Which layers come out free.")
     parser.add_argument("--source", choices=("torchvision", "timm"), help="default: both")
     parser.add_argument("--only", default="", help="regular expression that the name matches")
+    parser.add_argument("--start", default="", help="leave out what stands before this network")
     parser.add_argument("--exporter", choices=("torchscript", "dynamo"), help="default: both")
     parser.add_argument("--bn", choices=("folded", "kept"), help="default: both")
     parser.add_argument("--limit", type=int, default=10**6, help="the first N of each source")
@@ -293,7 +296,7 @@ def main(arguments: list[str]) -> None:
     begun = time.perf_counter()
     rows: list[Row] = []
     print(HEADER)
-    for source, name, smallest in networks(chosen.source, chosen.only, chosen.limit):
+    for source, name, smallest in networks(chosen.source, chosen.only, chosen.limit, chosen.start):
         cases = cases_of(source, name, chosen)
         late = time.perf_counter() - begun > chosen.seconds
         made = run(cases, smallest, chosen)
@@ -308,8 +311,11 @@ def main(arguments: list[str]) -> None:
 def write_table(path: Path, append: bool, rows: list[Row], arguments: list[str]) -> None:
     """Write the document, or one more section of it, with the command that makes it."""
     command = shlex.join(["python", "benchmarks/coverage.py", *arguments])
-    body = "\n".join(row.text() for row in rows)
+    body = "\n".join(row.text() for row in rows if row.reasons != OUT_OF_TIME)
+    late = dict.fromkeys(row.case.name for row in rows if row.reasons == OUT_OF_TIME)
     points = "\n".join(f"- {line}" for line in summary(rows).splitlines())
+    if late:
+        points += f"\n- Not run, out of time: {', '.join(late)}."
     section = f"## `{command}`\n\n{points}\n\n{HEADER}\n{body}\n"
     before = path.read_text() + "\n" if append and path.exists() else INTRODUCTION
     path.write_text(before + section)

@@ -99,8 +99,9 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
     """
     import onnxruntime as ort
 
-    providers = [provider] if provider else ort.get_available_providers()
-    if provider and provider not in ort.get_available_providers():
+    # The processor unless another is asked for: a GPU build without a GPU lists providers it cannot start.
+    providers = [provider or "CPUExecutionProvider"]
+    if providers[0] not in ort.get_available_providers():
         known = ", ".join(ort.get_available_providers())
         raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
 

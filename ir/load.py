@@ -77,12 +77,23 @@ def load_model(path: str | Path) -> LoadedModel:
     try:
         proto.ParseFromString(data)
     except DecodeError:
+        if _is_text(data[:4096]):
+            raise InvalidModel(f"{shown(str(path))} is a text file: pass the ONNX file.") from None
         raise InvalidModel(
             f"{shown(str(path))} is not an ONNX model, or it is truncated or damaged: fetch it again."
         ) from None
     if not proto.HasField("graph"):
         raise InvalidModel(f"{shown(str(path))} holds no graph: it is not an ONNX network.")
     return LoadedModel(proto, path)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file begins like a text."""
+    try:
+        return start.decode("utf-8", "strict").replace("\n", "").replace("\t", "").isprintable()
+    except UnicodeDecodeError as error:
+        # A character may be cut in two at the end of what was looked at.
+        return error.start > len(start) - 4 and len(start) == 4096
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray[Any, Any]:

@@ -37,7 +37,9 @@ def rewrite(
     latency: Annotated[
         float | None, typer.Option(help="Target: milliseconds a run in ONNX Runtime, here.")
     ] = None,
-    provider: Annotated[str | None, typer.Option(help="ONNX Runtime's provider for --latency.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
+    ] = None,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
