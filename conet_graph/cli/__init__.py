@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from conet_graph.cli import analyze, export, rewrite, verify
+from conet_graph.cli import analyze, apply, export, rewrite, verify
 from conet_graph.cli.common import INTERRUPTED, report, say
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command()(analyze.analyze)
 app.command()(rewrite.rewrite)
 app.command()(verify.verify)
+app.command()(apply.apply)
 app.command()(export.export)
 
 # typer names BadParameter only; its parent is what every wrong option or argument raises.

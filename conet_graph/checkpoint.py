@@ -1,0 +1,311 @@
+"""The surgery of a plan on a PyTorch checkpoint: gather, then scale, by the names of its tensors."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.passes.rewidth import TensorPlan
+from conet_graph.plans import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+# What DataParallel, a wrapping module and torch.compile put before the names of a network.
+PREFIXES = ("module.", "model.", "_orig_mod.")
+# Entries of a state dict that are no parameters: BatchNorm's statistics (torch.nn.BatchNorm2d).
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+# How deep a checkpoint is searched for state dicts and optimizers.
+DEPTH = 4
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What happens to one entry of a state dict; ``transpose``: it is stored with its axes reversed."""
+
+    name: str
+    plan: TensorPlan
+    transpose: bool
+
+    def same_as(self, other: _Step) -> bool:
+        """Whether both do the same to the tensor."""
+        return self.transpose == other.transpose and all(
+            a.keys() == b.keys() and all(a[k].tolist() == b[k].tolist() for k in a)
+            for a, b in ((self.plan.axes, other.plan.axes), (self.plan.scale, other.plan.scale))
+        )
+
+
+def apply_plan_to_state_dict(
+    plan: Plan, state_dict: Mapping[str, Any], mapping: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Repeat a plan's surgery on a state dict: gather along its axes, then multiply its factors.
+
+    A tensor's name in the ONNX file is its key, with or without the prefixes ``module.``, ``model.`` and
+    ``_orig_mod.``. Entries that share memory with a changed one (tied weights) change with it; all others
+    stay as they are.
+
+    Args:
+        plan: made with weights kept.
+        state_dict: name to torch tensor, shapes as in the network before the rewrite; left as it is.
+        mapping: for tensors whose name differs: ONNX name to key; or to ``{"key": ..., "transpose": true}``
+            where the checkpoint has the axes in reverse order; or to None for one it does not hold.
+
+    Raises:
+        BadUsage: a tensor has no key or does not fit, or the plan draws fresh weights.
+
+    """
+    return _changed_state(state_dict, _steps(plan, state_dict, mapping or {}))
+
+
+def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, Any] | None = None) -> Any:
+    """Repeat a plan's surgery on all that a checkpoint holds: a state dict, or several in a dict.
+
+    Every state dict with all the plan's tensors changes (so an averaged copy does too), and so does the
+    state of optimizers: its tensors of a parameter's shape are gathered, but not scaled. Factors share a
+    weight out among copies that get the same input, and so the same gradient as the one channel had:
+    moments of a gradient stay what they were. (The gradient of the copied channels' own weights is shared
+    out; Adam's step does not depend on its size, and momentum forgets it within some steps.)
+
+    Raises:
+        BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
+
+    """
+    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(_is_tensor, d.values()))]
+    if not candidates:
+        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    found: dict[int, dict[str, _Step]] = {}
+    errors: list[BadUsage] = []
+    for candidate in candidates:
+        try:
+            found[id(candidate)] = _steps(plan, candidate, mapping or {})
+        except BadUsage as error:
+            errors.append(error)
+    if not found:
+        # The largest is the network's own; what it lacks is what the user must hear of.
+        raise errors[max(range(len(errors)), key=lambda k: len(candidates[k]))]
+    main = max((d for d in candidates if id(d) in found), key=lambda d: len(found[id(d)]))
+    return _rebuilt(checkpoint, found, (main, found[id(main)]), 0)
+
+
+def _rebuilt(
+    value: Any,
+    found: Mapping[int, dict[str, _Step]],
+    main: tuple[Mapping[str, Any], dict[str, _Step]],
+    depth: int,
+) -> Any:
+    """A copy of nested containers in which state dicts and optimizers are changed."""
+    if id(value) in found:
+        return _changed_state(value, found[id(value)])
+    if _is_optimizer(value):
+        return _changed_optimizer(value, *main)
+    if depth == DEPTH or (type(value) not in (list, tuple) and not isinstance(value, dict)):
+        return value
+    if isinstance(value, dict):
+        made = copy.copy(value)
+        made.update({key: _rebuilt(item, found, main, depth + 1) for key, item in value.items()})
+        return made
+    return type(value)(_rebuilt(item, found, main, depth + 1) for item in value)
+
+
+def _dicts(value: Any, depth: int = 0) -> Iterator[dict[Any, Any]]:
+    """All dicts of a checkpoint, outermost first; those inside optimizers are left out."""
+    if isinstance(value, dict):
+        yield value
+    if depth < DEPTH and isinstance(value, (dict, list, tuple)) and not _is_optimizer(value):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _dicts(item, depth + 1)
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def _is_optimizer(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("state"), dict)
+        and isinstance(value.get("param_groups"), list)
+    )
+
+
+def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> dict[str, _Step]:
+    """What happens to each entry of a state dict."""
+    if plan.init != "keep":
+        raise BadUsage("The plan draws fresh weights, which no checkpoint holds: plan with --init keep.")
+    short: dict[str, str | None] = {}
+    for known in state:
+        bare = _bare(str(known))
+        short[bare] = None if bare in short else known
+    steps: dict[str, _Step] = {}
+    for name, tensor in plan.tensors.items():
+        key, transpose = _key_of(name, tensor.source, state, short, mapping)
+        if key is None:
+            continue
+        step = _Step(name, tensor, transpose)
+        _check_fit(key, state[key], step)
+        for alias in _aliases(state, key):
+            if not steps.setdefault(alias, step).same_as(step):
+                raise BadUsage(
+                    f"Tensors {shown(steps[alias].name)} and {shown(name)} of the plan both change the entry"
+                    f" {shown(alias)}, and differently: map one of them to another key."
+                )
+    return steps
+
+
+def _bare(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def _key_of(
+    name: str,
+    source: str,
+    state: Mapping[str, Any],
+    short: Mapping[str, str | None],
+    mapping: Mapping[str, Any],
+) -> tuple[str | None, bool]:
+    """The key of a tensor and whether it is stored transposed; no key where the mapping says so."""
+    given = mapping.get(name, mapping.get(source, ""))
+    if given is None:
+        return None, False
+    transpose = isinstance(given, dict) and given.get("transpose") is True
+    wanted = given.get("key") if isinstance(given, dict) else given
+    if not isinstance(wanted, str):
+        raise BadUsage(
+            f'The mapping of {shown(name)} is neither a key nor {{"key": ..., "transpose": true}}.'
+        )
+    # A copy of a shared vector bears the layer's own name; the file's name for it comes second.
+    for candidate in [wanted] if wanted else [name, source]:
+        key = candidate if candidate in state else short.get(_bare(candidate))
+        if key is not None and _is_tensor(state[key]):
+            return key, transpose
+    tensors = [str(k) for k, value in state.items() if _is_tensor(value)]
+    near = ", ".join(shown(k) for k in difflib.get_close_matches(wanted or name, tensors, 3, cutoff=0.0))
+    at = f" (mapped to {shown(wanted)})" if wanted else ""
+    raise BadUsage(
+        f"The checkpoint has no entry for tensor {shown(name)}{at}: the closest are {near or 'none'};"
+        " give its key with --mapping."
+    )
+
+
+def _aliases(state: Mapping[str, Any], key: str) -> list[str]:
+    """The keys under which the state dict holds this very tensor."""
+    place = _place(state[key])
+    return [k for k, value in state.items() if _is_tensor(value) and _place(value) == place]
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies; empty ones lie nowhere and are only themselves."""
+    at = tensor.data_ptr() or id(tensor)
+    return at, tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def _check_fit(key: str, tensor: torch.Tensor, step: _Step) -> None:
+    shape = list(tensor.shape)[:: -1 if step.transpose else 1]
+    where = f"Entry {shown(key)} with shape {list(tensor.shape)} does not fit tensor {shown(step.name)}"
+    for axis, index in step.plan.axes.items():
+        if not 0 <= axis < len(shape):
+            raise BadUsage(f"{where} of the plan, which changes axis {axis}: this is another network's.")
+        if index.ndim != 1 or not all(0 <= i < shape[axis] for i in index.tolist()):
+            raise BadUsage(
+                f"{where} of the plan, which takes positions up to {index.max(initial=0)} of axis {axis}:"
+                " this is another network's checkpoint, or its weight is stored transposed (see --mapping)."
+            )
+        shape[axis] = len(index)
+    for axis, factors in step.plan.scale.items():
+        if not 0 <= axis < len(shape) or factors.shape != (shape[axis],):
+            raise BadUsage(f"{where} of the plan, which has {factors.size} factors for axis {axis}.")
+        if not tensor.is_floating_point():
+            raise BadUsage(f"Entry {shown(key)} holds integers, which cannot be shared out among copies.")
+
+
+def _applied(tensor: torch.Tensor, step: _Step, scaled: bool = True) -> torch.Tensor:
+    """Gather, then scale (``conet_graph.passes.rewidth.apply_plan`` for torch)."""
+    import torch
+
+    made = tensor.detach()
+    reverse = tuple(reversed(range(made.ndim)))
+    made = made.permute(reverse) if step.transpose else made
+    for axis, index in step.plan.axes.items():
+        made = made.index_select(axis, torch.from_numpy(index).to(made.device))
+    for axis, factors in step.plan.scale.items() if scaled else ():
+        shape = [-1 if k == axis else 1 for k in range(made.ndim)]
+        made = (made * torch.from_numpy(factors).to(made.device).reshape(shape)).to(made.dtype)
+    made = (made.permute(reverse) if step.transpose else made).contiguous()
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict[str, Any]:
+    made: dict[str, Any] = copy.copy(state) if isinstance(state, dict) else dict(state)
+    done: dict[tuple[Any, ...], Any] = {}
+    for key, step in steps.items():
+        place = _place(state[key])
+        if place not in done:
+            done[place] = _applied(state[key], step)
+        made[key] = done[place]
+    return made
+
+
+def _changed_optimizer(
+    optimizer: dict[str, Any], state: Mapping[str, Any], steps: Mapping[str, _Step]
+) -> dict[str, Any]:
+    """An optimizer's state with the moments of changed parameters gathered."""
+    made = copy.copy(optimizer)
+    names = _parameter_names(optimizer, state)
+    made["state"] = {}
+    for number, entry in optimizer["state"].items():
+        if number not in names:
+            raise BadUsage(
+                f"The optimizer has a state for parameter {number}, which is in none of its groups."
+            )
+        key = names[number]
+        made["state"][number] = _changed_moments(entry, state[key], steps.get(key), key)
+    return made
+
+
+def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> dict[Any, str]:
+    """The key of each numbered parameter: as the optimizer names them, else in the state dict's order.
+
+    The order is that of ``module.parameters()``; the moments' shapes are then checked one by one.
+    """
+    numbers: list[Any] = []
+    named: list[str] = []
+    for group in optimizer["param_groups"]:
+        numbers += group.get("params", [])
+        named += group.get("param_names", [])
+    places: dict[tuple[Any, ...], str] = {}
+    for key, value in state.items():
+        if _is_tensor(value) and value.is_floating_point() and not str(key).endswith(BUFFERS):
+            places.setdefault(_place(value), key)
+    bare = {_bare(str(key)): key for key in state}
+    keys = [bare.get(_bare(name), "") for name in named] or list(places.values())
+    if optimizer["state"] and (len(keys) != len(numbers) or "" in keys):
+        raise BadUsage(
+            f"The optimizer has {len(numbers)} parameters and the state dict {len(places)}: which is which"
+            " cannot be told; take the optimizer out of the checkpoint."
+        )
+    return dict(zip(numbers, keys, strict=False))
+
+
+def _changed_moments(
+    entry: Mapping[str, Any], parameter: torch.Tensor, step: _Step | None, key: str
+) -> dict[str, Any]:
+    made = dict(entry)
+    for name, value in entry.items():
+        if not _is_tensor(value) or (value.numel() == 1 and parameter.shape != value.shape):
+            continue  # a count of steps
+        if value.shape != parameter.shape:
+            raise BadUsage(
+                f"The optimizer's {shown(str(name))} of {shown(key)} has shape {list(value.shape)}, the"
+                f" parameter {list(parameter.shape)}: take the optimizer out of the checkpoint."
+            )
+        if step is not None:
+            made[name] = _applied(value, step, scaled=False)
+    return made

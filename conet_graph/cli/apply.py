@@ -1,0 +1,58 @@
+"""``conet-graph apply``: the surgery of a plan on a PyTorch checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from conet_graph.cli.common import Debug, guarded
+from conet_graph.ir.errors import BadUsage, shown
+
+
+@guarded
+def apply(
+    plan: Annotated[Path, typer.Argument(help="The plan that 'rewrite --plan' wrote.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write; its suffix is its format.")
+    ],
+    mapping: Annotated[
+        Path | None, typer.Option(help="A JSON file: names in the ONNX file to checkpoint keys.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Give a PyTorch checkpoint the channel sizes of a plan, optimizer state included.
+
+    Example: conet-graph apply plan.json weights.pt -o slim.pt
+    """
+    from conet_graph.checkpoint import apply_plan_to_checkpoint
+    from conet_graph.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
+    from conet_graph.plans import Plan
+
+    check_suffix(output)
+    made = Plan.loads(_text(plan, "plan"))
+    keys = None if mapping is None else _mapping(_text(mapping, "mapping"), mapping)
+    old, metadata = read_checkpoint(checkpoint)
+    write_checkpoint(apply_plan_to_checkpoint(made, old, keys), output, metadata)
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BadUsage(f"The {what} {shown(str(path))} cannot be read: check the path.") from None
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise BadUsage(
+            f'The mapping {shown(str(path))} must be JSON like {{"onnx::Conv_7": "conv1.weight"}}.'
+        )
+    return data
