@@ -52,7 +52,8 @@ def apply_plan_to_state_dict(
         plan: made with weights kept.
         state_dict: name to torch tensor, shapes as in the network before the rewrite; left as it is.
         mapping: for tensors whose name differs: ONNX name to key; or to ``{"key": ..., "transpose": true}``
-            where the checkpoint has the axes in reverse order; or to None for one it does not hold.
+            where the checkpoint has the axes in reverse order; or to a list of these (a bias into which the
+            exporter folded a BatchNorm: the BatchNorm's vectors); or to None for one it does not hold.
 
     Raises:
         BadUsage: a tensor has no key or does not fit, or the plan draws fresh weights.
@@ -131,6 +132,7 @@ def _is_optimizer(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("state"), dict)
         and isinstance(value.get("param_groups"), list)
+        and all(isinstance(group, dict) for group in value["param_groups"])
     )
 
 
@@ -144,17 +146,15 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
         short[bare] = None if bare in short else known
     steps: dict[str, _Step] = {}
     for name, tensor in plan.tensors.items():
-        key, transpose = _key_of(name, tensor.source, state, short, mapping)
-        if key is None:
-            continue
-        step = _Step(name, tensor, transpose)
-        _check_fit(key, state[key], step)
-        for alias in _aliases(state, key):
-            if not steps.setdefault(alias, step).same_as(step):
-                raise BadUsage(
-                    f"Tensors {shown(steps[alias].name)} and {shown(name)} of the plan both change the entry"
-                    f" {shown(alias)}, and differently: map one of them to another key."
-                )
+        for key, transpose in _keys_of(name, tensor.source, state, short, mapping):
+            step = _Step(name, tensor, transpose)
+            _check_fit(key, state[key], step)
+            for alias in _aliases(state, key):
+                if not steps.setdefault(alias, step).same_as(step):
+                    raise BadUsage(
+                        f"Tensors {shown(steps[alias].name)} and {shown(name)} of the plan both change the"
+                        f" entry {shown(alias)}, and differently: map one of them to another key."
+                    )
     return steps
 
 
@@ -164,33 +164,46 @@ def _bare(name: str) -> str:
     return name
 
 
-def _key_of(
+def _keys_of(
     name: str,
     source: str,
     state: Mapping[str, Any],
     short: Mapping[str, str | None],
     mapping: Mapping[str, Any],
-) -> tuple[str | None, bool]:
-    """The key of a tensor and whether it is stored transposed; no key where the mapping says so."""
-    given = mapping.get(name, mapping.get(source, ""))
-    if given is None:
-        return None, False
-    transpose = isinstance(given, dict) and given.get("transpose") is True
-    wanted = given.get("key") if isinstance(given, dict) else given
-    if not isinstance(wanted, str):
-        raise BadUsage(
-            f'The mapping of {shown(name)} is neither a key nor {{"key": ..., "transpose": true}}.'
-        )
-    # A copy of a shared vector bears the layer's own name; the file's name for it comes second.
-    for candidate in [wanted] if wanted else [name, source]:
-        key = candidate if candidate in state else short.get(_bare(candidate))
-        if key is not None and _is_tensor(state[key]):
-            return key, transpose
-    tensors = [str(k) for k, value in state.items() if _is_tensor(value)]
-    near = ", ".join(shown(k) for k in difflib.get_close_matches(wanted or name, tensors, 3, cutoff=0.0))
-    at = f" (mapped to {shown(wanted)})" if wanted else ""
-    raise BadUsage(
-        f"The checkpoint has no entry for tensor {shown(name)}{at}: the closest are {near or 'none'};"
+) -> Iterator[tuple[str, bool]]:
+    """The keys of a tensor, and whether each is stored transposed; none where the mapping says null."""
+    if name not in mapping and source not in mapping:
+        # A copy of a shared vector bears the layer's own name; the file's name for it comes second.
+        key = _find(name, state, short) or _find(source, state, short)
+        if key is None:
+            raise _missing(name, name, state)
+        yield key, False
+        return
+    given = mapping.get(name, mapping.get(source))
+    for entry in given if isinstance(given, list) else [] if given is None else [given]:
+        wanted = entry.get("key") if isinstance(entry, dict) else entry
+        if not isinstance(wanted, str):
+            raise BadUsage(
+                f"The mapping of {shown(name)} is neither a key nor"
+                ' {"key": ..., "transpose": true}, nor a list of these.'
+            )
+        key = _find(wanted, state, short)
+        if key is None:
+            raise _missing(name, wanted, state)
+        yield key, isinstance(entry, dict) and entry.get("transpose") is True
+
+
+def _find(wanted: str, state: Mapping[str, Any], short: Mapping[str, str | None]) -> str | None:
+    key = wanted if wanted in state else short.get(_bare(wanted))
+    return key if key is not None and _is_tensor(state[key]) else None
+
+
+def _missing(name: str, wanted: str, state: Mapping[str, Any]) -> BadUsage:
+    tensors = [str(key) for key, value in state.items() if _is_tensor(value)]
+    near = ", ".join(shown(k) for k in difflib.get_close_matches(wanted, tensors, 3, cutoff=0.0))
+    mapped = "" if wanted == name else f" (mapped to {shown(wanted)})"
+    return BadUsage(
+        f"The checkpoint has no entry for tensor {shown(name)}{mapped}: the closest are {near};"
         " give its key with --mapping."
     )
 
@@ -294,9 +307,9 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     return dict(zip(numbers, keys, strict=False))
 
 
-def _changed_moments(
-    entry: Mapping[str, Any], parameter: torch.Tensor, step: _Step | None, key: str
-) -> dict[str, Any]:
+def _changed_moments(entry: Any, parameter: torch.Tensor, step: _Step | None, key: str) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise BadUsage(f"The optimizer's state of {shown(key)} is no dict: take it out of the checkpoint.")
     made = dict(entry)
     for name, value in entry.items():
         if not _is_tensor(value) or (value.numel() == 1 and parameter.shape != value.shape):

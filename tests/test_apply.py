@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -173,15 +174,20 @@ def test_moments_are_gathered_but_not_scaled(original: Path) -> None:
     assert torch.allclose(new["model"]["fc.weight"], module.fc.weight.detach()[:, columns] / 2)
 
 
-@pytest.mark.parametrize("fault", ["count", "order"])
+@pytest.mark.parametrize("fault", ["count", "order", "stray", "state"])
 def test_an_optimizer_of_other_parameters_is_refused(plan: Plan, fault: str) -> None:
     module, optimizer = trained()
     state = optimizer.state_dict()
     if fault == "count":
         state["param_groups"][0]["params"].pop()
-    else:
+    elif fault == "order":
         state["param_groups"][0]["params"].reverse()
-    with pytest.raises(BadUsage, match="take the optimizer out"):
+    elif fault == "stray":
+        state["state"][99] = {}
+    else:
+        state["state"][0] = 3
+    sentence = "none of its groups" if fault == "stray" else "take (the optimizer|it) out"
+    with pytest.raises(BadUsage, match=sentence):
         apply_plan_to_checkpoint(plan, {"model": module.state_dict(), "optimizer": state})
 
 
@@ -215,6 +221,36 @@ def test_a_mapping_gives_other_names(plan: Plan, tmp_path: Path) -> None:
     assert torch.equal(made["head.kernel"].T, wanted)
     left = apply_plan_to_state_dict(plan, state, {"fc.weight": None})
     assert left["head.kernel"] is state["head.kernel"]
+
+
+def two_norms(width: int) -> nn.Sequential:
+    """Two BatchNorms as they begin, all of whose vectors are equal: an exporter stores them once."""
+    layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * 16, 2)).eval()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_every_vector_of_a_batchnorm_follows(tmp_path: Path, folded: bool) -> None:
+    old = two_norms(8)
+    mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
+    example, path = (torch.zeros(1, 3, 8, 8),), tmp_path / "net.onnx"
+    torch.onnx.export(old, example, path, dynamo=False, training=mode, do_constant_folding=folded)
+    model = cg.load(path)
+    plan = cg.plan(model, scale=0.5)
+    cg.save(cg.rewrite(model, plan), tmp_path / "slim.onnx")
+    mapping = {}
+    if folded:
+        nodes = [node for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+        for node, conv, norm in zip(nodes, ("0", "3"), ("1", "4"), strict=True):
+            vectors = ("weight", "bias", "running_mean", "running_var")
+            mapping[node.input[1]] = f"{conv}.weight"
+            mapping[node.input[2]] = [f"{conv}.bias", *(f"{norm}.{vector}" for vector in vectors)]
+    new = two_norms(4)
+    new.load_state_dict(apply_plan_to_state_dict(plan, old.state_dict(), mapping))
+    x = torch.randn(1, 3, 8, 8)
+    session = ort.InferenceSession(str(tmp_path / "slim.onnx"), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(new(x).detach().numpy(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def without(key: str) -> dict[str, Any]:

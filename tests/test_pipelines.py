@@ -133,4 +133,4 @@ def test_the_workflow_fails_on_a_file_that_is_not_the_plans(folder: Path) -> Non
 
 def test_the_mapping_is_json() -> None:
     (text,) = blocks("json")
-    assert set(map(type, json.loads(text).values())) == {str, dict, type(None)}
+    assert set(map(type, json.loads(text).values())) == {str, list, dict, type(None)}
