@@ -31,5 +31,5 @@ class VerificationFailed(ConetGraphError):
 
 def shown(name: str, limit: int = 80) -> str:
     """A name from a model, safe to print: quoted, control characters escaped, shortened."""
-    text = name.encode("unicode_escape").decode("ascii")
+    text = name[: limit + 1].encode("unicode_escape").decode("ascii")
     return "'" + (text if len(text) <= limit else text[: limit - 3] + "...") + "'"

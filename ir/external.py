@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +60,16 @@ def _contained(location: str, folder: Path | None, where: str) -> Path:
     path = folder / location
     root = os.path.realpath(folder)
     if os.path.commonpath([root, os.path.realpath(path)]) != root:
-        raise InvalidModel(f"The {where} leads out of the model's folder through a link.")
-    if not path.exists():
-        raise InvalidModel(f"The {where} is missing: put {shown(location)} beside the model.")
-    if not path.is_file():
+        raise InvalidModel(
+            f"The {where} leads out of the model's folder through a link: put the file itself there."
+        )
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InvalidModel(f"The {where} is missing: put {shown(location)} beside the model.") from None
+    except OSError as error:
+        raise InvalidModel(f"The {where} cannot be read: {error.strerror or error}.") from None
+    if not stat.S_ISREG(mode):
         raise InvalidModel(f"The {where} is at {shown(location)}, which is not a regular file.")
     return path
 

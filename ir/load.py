@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,24 +14,33 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from conet_graph.ir.errors import InvalidModel, shown
-from conet_graph.ir.external import resolve
+from conet_graph.ir.external import ExternalRange, resolve
 from conet_graph.ir.tensors import inline_array, is_packed
 
-# What people point the tool at by mistake: first bytes, what it is, what to do.
-_MAGIC = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer",
-        "run 'git lfs pull' to fetch the model itself",
-    ),
-    (b"\x89PNG", "a PNG picture", "pass the ONNX file"),
-    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", "export the network to ONNX first"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"<!DOCTYPE", "an HTML page", "download the model file itself"),
-    (b"<html", "an HTML page", "download the model file itself"),
+# What people point the tool at by mistake: where its mark is, the mark, what it is, what to do.
+_MARKS = (
+    (0, b"version https://git-lfs", "a Git LFS pointer", "run 'git lfs pull' to fetch the model itself"),
+    (0, b"\x89PNG", "a PNG picture", "pass the ONNX file"),
+    (0, b"\xff\xd8\xff", "a JPEG picture", "pass the ONNX file"),
+    (0, b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?)", "export the network to ONNX first"),
+    (0, b"\x80\x02", "a Python pickle (a PyTorch checkpoint?)", "export the network to ONNX first"),
+    (0, b"\x89HDF", "an HDF5 file (a Keras model?)", "convert the network to ONNX first"),
+    (0, b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (0, b"BZh", "a bzip2 archive", "unpack it first"),
+    (0, b"\xfd7zXZ", "an xz archive", "unpack it first"),
+    (0, b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
+    (4, b"TFL3", "a TensorFlow Lite model", "convert the network to ONNX first"),
+    (4, b"ORTM", "a model in ONNX Runtime's own format", "pass the ONNX file it was made from"),
 )
+# The start of a file that is looked at before all of it is read.
+_HEAD = 4096
+# No protobuf message is larger.
+_LARGEST_FILE = 2**31 - 1
+# External data is read in pieces of this size.
+_PIECE = 2**24
 
 
 @dataclass
@@ -53,47 +65,85 @@ class LoadedModel:
 
 
 def load_model(path: str | Path) -> LoadedModel:
-    """Read an ONNX file.
+    """Read an ONNX file; the bytes are read once, and external data is not read at all.
 
     Raises:
         InvalidModel: there is no such file, or it is not an ONNX model with a graph.
 
     """
     path = Path(path)
+    called = shown(str(path))
     try:
-        data = path.read_bytes()
+        data = _read(path, called)
     except FileNotFoundError:
-        raise InvalidModel(f"There is no file {shown(str(path))}: check the path.") from None
-    except IsADirectoryError:
-        raise InvalidModel(f"{shown(str(path))} is a folder: name the ONNX file in it.") from None
+        raise InvalidModel(f"There is no file {called}: check the path.") from None
     except OSError as error:
-        raise InvalidModel(f"{shown(str(path))} cannot be read: {error.strerror}.") from None
-    if not data:
-        raise InvalidModel(f"{shown(str(path))} is empty: fetch the model again.")
-    for magic, what, advice in _MAGIC:
-        if data.startswith(magic):
-            raise InvalidModel(f"{shown(str(path))} is {what}, not an ONNX model: {advice}.")
+        raise InvalidModel(f"{called} cannot be read: {error.strerror or error}.") from None
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError:
-        if _is_text(data[:4096]):
-            raise InvalidModel(f"{shown(str(path))} is a text file: pass the ONNX file.") from None
         raise InvalidModel(
-            f"{shown(str(path))} is not an ONNX model, or it is truncated or damaged: fetch it again."
+            f"{called} is not an ONNX model, or it is truncated or damaged: fetch it again."
         ) from None
     if not proto.HasField("graph"):
-        raise InvalidModel(f"{shown(str(path))} holds no graph: it is not an ONNX network.")
+        raise InvalidModel(f"{called} holds no graph: it is not an ONNX network.")
     return LoadedModel(proto, path)
 
 
-def _is_text(start: bytes) -> bool:
-    """Whether a file begins like a text."""
+def from_proto(proto: onnx.ModelProto) -> LoadedModel:
+    """A model made in memory; its external data, if any, cannot be found.
+
+    Raises:
+        InvalidModel: it has no graph.
+
+    """
+    if not proto.HasField("graph"):
+        raise InvalidModel("The model holds no graph: it is not an ONNX network.")
+    return LoadedModel(proto)
+
+
+def _read(path: Path, called: str) -> bytes:
+    """The bytes of a file that may be an ONNX model; what is plainly something else is not read."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise InvalidModel(f"{called} is a folder: name the ONNX file in it.")
+    if not stat.S_ISREG(mode):
+        raise InvalidModel(f"{called} is a device or a pipe: write the model to a file first.")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        if not head:
+            raise InvalidModel(f"{called} is empty: fetch the model again.")
+        _refuse_lookalikes(head, called)
+        if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
+            raise InvalidModel(
+                f"{called} is larger than an ONNX file can be (2 GB): save its weights as external data."
+            )
+        file.seek(0)
+        return file.read(_LARGEST_FILE)
+
+
+def _refuse_lookalikes(head: bytes, called: str) -> None:
+    for at, mark, what, advice in _MARKS:
+        if head.startswith(mark, at):
+            raise InvalidModel(f"{called} is {what}, not an ONNX model: {advice}.")
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:9].lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        raise InvalidModel(f"{called} is an HTML page: download the model file itself.")
+    if _is_text(head):
+        raise InvalidModel(f"{called} is a text file: pass the ONNX file.")
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins like a text (a model begins with its IR version, a control character)."""
     try:
-        return start.decode("utf-8", "strict").replace("\n", "").replace("\t", "").isprintable()
+        text = head.decode("utf-8")
     except UnicodeDecodeError as error:
         # A character may be cut in two at the end of what was looked at.
-        return error.start > len(start) - 4 and len(start) == 4096
+        if error.start < len(head) - 3 or len(head) < _HEAD:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\t\n\r\f" for c in text.removeprefix("\ufeff"))
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray[Any, Any]:
@@ -104,14 +154,50 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray[An
 
     """
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return inline_array(tensor)
+        return _inline(tensor, tensor.name)
     where = resolve(tensor, folder)
     if where.length == 0 or is_packed(tensor):
         inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
-        with where.path.open("rb") as file:
-            file.seek(where.offset)
-            inside.raw_data = file.read(where.length)
-        return inline_array(inside)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        inside.raw_data = b"".join(_pieces(where, tensor.name))
+        return _inline(inside, tensor.name)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     shape = tuple(tensor.dims)
     return np.memmap(where.path, dtype, "r", where.offset, shape if shape else (1,)).reshape(shape)
+
+
+def _inline(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
+    try:
+        array = inline_array(tensor)
+    except (ValueError, OverflowError, TypeError):
+        raise InvalidModel(f"The data of tensor {shown(name)} does not fit its type and shape.") from None
+    array.flags.writeable = False
+    return array
+
+
+def tensor_bytes(tensor: onnx.TensorProto, folder: Path | None) -> Iterator[bytes]:
+    """A tensor's bytes as ``raw_data`` holds them, in pieces.
+
+    Raises:
+        InvalidModel: see ``tensor_array``; or the type has no such bytes (strings).
+
+    """
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        yield from _pieces(resolve(tensor, folder), tensor.name)
+    elif tensor.HasField("raw_data"):
+        yield tensor.raw_data
+    elif tensor.data_type == onnx.TensorProto.STRING:
+        raise InvalidModel(f"Tensor {shown(tensor.name)} holds texts, which have no raw bytes.")
+    else:
+        yield numpy_helper.from_array(_inline(tensor, tensor.name)).raw_data
+
+
+def _pieces(where: ExternalRange, name: str) -> Iterator[bytes]:
+    left = where.length
+    with where.path.open("rb") as file:
+        file.seek(where.offset)
+        while left:
+            piece = file.read(min(left, _PIECE))
+            if not piece:
+                raise InvalidModel(f"The external data of tensor {shown(name)} ended while it was read.")
+            left -= len(piece)
+            yield piece

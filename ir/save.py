@@ -1,116 +1,223 @@
-"""Writing files: beside the target, then renamed, so that a reader sees the old file or the new one."""
+"""Writing files: beside the target, then renamed, so that a reader sees the old file or the new one.
+
+A model with external data is two files. The data file is named after its content, so it never
+takes the place of the data that the old model file still refers to; the model file is renamed into
+place after it, and old data of ours goes last. Killed at any moment, the path holds the old model
+with its data or the new one with its data (and at worst an unused file lies beside).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError
 
-from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.ir.load import tensor_array
+from conet_graph.ir.errors import BadUsage, InvalidModel, shown
+from conet_graph.ir.load import load_model, tensor_bytes
+from conet_graph.ir.scopes import all_tensors
+from conet_graph.ir.tensors import nbytes
 
 # One protobuf message cannot exceed 2 GiB; stay clear of it.
 PROTOBUF_LIMIT = 2**31 - 2**20
 # Tensors smaller than this stay inside the model file.
 EXTERNAL_FROM = 1024
+# Every tensor in a data file starts at a multiple of this.
+ALIGNMENT = 64
 
 
 def atomic_write(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file in one step as seen from outside.
 
     Raises:
-        BadUsage: the folder does not exist, cannot be written or is full.
+        BadUsage: the folder does not exist, cannot be written or is full, or the path is no file.
 
     """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise BadUsage(f"{shown(str(path))} cannot be written: {error.strerror}.") from None
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    with _one_sentence(path):
+        made = [_staged(path, parts)]
+        _publish(made, {made[0]: path})
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def save_model(proto: onnx.ModelProto, path: str | Path, folder: Path | None = None) -> None:
+def save_model(
+    proto: onnx.ModelProto, path: str | Path, folder: Path | None = None, external: bool | None = None
+) -> None:
     """Write a model; weights go beside it when the source had them there or 2 GB are passed.
-
-    The data file's name holds its process and time, so the old model keeps its old data until the
-    new model file has replaced it.
 
     Args:
         proto: the model; left as it is.
         path: where to write.
         folder: where the model's external data lies now.
+        external: True puts the weights beside the model in any case, False puts them into it.
 
     Raises:
-        BadUsage: the folder cannot be written.
+        BadUsage: the folder cannot be written, or the model is too large for one file.
         InvalidModel: external data of the model is missing or damaged.
 
     """
     path = Path(path)
-    external = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if not external and proto.ByteSize() < PROTOBUF_LIMIT:
-        atomic_write(path, [proto.SerializeToString(deterministic=True)])
-        return
-    previous = _data_files(path)
+    had = any(_is_external(t) for t in all_tensors(proto))
+    with _one_sentence(path):
+        stale = _data_files(path)
+        if external or (external is None and (had or _too_large(proto))):
+            kept = _save_beside(proto, path, folder)
+        else:
+            whole = _whole(proto, folder) if had else proto
+            made = [_staged(path, [_serialised(whole)])]
+            _publish(made, {made[0]: path})
+            kept = ""
+        for name in stale - {kept}:
+            path.with_name(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a clear error about ``path``."""
+    try:
+        if path.is_dir():
+            raise BadUsage(f"{shown(str(path))} is a folder: name a file in it.")
+        if path.exists() and not path.is_file():
+            raise BadUsage(f"{shown(str(path))} is a device or a pipe: name a regular file.")
+        yield
+    except OSError as error:
+        raise BadUsage(f"{shown(str(path))} cannot be written: {error.strerror or error}.") from None
+
+
+def _staged(path: Path, parts: Iterable[bytes]) -> Path:
+    """Write a complete file beside ``path`` under a name of its own."""
+    staged = path.with_name(f".{_stem(path)[:60]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with staged.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return staged
+
+
+def _publish(made: list[Path], targets: dict[Path, Path]) -> None:
+    """Rename staged files to their targets, in order; whatever fails, nothing staged is left."""
+    try:
+        for staged, target in targets.items():
+            fresh = not target.exists()
+            os.replace(staged, target)
+            if fresh:
+                made.append(target)
+        made.clear()
+    finally:
+        for leftover in made:
+            leftover.unlink(missing_ok=True)
+    _sync(next(iter(targets.values())).parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can sync folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def _too_large(proto: onnx.ModelProto) -> bool:
+    """Whether the weights alone fill a protobuf message (by their shapes: no byte is touched)."""
+    inside = (t for t in all_tensors(proto) if t.data_type != onnx.TensorProto.STRING)
+    return sum(nbytes(t) for t in inside) >= PROTOBUF_LIMIT
+
+
+def _serialised(proto: onnx.ModelProto) -> bytes:
+    try:
+        data: bytes = proto.SerializeToString(deterministic=True)
+        return data
+    except (EncodeError, ValueError):
+        raise BadUsage(
+            "The model is larger than one file can be (2 GB): keep its weights beside it."
+        ) from None
+
+
+def _save_beside(proto: onnx.ModelProto, path: Path, folder: Path | None) -> str:
+    """Write the model with its larger weights in a data file, and return that file's name."""
+    small, moved = _with_references(proto, folder)
+    digest = hashlib.sha256()
+    made = [_staged(path, _hashed(_aligned([source for source, _ in moved], folder), digest))]
+    try:
+        name = f"{_stem(path)}.{digest.hexdigest()[:16]}.data"
+        for _, tensor in moved:
+            tensor.external_data.add(key="location", value=name)
+        made.append(_staged(path, [_serialised(small)]))
+    except BaseException:
+        made[0].unlink(missing_ok=True)
+        raise
+    _publish(made, {made[0]: path.with_name(name), made[1]: path})
+    return name
+
+
+def _with_references(
+    proto: onnx.ModelProto, folder: Path | None
+) -> tuple[onnx.ModelProto, list[tuple[onnx.TensorProto, onnx.TensorProto]]]:
+    """A copy without the larger weights, and which tensor of it stands for which of the model."""
     small = onnx.ModelProto()
-    tensors = list(proto.graph.initializer)
-    small.CopyFrom(proto) if external and len(external) == len(tensors) else copy_light(proto, small)
-    data_name, number = f"{path.name}.data", 0
-    while (path.parent / data_name).exists():
-        number += 1
-        data_name = f"{path.name}.{number}.data"
-    offset = 0
-    chunks: list[onnx.TensorProto] = []
-    for source, tensor in zip(tensors, small.graph.initializer, strict=True):
-        if source.data_location != onnx.TensorProto.EXTERNAL and source.ByteSize() < EXTERNAL_FROM:
-            tensor.CopyFrom(source)
+    copy_light(proto, small)
+    moved: list[tuple[onnx.TensorProto, onnx.TensorProto]] = []
+    weights, offset = len(proto.graph.initializer), 0
+    for index, (source, tensor) in enumerate(zip(all_tensors(proto), all_tensors(small), strict=True)):
+        is_text = source.data_type == onnx.TensorProto.STRING
+        large = index < weights and not is_text and nbytes(source) >= EXTERNAL_FROM
+        if not large and not _is_external(source):
+            if index < weights:
+                tensor.CopyFrom(source)
             continue
-        length = tensor_array(source, folder).nbytes
-        offset = -(-offset // 64) * 64
-        tensor.ClearField("raw_data")
+        length = nbytes(source)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         del tensor.external_data[:]
-        for key, value in (("location", data_name), ("offset", offset), ("length", length)):
+        for key, value in (("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
-        chunks.append(source)
-        offset += length
-    atomic_write(path.parent / data_name, _aligned(chunks, folder))
-    atomic_write(path, [small.SerializeToString(deterministic=True)])
-    for old in previous - {data_name}:
-        (path.parent / old).unlink(missing_ok=True)
+        moved.append((source, tensor))
+        offset += length + -length % ALIGNMENT
+    return small, moved
 
 
-def _aligned(tensors: list[onnx.TensorProto], folder: Path | None) -> Iterable[bytes]:
-    """The bytes of all tensors, each starting at a multiple of 64."""
-    at = 0
+def _aligned(tensors: list[onnx.TensorProto], folder: Path | None) -> Iterator[bytes]:
+    """The bytes of all tensors, each starting at a multiple of ``ALIGNMENT``."""
     for tensor in tensors:
-        yield b"\0" * (-at % 64)
-        at += -at % 64
-        array = tensor_array(tensor, folder)
-        at += array.nbytes
-        yield array.tobytes()
+        yield from tensor_bytes(tensor, folder)
+        yield b"\0" * (-nbytes(tensor) % ALIGNMENT)
+
+
+def _hashed(parts: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for part in parts:
+        digest.update(part)
+        yield part
+
+
+def _whole(proto: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+    """A copy with all external tensors inside."""
+    if _too_large(proto):
+        raise BadUsage("The model is larger than one file can be (2 GB): keep its weights beside it.")
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    for tensor in all_tensors(whole):
+        if _is_external(tensor):
+            tensor.raw_data = b"".join(tensor_bytes(tensor, folder))
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+    return whole
 
 
 def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
-    """Copy a model, of each weight only name, type and shape."""
+    """Copy a model, of each weight of the main graph everything but its data."""
     for descriptor, value in proto.ListFields():
         if descriptor.name != "graph":
             _assign(into, descriptor.name, value)
@@ -118,7 +225,14 @@ def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
         if descriptor.name != "initializer":
             _assign(into.graph, descriptor.name, value)
     for tensor in proto.graph.initializer:
-        into.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        light = into.graph.initializer.add(
+            name=tensor.name,
+            data_type=tensor.data_type,
+            dims=tensor.dims,
+            metadata_props=tensor.metadata_props,
+        )
+        if tensor.doc_string:
+            light.doc_string = tensor.doc_string
 
 
 def _assign(message: object, name: str, value: object) -> None:
@@ -132,13 +246,19 @@ def _assign(message: object, name: str, value: object) -> None:
         setattr(message, name, value)
 
 
+def _stem(path: Path) -> str:
+    """What data files beside ``path`` are called after: its name, without what a location may not hold."""
+    return re.sub(r"[^\w.-]", "_", path.name)[:100]
+
+
 def _data_files(path: Path) -> set[str]:
     """Data files of ours that the model at ``path`` (about to be replaced) refers to."""
-    if not path.is_file():
+    ours = re.compile(re.escape(_stem(path)) + r"\.[0-9a-f]{16}\.data")
+    beside = {name for name in os.listdir(path.parent) if ours.fullmatch(name)}
+    if not beside or not path.is_file():
         return set()
     try:
-        old = onnx.load(path, load_external_data=False)
-    except Exception:
-        return set()  # not a model of ours: nothing to tidy
-    names = {e.value for t in old.graph.initializer for e in t.external_data if e.key == "location"}
-    return {n for n in names if n.startswith(path.name + ".") and n.endswith(".data") and "/" not in n}
+        old = load_model(path).proto
+        return {e.value for t in all_tensors(old) for e in t.external_data if e.value in beside}
+    except (InvalidModel, UnicodeDecodeError):
+        return set()  # not a model: nothing of it to tidy
