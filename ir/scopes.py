@@ -14,16 +14,44 @@ from conet_graph.ir.graph import bodies
 DEEPEST = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scope:
-    """One list of nodes: a graph (``graph``), or the body of a function."""
+    """One list of nodes: that of a graph, or the body of a function; ``outer`` is the scope around it."""
 
-    nodes: Sequence[onnx.NodeProto]
-    graph: onnx.GraphProto | None
+    owner: onnx.GraphProto | onnx.FunctionProto
     opset: int
     depth: int = 0
     outer: Scope | None = None
     in_function: bool = False
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """The operators, in the file's order."""
+        nodes: Sequence[onnx.NodeProto] = self.owner.node
+        return nodes
+
+    @property
+    def graph(self) -> onnx.GraphProto | None:
+        """The graph; None in the body of a function."""
+        return self.owner if isinstance(self.owner, onnx.GraphProto) else None
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs."""
+        return [v if isinstance(v, str) else v.name for v in self.owner.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [v if isinstance(v, str) else v.name for v in self.owner.output]
+
+    @property
+    def constants(self) -> list[str]:
+        """Names of the initializers, sparse ones too."""
+        graph = self.graph
+        if graph is None:
+            return []
+        return [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
 
 
 def opset_of(imports: Sequence[onnx.OperatorSetIdProto]) -> int:
@@ -39,39 +67,41 @@ def scopes(proto: onnx.ModelProto) -> Iterator[Scope]:
 
     """
     opset = opset_of(proto.opset_import)
-    pending = [
-        Scope(f.node, None, opset_of(f.opset_import) or opset, in_function=True) for f in proto.functions
-    ]
-    pending.append(Scope(proto.graph.node, proto.graph, opset))
+    pending = [Scope(f, opset_of(f.opset_import) or opset, in_function=True) for f in proto.functions]
+    pending.append(Scope(proto.graph, opset))
     while pending:
         scope = pending.pop()
         if scope.depth > DEEPEST:
             raise InvalidModel(f"The model nests sub-graphs more than {DEEPEST} deep: flatten it.")
         yield scope
-        for node in scope.nodes:
-            pending.extend(
-                Scope(body.node, body, scope.opset, scope.depth + 1, scope, scope.in_function)
-                for body in bodies(node)
-            )
+        pending.extend(
+            Scope(body, scope.opset, scope.depth + 1, scope, scope.in_function)
+            for node in scope.nodes
+            for body in bodies(node)
+        )
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model, the main graph's initializers first."""
+    """Every dense tensor of a model and the parts of sparse ones, the main graph's initializers first."""
     for scope in scopes(proto):
         if scope.graph is not None:
             yield from scope.graph.initializer
-            for sparse in scope.graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
         for node in scope.nodes:
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
-                for sparse in sparse_tensors(attribute):
-                    yield from (sparse.values, sparse.indices)
+    for sparse in sparse_tensors(proto):
+        yield from (sparse.values, sparse.indices)
 
 
-def sparse_tensors(attribute: onnx.AttributeProto) -> list[onnx.SparseTensorProto]:
-    """The sparse tensors of an attribute."""
-    single = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-    return [*single, *attribute.sparse_tensors]
+def sparse_tensors(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    """Every sparse tensor of a model."""
+    for scope in scopes(proto):
+        if scope.graph is not None:
+            yield from scope.graph.sparse_initializer
+        for node in scope.nodes:
+            for attribute in node.attribute:
+                if attribute.HasField("sparse_tensor"):
+                    yield attribute.sparse_tensor
+                yield from attribute.sparse_tensors

@@ -11,12 +11,12 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import InvalidModel, shown
 
-# Element types of less than a byte: how many share one (ONNX spec, "TensorProto: packed types").
-_PACKED = {"UINT4": 2, "INT4": 2, "FLOAT4E2M1": 2, "UINT2": 4, "INT2": 4}
+# Element types of less than a byte, in bits (ONNX spec, "TensorProto: packed types").
+_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _KNOWN = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 
 
-def count(tensor: onnx.TensorProto) -> int:
+def count(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> int:
     """Number of elements that a tensor's shape promises (exact, whatever the file claims)."""
     return math.prod(tensor.dims)
 
@@ -33,15 +33,24 @@ def nbytes(tensor: onnx.TensorProto) -> int:
             f"Tensor {shown(tensor.name)} has the element type {tensor.data_type},"
             " which holds no numbers that can be read."
         )
-    packed = _PACKED.get(onnx.TensorProto.DataType.Name(tensor.data_type))
-    if packed:
-        return -(-count(tensor) // packed)
+    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+    if bits:
+        return -(-count(tensor) * bits // 8)
     return count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def field_length(tensor: onnx.TensorProto) -> int:
+    """Numbers that a tensor has in the field of its type, where it has no raw data."""
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    if kind.startswith("COMPLEX"):
+        return 2 * count(tensor)
+    # Of the packed types, those that fill a byte evenly are packed here too, a byte an entry.
+    return nbytes(tensor) if 8 % _BITS.get(kind, 3) == 0 else count(tensor)
 
 
 def is_packed(tensor: onnx.TensorProto) -> bool:
     """Whether several elements share a byte."""
-    return onnx.TensorProto.DataType.Name(tensor.data_type) in _PACKED
+    return onnx.TensorProto.DataType.Name(tensor.data_type) in _BITS
 
 
 def inline_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
