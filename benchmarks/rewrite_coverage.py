@@ -35,7 +35,9 @@ from conet_graph.verification import Report, verify
 
 Copies = NDArray[np.int64]
 SEEDS = (0, 1, 2)
-OUT_OF_TIME = "out of time (--seconds)"
+OUT_OF_TIME = "out of time"
+TOO_LARGE = "over --largest"
+LEFT_OUT = (OUT_OF_TIME, TOO_LARGE)
 HEADER = (
     "| network | layers | changed | 0.5 | 0.75 | random x3 | 1.25 | seconds |\n"
     "|---|---:|---:|---|---|---|---|---:|"
@@ -53,6 +55,10 @@ inference, a run in ONNX Runtime, and equality with the original.
 - 0.5, 0.75, 1.25: every free size times that. Random: a random part of each free size, three seeds.
 
 """
+
+
+class TooLarge(Exception):
+    """More parameters than --largest: left for another run."""
 
 
 @dataclass
@@ -147,7 +153,7 @@ def write(source: str, name: str, smallest: int, path: Path, largest: float) -> 
     model = build(source, name)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     if millions > largest:
-        raise ValueError(f"{millions:.0f} million parameters (--largest {largest:g})")
+        raise TooLarge
     image = smallest_image(model, smallest)
     try:
         export(model, image, Case(source, name, "torchscript", False), path, dynamic=False)
@@ -164,6 +170,9 @@ def run(source: str, name: str, smallest: int, largest: float) -> Row:
         try:
             with silence():
                 write(source, name, smallest, path, largest)
+        except TooLarge:
+            row.not_run = TOO_LARGE
+            return row
         except Exception as error:  # any: what a network of another library raises is a row
             row.not_run = sentence(error)
             return row
@@ -183,13 +192,14 @@ def summary(rows: list[Row]) -> str:
     counts = Counter(result.split(" ", 1)[0] for r in ran for result in r.results.values())
     layers, changed = sum(r.layers for r in ran), sum(r.changed for r in ran)
     results = ", ".join(f"{counts[k]} {k}" for k in ("exact", "inexact", "unchecked", "refused", "FAILED"))
-    late = [r.name for r in rows if r.not_run == OUT_OF_TIME]
     lines = [
         f"{len(ran)} networks, {sum(counts.values())} rewrites: {results}.",
         f"{changed} of {layers} layers were changed.",
     ]
-    if late:
-        lines.append(f"Not run, out of time: {', '.join(late)}.")
+    for why in LEFT_OUT:
+        left = [r.name for r in rows if r.not_run == why]
+        if left:
+            lines.append(f"Not run, {why}: {', '.join(left)}.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -235,10 +245,10 @@ def main(arguments: list[str]) -> int:
         late = time.perf_counter() - begun > chosen.seconds
         late_row = Row(f"{source} {name}", not_run=OUT_OF_TIME)
         rows.append(late_row if late else run(source, name, smallest, chosen.largest))
-        if not late:
+        if rows[-1].not_run not in LEFT_OUT:
             print(rows[-1].text(), flush=True)
         if chosen.table is not None:
-            body = "\n".join(r.text() for r in rows if r.not_run != OUT_OF_TIME)
+            body = "\n".join(r.text() for r in rows if r.not_run not in LEFT_OUT)
             section = f"## `{command}`\n\n{summary(rows)}\n\n{HEADER}\n{body}\n"
             chosen.table.write_text(before + section, "utf-8")
     print("\n" + summary(rows))
