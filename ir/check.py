@@ -13,6 +13,7 @@ from onnx import defs, helper
 
 from conet_graph.ir.check_layers import check_layers
 from conet_graph.ir.check_nodes import check_nodes
+from conet_graph.ir.check_values import check_values
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.external import resolve
 from conet_graph.ir.graph import bodies
@@ -66,9 +67,16 @@ def versions(loaded: LoadedModel) -> None:
                     f"The model uses opset {entry.version};"
                     f" opsets 1 to {defs.onnx_opset_version()} can be read."
                 )
+    imported = {entry.domain for entry in proto.opset_import}
     for scope in scopes(proto):
-        if scope.opset == 0 and any(node.domain in ("", "ai.onnx") for node in scope.nodes):
-            raise InvalidModel("The model imports no opset: export it again.")
+        for node in scope.nodes:
+            if node.domain in ("", "ai.onnx"):
+                if scope.opset == 0:
+                    raise InvalidModel("The model imports no opset: export it again.")
+            elif not scope.in_function and node.domain not in imported:
+                raise InvalidModel(
+                    f"The model does not import the domain {shown(node.domain)} of its operators."
+                )
 
 
 def graph_is_there(loaded: LoadedModel) -> None:
@@ -104,8 +112,8 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
         if scope.graph is None:
             yield from (scope.owner.domain, *scope.inputs, *scope.outputs)
         else:
-            for values in (scope.graph.input, scope.graph.output, scope.graph.value_info):
-                for value in values:
+            for declared in (scope.graph.input, scope.graph.output, scope.graph.value_info):
+                for value in declared:
                     yield from (value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim))
         for node in scope.nodes:
             yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
@@ -170,6 +178,11 @@ def _check_tensor(tensor: onnx.TensorProto, loaded: LoadedModel) -> None:
         raise InvalidModel(f"Tensor {name} holds {held} numbers, but its shape needs {needed}.")
 
 
+def values(loaded: LoadedModel) -> None:
+    """What is declared of inputs, outputs and values exists, and agrees with the initializers."""
+    check_values(loaded.proto)
+
+
 def nodes(loaded: LoadedModel) -> None:
     """Operators of ONNX's own set exist in the model's opset and have their inputs and attributes."""
     check_nodes(loaded.proto)
@@ -223,4 +236,4 @@ def layers(loaded: LoadedModel) -> None:
     check_layers(loaded.proto)
 
 
-CHECKS = (texts, versions, graph_is_there, tensors, nodes, names, functions, layers)
+CHECKS = (texts, versions, graph_is_there, tensors, values, nodes, names, functions, layers)

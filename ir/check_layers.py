@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.errors import InvalidModel, shown
-from conet_graph.ir.facts import Known, Sizes
+from conet_graph.ir.facts import POOLS, Known, Sizes
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.order import called
 
@@ -28,6 +28,12 @@ def check_layers(proto: onnx.ModelProto) -> None:
             _product(node, known)
         elif node.op_type == "BatchNormalization":
             _normalization(node, known)
+        elif node.op_type in POOLS:
+            _window(node, _numbers(node), None)
+    for value in proto.graph.output:
+        declared, found = value.type.tensor_type.elem_type, known.of(value.name).dtype
+        if declared and found and declared != found:
+            raise InvalidModel(f"Graph output {shown(value.name)} has another type than its declaration.")
 
 
 def _numbers(node: onnx.NodeProto) -> dict[str, Any]:
@@ -39,12 +45,10 @@ def _convolution(node: onnx.NodeProto, known: Known) -> None:
     group = attributes.get("group", 1)
     if group < 1:
         raise InvalidModel(f"Node {called(node)} has {group} groups.")
-    for name in ("strides", "dilations", "kernel_shape"):
-        if any(v < 1 for v in attributes.get(name, [])):
-            raise InvalidModel(f"Node {called(node)} has {name} below 1.")
     facts = CONVOLUTIONS[node.op_type]
     sizes = known.input(node, facts.weight).sizes
     if sizes is None:
+        _window(node, attributes, None)
         return
     name = node.input[facts.weight]
     if len(sizes) < 3 or 0 in sizes:
@@ -63,8 +67,15 @@ def _convolution(node: onnx.NodeProto, known: Known) -> None:
         _vector(node, known, facts.bias, made)
 
 
-def _window(node: onnx.NodeProto, attributes: dict[str, Any], spatial: Sizes) -> None:
+def _window(node: onnx.NodeProto, attributes: dict[str, Any], spatial: Sizes | None) -> None:
+    """Check the sizes of a window against the space it moves over (None: what kernel_shape says)."""
     kernel = attributes.get("kernel_shape")
+    spatial = kernel if spatial is None else spatial
+    for name in ("strides", "dilations", "kernel_shape"):
+        if any(v < 1 for v in attributes.get(name, [])):
+            raise InvalidModel(f"Node {called(node)} has {name} below 1.")
+    if spatial is None:
+        return
     if kernel is not None and (
         len(kernel) != len(spatial)
         or any(k != s for k, s in zip(kernel, spatial, strict=True) if s is not None)

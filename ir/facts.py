@@ -26,7 +26,7 @@ _KEEP = frozenset(
         *("Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
     )
 )
-_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _GLOBAL_POOLS = frozenset({"GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"})
 
 
@@ -137,7 +137,7 @@ class Known:
             return (None, w[0] if turned else w[1])
         if x is None or node.op_type in _KEEP:
             return x if node.op_type in _KEEP else None
-        if node.op_type in _POOLS:
+        if node.op_type in POOLS:
             return (*x[:2], *(None for _ in x[2:]))
         if node.op_type in _GLOBAL_POOLS:
             return (*x[:2], *(1 for _ in x[2:]))

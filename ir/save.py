@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import EncodeError
 
 from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.load import load_model, tensor_bytes
 from conet_graph.ir.scopes import all_tensors
 from conet_graph.ir.tensors import nbytes
+from conet_graph.ir.wire import assign, serialised
 
 # One protobuf message cannot exceed 2 GiB; stay clear of it.
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -68,7 +68,7 @@ def save_model(
             kept = _save_beside(proto, path, folder)
         else:
             whole = _whole(proto, folder) if had else proto
-            made = [_staged(path, [_serialised(whole)])]
+            made = [_staged(path, serialised(whole))]
             _publish(made, {made[0]: path})
             kept = ""
         for name in stale - {kept}:
@@ -137,16 +137,6 @@ def _too_large(proto: onnx.ModelProto) -> bool:
     return sum(nbytes(t) for t in inside) >= PROTOBUF_LIMIT
 
 
-def _serialised(proto: onnx.ModelProto) -> bytes:
-    try:
-        data: bytes = proto.SerializeToString(deterministic=True)
-        return data
-    except (EncodeError, ValueError):
-        raise BadUsage(
-            "The model is larger than one file can be (2 GB): keep its weights beside it."
-        ) from None
-
-
 def _save_beside(proto: onnx.ModelProto, path: Path, folder: Path | None) -> str:
     """Write the model with its larger weights in a data file, and return that file's name."""
     small, moved = _with_references(proto, folder)
@@ -156,7 +146,7 @@ def _save_beside(proto: onnx.ModelProto, path: Path, folder: Path | None) -> str
         name = f"{_stem(path)}.{digest.hexdigest()[:16]}.data"
         for _, tensor in moved:
             tensor.external_data.add(key="location", value=name)
-        made.append(_staged(path, [_serialised(small)]))
+        made.append(_staged(path, serialised(small)))
     except BaseException:
         made[0].unlink(missing_ok=True)
         raise
@@ -220,10 +210,10 @@ def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
     """Copy a model, of each weight of the main graph everything but its data."""
     for descriptor, value in proto.ListFields():
         if descriptor.name != "graph":
-            _assign(into, descriptor.name, value)
+            assign(into, descriptor.name, value)
     for descriptor, value in proto.graph.ListFields():
         if descriptor.name != "initializer":
-            _assign(into.graph, descriptor.name, value)
+            assign(into.graph, descriptor.name, value)
     for tensor in proto.graph.initializer:
         light = into.graph.initializer.add(
             name=tensor.name,
@@ -233,17 +223,6 @@ def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
         )
         if tensor.doc_string:
             light.doc_string = tensor.doc_string
-
-
-def _assign(message: object, name: str, value: object) -> None:
-    """Set a field of a protobuf message, whatever its kind."""
-    target = getattr(message, name)
-    if hasattr(target, "extend"):
-        target.extend(value)
-    elif hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    else:
-        setattr(message, name, value)
 
 
 def _stem(path: Path) -> str:

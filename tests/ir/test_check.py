@@ -141,6 +141,11 @@ def untyped(model: onnx.ModelProto) -> None:
     attribute(model, "conv1", "pads").type = onnx.AttributeProto.UNDEFINED
 
 
+def pooled(model: onnx.ModelProto, strides: list[int]) -> None:
+    made = node("MaxPool", ["x"], ["unused"], name="max", kernel_shape=[2, 2], strides=strides)
+    model.graph.node.append(made)
+
+
 def inputs(model: onnx.ModelProto, name: str, slot: int, new: str) -> None:
     named(model, name).input[slot] = new
 
@@ -152,6 +157,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "no opset": (lambda m: m.ClearField("opset_import"), "imports no opset"),
     "opset 0": (lambda m: setattr(m.opset_import[0], "version", 0), "opset 0"),
     "opset 999": (lambda m: setattr(m.opset_import[0], "version", 999), "opset 999"),
+    "domain not imported": (lambda m: setattr(named(m, "pool"), "domain", "theirs"), "domain 'theirs'"),
     "opset twice": (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 16)), "twice"),
     "no outputs": (lambda m: m.graph.ClearField("output"), "no outputs"),
     "no nodes": (lambda m: m.graph.ClearField("node"), "no operators"),
@@ -204,6 +210,24 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "half a weight": (lambda m: retyped(weight(m, "w1"), np.float16), "'w1' of type float16, but another"),
     "half a bias": (lambda m: retyped(weight(m, "b1"), np.float16), "'b1' of type float16"),
     "sparse bomb": (sparse, "'sp' stands for"),
+    "declared type unknown": (
+        lambda m: setattr(m.graph.output[0].type.tensor_type, "elem_type", 999),
+        "'y' is declared with the element type 999",
+    ),
+    "declared type wrong": (
+        lambda m: setattr(m.graph.output[0].type.tensor_type, "elem_type", TensorProto.INT8),
+        "'y' has another type",
+    ),
+    "input untyped": (lambda m: m.graph.input[0].ClearField("type"), "'x' is declared without a type"),
+    "weight declared otherwise": (
+        lambda m: m.graph.input.append(value("w1", TensorProto.FLOAT, [8, 3, 5, 5])),
+        "'w1' has another shape",
+    ),
+    "weight declared of another type": (
+        lambda m: m.graph.input.append(value("w1", TensorProto.DOUBLE, [8, 3, 3, 3])),
+        "'w1' has another type",
+    ),
+    "pool's strides": (lambda m: pooled(m, [2, 2, 2]), "'max' .* has 3 strides, not 2"),
     "no group": (lambda m: replaced(m, "conv2", "group", 0), "'conv2' .* has 0 groups"),
     "group does not divide": (lambda m: replaced(m, "conv2", "group", 4), "4 groups do not divide 6"),
     "stride 0": (lambda m: replaced(m, "conv2", "strides", [0, 1]), "strides below 1"),
@@ -294,6 +318,7 @@ LEGAL: dict[str, Break] = {
     "weights in numbers": lambda m: weight(m, "b1").CopyFrom(
         helper.make_tensor("b1", TensorProto.FLOAT, [8], [1.0] * 8)
     ),
+    "pool": lambda m: pooled(m, [2, 2]),
     "weight as input": lambda m: m.graph.input.append(value("w1", TensorProto.FLOAT, [8, 3, 3, 3])),
 }
 

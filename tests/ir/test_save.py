@@ -16,12 +16,13 @@ import pytest
 from corpus import files, needs_corpus
 from onnx import TensorProto, helper, numpy_helper
 
-from conet_graph.ir import save
+from conet_graph.ir import save, wire
 from conet_graph.ir.check import check_model
 from conet_graph.ir.errors import BadUsage, InvalidModel
 from conet_graph.ir.load import load_model, tensor_array, tensor_bytes
 from conet_graph.ir.save import atomic_write, save_model
 from conet_graph.ir.scopes import all_tensors
+from conet_graph.ir.wire import serialised
 
 
 def weight(name: str, seed: int = 0, out: int = 16) -> TensorProto:
@@ -247,10 +248,35 @@ def test_odd_file_names_can_be_read_again(tmp_path: Path) -> None:
         assert array.tobytes() == network().graph.initializer[0].raw_data
 
 
+def test_serialising_in_pieces_gives_the_same_bytes() -> None:
+    assert b"".join(serialised(network())) == network().SerializeToString(deterministic=True)
+    newer = onnx.ModelProto.FromString(network().SerializeToString() + bytes([0xFA, 0x3F, 1, 7]))
+    assert b"".join(serialised(newer)) == newer.SerializeToString(deterministic=True)
+    empty = onnx.ModelProto()
+    assert b"".join(serialised(empty)) == b""
+    empty.graph.SetInParent()
+    assert b"".join(serialised(empty)) == empty.SerializeToString()
+
+
+def test_a_model_too_large_for_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wire, "LARGEST_MESSAGE", 3000)
+    with pytest.raises(BadUsage, match="larger than one file"):
+        save_model(network(), tmp_path / "m.onnx")
+    assert names(tmp_path) == set()
+    monkeypatch.undo()
+    monkeypatch.setattr(save, "PROTOBUF_LIMIT", 3000)
+    loaded = save_and_load(network(), tmp_path / "m.onnx")
+    assert data_of(loaded.proto, tmp_path) == data_of(network(), None)
+    assert len(names(tmp_path)) == 2
+    with pytest.raises(BadUsage, match="larger than one file"):
+        save_model(loaded.proto, tmp_path / "one.onnx", tmp_path, external=False)
+
+
 @needs_corpus
 @pytest.mark.parametrize("path", files("open", "exports"), ids=lambda p: p.stem)
 def test_real_files_come_back_as_they_were(path: Path, tmp_path: Path) -> None:
     before = load_model(path).proto
+    assert b"".join(serialised(before)) == before.SerializeToString(deterministic=True)
     save_model(before, tmp_path / "m.onnx")
     assert load_model(tmp_path / "m.onnx").proto == before
     beside = save_and_load(before, tmp_path / "beside.onnx", external=True)

@@ -1,0 +1,101 @@
+"""Serialising a model without a second copy of its weights.
+
+Protobuf builds the whole message in memory, and then once more as bytes. Here the main graph's
+weights, nearly all of a model's bytes, are serialised one at a time; the bytes are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from google.protobuf.message import EncodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from conet_graph.ir.errors import BadUsage
+
+# One protobuf message cannot be larger.
+LARGEST_MESSAGE = 2**31 - 1
+_LENGTH_DELIMITED = 2  # wire type; https://protobuf.dev/programming-guides/encoding/#structure
+
+
+def serialised(proto: onnx.ModelProto) -> Iterator[bytes]:
+    """The bytes of a model as ``SerializeToString(deterministic=True)`` gives them, in pieces.
+
+    Raises:
+        BadUsage: the model is larger than one protobuf message can be.
+
+    """
+    if len(UnknownFieldSet(proto)) or len(UnknownFieldSet(proto.graph)):
+        yield _whole(proto)  # a newer ONNX's fields, which only protobuf itself can pass on
+        return
+    before, after = _around(proto, "graph")
+    first, last = _around(proto.graph, "initializer")
+    heads = [_head(proto.graph, "initializer", _size(t)) for t in proto.graph.initializer]
+    inside = len(first) + len(last) + sum(len(h) for h in heads)
+    inside += sum(_size(t) for t in proto.graph.initializer)
+    if len(before) + inside + len(after) > LARGEST_MESSAGE - 16:
+        raise _too_large()
+    yield from (before, _head(proto, "graph", inside) if proto.HasField("graph") else b"", first)
+    for head, tensor in zip(heads, proto.graph.initializer, strict=True):
+        yield head
+        yield _whole(tensor)
+    yield from (last, after)
+
+
+def _whole(message: Message) -> bytes:
+    try:
+        data: bytes = message.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError):
+        raise _too_large() from None
+    return data
+
+
+def _size(message: Message) -> int:
+    size: int = message.ByteSize()
+    return size
+
+
+def _too_large() -> BadUsage:
+    return BadUsage("The model is larger than one file can be (2 GB): keep its weights beside it.")
+
+
+def _around(message: Message, name: str) -> tuple[bytes, bytes]:
+    """The fields before and after one, serialised: protobuf writes them by number."""
+    number = message.DESCRIPTOR.fields_by_name[name].number
+    before, after = type(message)(), type(message)()
+    for descriptor, value in message.ListFields():
+        if descriptor.number != number:
+            assign(before if descriptor.number < number else after, descriptor.name, value)
+    return _whole(before), _whole(after)
+
+
+def _head(message: Message, name: str, size: int) -> bytes:
+    """What stands before a message or repeated message of a field: its number and size."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    r"""Seven bits a byte, the lowest first; all but the last byte have the eighth bit set.
+
+    >>> _varint(300)
+    b'\xac\x02'
+    """
+    made = bytearray()
+    while number > 0x7F:
+        made.append(number & 0x7F | 0x80)
+        number >>= 7
+    made.append(number)
+    return bytes(made)
+
+
+def assign(message: Message, name: str, value: object) -> None:
+    """Set a field of a protobuf message, whatever its kind."""
+    target = getattr(message, name)
+    if hasattr(target, "extend"):
+        target.extend(value)
+    elif hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
+        target.SetInParent()  # an empty message that is there is not one that is absent
+    else:
+        setattr(message, name, value)
