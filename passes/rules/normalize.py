@@ -13,11 +13,17 @@ RULES: Table = {}
 
 @rule(RULES, "BatchNormalization")
 def batch_normalization(t: Tracker, op: Operator) -> None:
-    """BatchNormalization(X, scale, B, mean, var); training forms give statistics back."""
+    """BatchNormalization(X, scale, B, mean, var); training forms give statistics back.
+
+    Training forms (standardised weights, exported) take the statistics of X, over all axes but the second.
+    """
     axes = t.axes(op.input(0))
     units = axes[1] if len(axes) > 1 else 0
     for slot in range(1, 5):
         bind_vector(t, op, op.input(slot), units)
+    if op.attr("training_mode", 0) or len(op.outputs) > 1:
+        for along in (*axes[:1], *axes[2:]):
+            t.mix(op, along)
     t.set(op, 0, axes)
     for k in range(1, len(op.outputs)):
         t.set(op, k, [units])

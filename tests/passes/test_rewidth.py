@@ -37,3 +37,30 @@ def test_narrower(case: golden_text.Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
 def test_wider(case: golden_text.Case, tmp_path: Path) -> None:
     rewritten(case, 1.5, tmp_path)
+
+
+STANDARDISED = """
+net (float[N,3,4,4] x) => (float[] y)
+<float[8,3,3,3] w1, float[6,8,3,3] w2, float[4,6,1,1] w3, float[6] gain, float[6] zeros, float[6] ones,
+ int64[3] rows = {1, 6, -1}, int64[4] back = {6, 8, 3, 3}>
+{
+    a = Conv(x, w1)
+    r = Reshape(w2, rows)
+    n, mean, var = BatchNormalization<training_mode = 1>(r, gain, zeros, zeros, ones)
+    s = Reshape(n, back)
+    b = Conv<pads = [3, 3, 3, 3]>(a, s)
+    y = Conv(b, w3)
+}
+"""
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_weights_standardised_by_a_training_batchnorm_are_inexact(scale: float, tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    onnx.save(golden_text.parsed(STANDARDISED), file)
+    model = cg.load(file)
+    plan = cg.plan(model, scale=scale)
+    assert {(g.old_width, g.new_width) for g in plan.groups} >= {(8, int(8 * scale)), (6, int(6 * scale))}
+    assert not plan.exact
+    assert plan.inexact_because[0].startswith("BatchNormalization")
+    cg.rewrite(model, plan)
