@@ -102,9 +102,13 @@ def _keep(tracker: Tracker, op: Operator, name: str, reason: str) -> None:
 def out_axis(tracker: Tracker, layer: Layer) -> Axis:
     """The output channels of a layer."""
     op = layer.op
-    axes = tracker.values.get(op.outputs[0], [])
-    if op.op_type in RECURRENT or not axes:
+    # A recurrent layer may leave its first output out; all of them end in the hidden size.
+    first = next((name for name in op.outputs if name), "")
+    axes = tracker.values.get(first, [])
+    if not axes:
         return 0
+    if op.op_type in RECURRENT:
+        return axes[-1]
     if op.op_type in CONVOLUTIONS:
         return axes[1] if len(axes) > 1 else 0
     if layer.weight_slot > layer.data_slot:
