@@ -429,7 +429,8 @@ def computed_reshape(g: GraphBuilder, x: str, pick: Pick) -> str:
         target = g.concat(g.gather(shape, [0], 0), g.ints(c, area(g, x)), axis=0)
     else:
         parts = [g.unsqueeze(g.op("Gather", shape, g.const(np.array(i)), axis=0), 0) for i in range(form)]
-        target = g.concat(*parts, *[g.ints(c)] * (form == 1), g.ints(-1), axis=0)
+        middle = [g.ints(c)] if form == 1 else []
+        target = g.concat(*parts, *middle, g.ints(-1), axis=0)
     x = g.op("Reshape", x, target, shape=[*g.shape(x)[:2], area(g, x)])
     return g.reshape(g.relu(x), 0, pick.of(c, -1), *size)
 
