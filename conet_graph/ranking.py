@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,26 +14,32 @@ from conet_graph.passes.tie_channels import Channels
 WAYS = ("l2", "l1", "bn", "first", "random")
 Scores = NDArray[np.float64]
 
+# Weights are looked at this many at a time: files are mapped, and may be larger than memory.
+CHUNK = 2**20
+
 
 def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
     """Score every class of channels; higher means it should stay.
 
     Args:
         graph: an analysed graph.
-        how: 'l2' or 'l1' norm over all weights of the channel's group, 'bn' the scale of its batch norms,
-            'first' the order in the file, 'random'.
-        seed: for 'random'.
+        how: 'l2' or 'l1' norm over all weights of the channel's group, 'bn' the scale of its batch norms
+            (the l2 norm where it has none), 'first' the order in the file, 'random'.
+        seed: for 'random', 0 or more.
 
     Returns:
         One score a class, divided by the mean of its group: layers differ in the size of their weights,
-        and a ranking over all groups is to compare channels, not layers (Molchanov et al. 2017).
+        and a ranking over all groups is to compare channels, not layers (Molchanov et al. 2017). A
+        channel with weights that are not finite scores as the best finite one of its group.
 
     Raises:
-        BadUsage: there is no such way.
+        BadUsage: there is no such way, or the seed is negative.
 
     """
     if how not in WAYS:
         raise BadUsage(f"--importance is {how!r}: choose one of {', '.join(WAYS)}.")
+    if seed < 0:
+        raise BadUsage(f"--seed is {seed}: give 0 or more.")
     channels: Channels = graph.notes["channels"]
     count = len(channels.units.frozen_class)
     if how == "random":
@@ -48,47 +56,67 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
 def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
     total, scales = np.zeros(count), np.zeros(count)
     has_scale = np.zeros(count, np.bool_)
-    places: dict[str, list[int]] = {}
-    for name, axis in channels.units.stored:
-        places.setdefault(name, []).append(axis)
+    places: dict[str, dict[int, NDArray[np.int64]]] = {}
+    for (name, axis), units in channels.units.stored.items():
+        if not isinstance(units, int):
+            places.setdefault(name, {})[axis] = channels.units.classes[units]
     norm_scales = {op.input(1) for op in graph.operators if op.op_type == "BatchNormalization"}
     for name, axes in places.items():
         constant = graph.constants.get(name)
         if constant is None or not constant.is_float:
             continue
         array = graph.array(name)
-        for axis in axes:
-            units = channels.units.stored[name, axis]
-            if isinstance(units, int):
-                continue
-            classes = channels.units.classes[units]
-            np.add.at(total, classes, _along(array, axis, how))
-            if name in norm_scales:
-                np.add.at(scales, classes, _along(array, axis, "l1"))
-                has_scale[classes] = True
+        for axis, sums in _slice_sums(array, list(axes), squares=how != "l1").items():
+            np.add.at(total, axes[axis], sums)
+        if how == "bn" and name in norm_scales:
+            for axis, sums in _slice_sums(array, list(axes), squares=False).items():
+                np.add.at(scales, axes[axis], sums)
+                has_scale[axes[axis]] = True
     raw = total if how == "l1" else np.sqrt(total)
-    if how != "bn":
-        return raw
-    # Channels without a batch norm are ranked by their weights; groups are not mixed, see _by_group.
-    return np.where(has_scale, scales, raw)
+    # Where only some channels have a batch norm, each group is still ranked by one of the two.
+    return np.where(has_scale, scales, raw) if how == "bn" else raw
 
 
-def _along(array: NDArray[np.generic], axis: int, how: str) -> Scores:
-    """Sum of squares (or magnitudes) of the slices along an axis; NaN and infinity count as huge."""
-    matrix = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    out = np.empty(len(matrix))
-    step = max(1, 2**20 // max(matrix.shape[1], 1))
-    for start in range(0, len(matrix), step):
-        part = np.asarray(matrix[start : start + step], np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = np.abs(part).sum(axis=1) if how == "l1" else np.einsum("ij,ij->i", part, part)
-        out[start : start + step] = np.nan_to_num(sums, nan=1e30, posinf=1e30)
-    return out
+def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> dict[int, Scores]:
+    """For each axis, the sums of squares (or magnitudes) of the slices along it, in one reading."""
+    sums = {axis: np.zeros(array.shape[axis]) for axis in axes}
+    along, chunks = _chunks(array)
+    start = 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for chunk in chunks:
+            part = np.asarray(chunk, np.float64)
+            part = np.square(part) if squares else np.abs(part)
+            stop = start + part.shape[along]
+            for axis in axes:
+                others = tuple(k for k in range(part.ndim) if k != axis)
+                found = part.sum(axis=others)
+                if axis == along:
+                    sums[axis][start:stop] = found
+                else:
+                    sums[axis] += found
+            start = stop
+    return sums
+
+
+def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generic]]]:
+    """Views that make up an array, and the axis along which they follow each other."""
+    # The first axis lies together in the file; another one only where a single slice would be too much.
+    row = array.size // max(array.shape[0], 1)
+    along = 0 if row <= CHUNK else int(np.argmax(array.shape))
+    length = array.shape[along]
+    step = max(1, CHUNK * length // max(array.size, 1))
+    lead = (slice(None),) * along
+    return along, (array[(*lead, slice(k, k + step))] for k in range(0, length, step))
 
 
 def _by_group(channels: Channels, raw: Scores) -> Scores:
     scores = np.ones_like(raw)
     for group in channels.groups:
-        mean = raw[group.classes].mean()
-        scores[group.classes] = raw[group.classes] / mean if mean > 0 else 1.0
+        mine = raw[group.classes]
+        finite = np.isfinite(mine)
+        best = mine[finite].max(initial=0.0)
+        if best > 0:
+            # Divided by the best first: the sum of numbers near the largest float would overflow.
+            mine = np.where(finite, mine, best) / best
+            scores[group.classes] = mine / mine.mean()
     return scores
