@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import has_external, save_model
 from conet_graph.passes import analysed
 from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.plans import Plan, copies_of, make_plan
@@ -81,7 +81,8 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
-    return LoadedModel(proto, model.path)
+    # All weights may have changed and be held inside now: they go back to where the source had them.
+    return LoadedModel(proto, model.path, has_external(model.proto) or None)
 
 
 def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
@@ -137,4 +138,4 @@ def _median_ms(session: Any) -> float:
 
 def save(model: LoadedModel, path: str | Path) -> None:
     """Write a model; see ``conet_graph.ir.save.save_model``."""
-    save_model(model.proto, path, model.folder)
+    save_model(model.proto, path, model.folder, model.external)

@@ -49,6 +49,8 @@ class LoadedModel:
 
     proto: onnx.ModelProto
     path: Path | None = None
+    # Whether weights go beside the file when it is saved; None: if some lie outside the model now.
+    external: bool | None = None
 
     @property
     def folder(self) -> Path | None:

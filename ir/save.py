@@ -61,7 +61,7 @@ def save_model(
 
     """
     path = Path(path)
-    had = any(_is_external(t) for t in all_tensors(proto))
+    had = has_external(proto)
     with _one_sentence(path):
         stale = _data_files(path)
         if external or (external is None and (had or _too_large(proto))):
@@ -73,6 +73,11 @@ def save_model(
             kept = ""
         for name in stale - {kept}:
             path.with_name(name).unlink(missing_ok=True)
+
+
+def has_external(proto: onnx.ModelProto) -> bool:
+    """Whether some of a model's weights lie outside it."""
+    return any(_is_external(t) for t in all_tensors(proto))
 
 
 @contextmanager

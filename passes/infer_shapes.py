@@ -28,12 +28,37 @@ class InferShapes:
             return
         graph.shapes_stale = False
         model = light_copy(graph)
-        try:
-            inferred = shape_inference.infer_shapes(model, data_prop=True)
-        except Exception:
-            # Values whose shape stays unknown are frozen by the rules; nothing else depends on it.
-            inferred = model
-        read_shapes(inferred, graph)
+        read_shapes(_inferred(model), graph)
+        told = _told_by_readers(graph)
+        if told:
+            model.graph.value_info.extend(told)
+            read_shapes(_inferred(model), graph)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        # Values whose shape stays unknown are frozen by the rules; nothing else depends on it.
+        return model
+
+
+def _told_by_readers(graph: Graph) -> list[onnx.ValueInfoProto]:
+    """Values of unknown shape (what a private operator computes) whose rank a convolution's weight tells.
+
+    Without this, everything behind such a value would stay unknown, and so be frozen.
+    """
+    told: dict[str, onnx.ValueInfoProto] = {}
+    for op in graph.operators:
+        value, weight = op.input(0), graph.constants.get(op.input(1))
+        if op.op_type not in ("Conv", "ConvTranspose") or weight is None or value in told:
+            continue
+        if graph.shape(value) is not None or value not in graph.producers or value in graph.outputs:
+            continue
+        channels = weight.dims[0] if op.op_type == "ConvTranspose" else weight.dims[1] * op.attr("group", 1)
+        dims = [None, channels, *[None] * (len(weight.dims) - 2)]
+        told[value] = helper.make_tensor_value_info(value, weight.tensor.data_type, dims)
+    return list(told.values())
 
 
 def light_copy(graph: Graph) -> onnx.ModelProto:
