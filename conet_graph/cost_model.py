@@ -6,72 +6,188 @@ parameters and multiply-accumulates are sums of products of such lengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from conet_graph.cost import layer_macs, product_macs, weights_of
-from conet_graph.ir.graph import Graph
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.cost import is_weight, layer_macs, parameters, product_macs, weights_of
+from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
+from conet_graph.ir.tensors import nbytes
+from conet_graph.layers import root_constant
+from conet_graph.passes.classify_edges import Layer, derived_from_constants
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.passes.units import Axis
 
 Counts = NDArray[np.float64]
+# A product of lengths: its factor, and the rows of the lengths.
 Term = tuple[float, list[int]]
 
 
 class CostModel:
-    """Parameters and MACs as functions of the number of classes that each group keeps."""
+    """Parameters, MACs and bytes as functions of the number of classes that each group keeps.
+
+    They equal what ``conet_graph.cost`` finds in the rewritten network.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.channels: Channels = graph.notes["channels"]
-        self.fixed: list[float] = []
-        self._entries: list[tuple[int, int, float]] = []
-        self._rows: dict[tuple[str, int], int] = {}
-        self._parameter_terms = [self._tensor_term(name) for name in weights_of(graph).values()]
-        self._mac_terms = [t for layer in graph.notes["layers"] if (t := self._layer_term(layer))]
-        self._mac_terms += self._other_products()
-        rows, columns, values = zip(*self._entries, strict=True) if self._entries else ((), (), ())
-        shape = (len(self.fixed), len(self.channels.groups))
-        self.matrix = csr_array((values, (rows, columns)), shape=shape) if self.fixed else None
+        now = np.array([len(g.classes) for g in self.channels.groups], np.float64)
+        self._lengths = _Lengths(graph, self.channels, now)
+        names = [*weights_of(graph).values()]
+        names += _grown_from_one(graph, self.channels, set(names))
+        self._weights = _Sum([self._tensor_term(name) for name in names])
+        of_layers = _weights_of_layers(graph)
+        # A number that stands alone in the graph is no parameter, unless an operator says it is a weight.
+        self._only_if_several = np.array([not _surely(graph, name, of_layers) for name in names], np.bool_)
+        self._bytes = np.array([_item_bytes(graph, name) for name in names], np.float64)
+        self._macs = _Sum([*self._layer_terms(), *self._other_products()])
+        self._in_bodies = parameters(graph) - float(self._sizes(now).sum())
 
     def parameters(self, counts: Counts) -> float:
         """Parameters when each group keeps ``counts`` classes."""
-        return self._sum(self._parameter_terms, counts)
+        return float(self._sizes(counts).sum()) + self._in_bodies
+
+    def weight_bytes(self, counts: Counts) -> float:
+        """Bytes of the parameters, as the file stores them; weights inside sub-graphs are left out."""
+        return float(np.ceil(self._sizes(counts) * self._bytes).sum())
 
     def macs(self, counts: Counts) -> float:
         """Multiply-accumulates when each group keeps ``counts`` classes (unknown ones left out)."""
-        return self._sum(self._mac_terms, counts)
+        # Rounded: they are whole, and a target that is met exactly must not be missed by 1e-10.
+        return float(np.rint(self._macs.terms(self._lengths.at(counts))).sum())
 
-    def _sum(self, terms: Sequence[Term], counts: Counts) -> float:
-        if self.matrix is None:
-            return sum(factor for factor, _ in terms)
-        lengths = np.asarray(self.fixed) + self.matrix @ counts
-        return float(sum(factor * np.prod(lengths[rows]) for factor, rows in terms))
+    def _sizes(self, counts: Counts) -> Counts:
+        sizes = self._weights.terms(self._lengths.at(counts))
+        return np.where(self._only_if_several & (sizes <= 1), 0.0, sizes)
 
-    def _row(self, value: str, axis: int) -> int:
-        """The row of an axis's length."""
+    # -- terms -------------------------------------------------------------------------------------
+
+    def _tensor_term(self, name: str) -> Term:
+        return 1.0, [self._lengths.row(name, k) for k in range(len(self.graph.shape(name) or ()))]
+
+    def _layer_terms(self) -> list[Term]:
+        terms: list[Term] = []
+        for layer in self.graph.notes["layers"]:
+            macs = layer_macs(self.graph, layer)
+            if macs is None:
+                continue
+            if layer.op.op_type in CONVOLUTIONS:
+                terms.append(self._scaled(macs, self._tensor_term(layer.op.input(layer.weight_slot))[1]))
+            elif layer.op.op_type in RECURRENT:
+                terms += self._recurrent_terms(layer.op, macs)
+            else:
+                terms.append(self._product_term(layer, macs))
+        return terms
+
+    def _recurrent_terms(self, op: Operator, macs: int) -> list[Term]:
+        """The matrices W and R work once a step each."""
+        rows = [self._tensor_term(op.input(slot))[1] for slot in (1, 2)]
+        sizes = [self._lengths.now(r) for r in rows]
+        steps = macs / sum(sizes) if sum(sizes) else 0.0
+        return [(steps, r) for r in rows]
+
+    def _product_term(self, layer: Layer, macs: int) -> Term:
+        first = layer.data_slot < layer.weight_slot
+        turned = bool(layer.op.attr("transA" if first else "transB", 0))
+        inner = -1 if first != turned else -2
+        return self._product(layer.op, layer.data_slot, inner, macs)
+
+    def _product(self, op: Operator, slot: int, inner: int, macs: int) -> Term:
+        """Numbers in a product's output times the inner length, axis ``inner`` of the input at ``slot``."""
+        rows = [self._lengths.row(op.outputs[0], k) for k in range(1, self._rank(op.outputs[0]))]
+        rank = self._rank(op.input(slot))
+        return self._scaled(macs, [*rows, self._lengths.row(op.input(slot), max(rank + inner, 0))])
+
+    def _other_products(self) -> list[Term]:
+        """Products of two feature maps."""
+        layers = {layer.op.index for layer in self.graph.notes["layers"]}
+        terms: list[Term] = []
+        weights: set[str] | None = None
+        for op in self.graph.operators:
+            facts = PRODUCTS.get(op.op_type)
+            if (facts is None and op.op_type != "Einsum") or op.domain not in KNOWN_DOMAINS:
+                continue
+            if op.index in layers:
+                continue
+            weights = derived_from_constants(self.graph) if weights is None else weights
+            if op.outputs[0] in weights:
+                continue
+            if facts is None:
+                terms += self._einsum_terms(op)
+                continue
+            macs = product_macs(self.graph, op, facts.data, facts.weight)
+            if macs is not None:
+                turned = bool(op.attr("transA", 0))
+                terms.append(self._product(op, min(facts.data, facts.weight), -2 if turned else -1, macs))
+        return terms
+
+    def _einsum_terms(self, op: Operator) -> list[Term]:
+        """The lengths of all letters of an Einsum; none where they are not known."""
+        rows: dict[str, int] = {}
+        operands = str(op.attr("equation", "")).replace(" ", "").partition("->")[0].split(",")
+        for slot, letters in enumerate(operands):
+            shape = self.graph.shape(op.input(slot))
+            if shape is None or len(shape) != len(letters):
+                return []
+            for axis, letter in enumerate(letters):
+                size = shape[axis]
+                if not isinstance(size, int) and axis > 0:
+                    return []
+                row = self._lengths.row(op.input(slot), axis)
+                if letter not in rows or self._lengths.now([rows[letter]]) == 1:
+                    rows[letter] = row
+        return [(1.0, list(rows.values()))]
+
+    def _rank(self, value: str) -> int:
+        return len(self.graph.shape(value) or ())
+
+    def _scaled(self, macs: int, rows: list[int]) -> Term:
+        """A term whose value at the widths of today is ``macs``."""
+        now = self._lengths.now(rows)
+        return (macs / now if now else 0.0), rows
+
+
+@dataclass
+class _Lengths:
+    """The lengths of axes; each has a row."""
+
+    graph: Graph
+    channels: Channels
+    counts: Counts
+    fixed: list[float] = field(default_factory=list)
+    entries: list[tuple[int, int, float]] = field(default_factory=list)
+    current: list[float] = field(default_factory=list)
+    rows: dict[tuple[str, int], int] = field(default_factory=dict)
+    matrix: csr_array | None = None
+
+    def __post_init__(self) -> None:
+        self.free = np.array([g.free for g in self.channels.groups], np.bool_)
+
+    def row(self, value: str, axis: int) -> int:
+        """The row of an axis's length; a free dimension counts as one."""
         key = (value, axis)
-        if key in self._rows:
-            return self._rows[key]
+        if key in self.rows:
+            return self.rows[key]
+        row = self.rows[key] = len(self.fixed)
         units = self._axis(value, axis)
-        row = self._rows[key] = len(self.fixed)
         if isinstance(units, int):
             shape = self.graph.shape(value)
-            size = shape[axis] if shape is not None else 1
+            size = shape[axis] if shape else 1
             self.fixed.append(float(size) if isinstance(size, int) else 1.0)
+            self.current.append(self.fixed[-1])
             return row
         numbers = self.channels.group_of_class[self.channels.units.classes[units]]
-        free = np.array([g.free for g in self.channels.groups], np.bool_)
-        moves = (numbers >= 0) & free[numbers] if len(free) else np.zeros(len(numbers), np.bool_)
-        self.fixed.append(float(np.count_nonzero(~moves)))
-        for number, times in zip(*np.unique(numbers[moves], return_counts=True), strict=True):
-            classes = len(self.channels.groups[int(number)].classes)
-            self._entries.append((row, int(number), float(times) / classes))
+        numbers = numbers[numbers >= 0]
+        moving = numbers[self.free[numbers]]
+        self.fixed.append(float(len(units) - len(moving)))
+        self.current.append(float(len(units)))
+        for number, times in zip(*np.unique(moving, return_counts=True), strict=True):
+            self.entries.append((row, int(number), float(times / self.counts[number])))
         return row
 
     def _axis(self, value: str, axis: int) -> Axis:
@@ -81,56 +197,69 @@ class CostModel:
         axes = units.values.get(value)
         return axes[axis] if axes is not None and axis < len(axes) else 0
 
-    def _tensor_term(self, name: str) -> Term:
-        shape = self.graph.shape(name) or ()
-        return 1.0, [self._row(name, k) for k in range(len(shape))]
+    def now(self, rows: list[int]) -> float:
+        """The product of some lengths in the network as it is."""
+        return float(np.prod([self.current[row] for row in rows]))
 
-    def _layer_term(self, layer: Layer) -> Term | None:
-        op = layer.op
-        macs = layer_macs(self.graph, layer)
-        if macs is None:
-            return None
-        if op.op_type in CONVOLUTIONS or op.op_type in ("GRU", "LSTM", "RNN"):
-            weight = op.input(layer.weight_slot)
-            rows = [self._row(weight, k) for k in range(len(self.graph.shape(weight) or ()))]
-            return self._scaled(macs, rows)
-        return self._product_term(op.input(layer.data_slot), op.outputs[0], macs, op.op_type, layer)
+    def at(self, counts: Counts) -> Counts:
+        """All lengths at other widths, and a one behind them."""
+        if self.matrix is None:
+            rows, columns, values = zip(*self.entries, strict=True) if self.entries else ((), (), ())
+            shape = (len(self.fixed), len(counts))
+            self.matrix = csr_array((np.array(values, np.float64), (rows, columns)), shape=shape)
+        lengths = np.asarray(self.fixed) + self.matrix @ counts
+        return np.append(np.rint(lengths), 1.0)
 
-    def _product_term(self, data: str, out: str, macs: int, op_type: str, layer: Layer | None) -> Term:
-        rows = [self._row(out, k) for k in range(1, len(self.graph.shape(out) or ()))]
-        rank = len(self.graph.shape(data) or ())
-        inner = rank - 1
-        if layer is not None and layer.data_slot < layer.weight_slot and layer.op.attr("transA", 0):
-            inner = rank - 2
-        return self._scaled(macs, [*rows, self._row(data, inner)])
 
-    def _scaled(self, macs: int, rows: list[int]) -> Term:
-        """A term whose value at the widths of today is ``macs``."""
-        now = 1.0
-        groups = self.channels.groups
-        for row in rows:
-            moving = sum(v * len(groups[g].classes) for r, g, v in self._entries_of(row))
-            now *= self.fixed[row] + moving
-        return (macs / now if now else 0.0), rows
+class _Sum:
+    """Terms, so laid out that all products are taken at once."""
 
-    def _entries_of(self, row: int) -> list[tuple[int, int, float]]:
-        # Entries of a row lie together, and rows are made in order.
-        found = []
-        for entry in reversed(self._entries):
-            if entry[0] < row:
-                break
-            if entry[0] == row:
-                found.append(entry)
-        return found
+    def __init__(self, terms: list[Term]) -> None:
+        self.factors = np.array([factor for factor, _ in terms], np.float64)
+        longest = max((len(rows) for _, rows in terms), default=0)
+        # Short terms are filled up with the one behind the lengths.
+        self.rows = np.array([rows + [-1] * (longest - len(rows)) for _, rows in terms], np.int64)
+        self.rows = self.rows.reshape(len(terms), longest)
 
-    def _other_products(self) -> list[Term]:
-        layers = {layer.op.index for layer in self.graph.notes["layers"]}
-        terms: list[Term] = []
-        for op in self.graph.operators:
-            facts = PRODUCTS.get(op.op_type) if op.domain in KNOWN_DOMAINS else None
-            if facts is None or op.index in layers or op.input(facts.data) in self.graph.constants:
-                continue
-            macs = product_macs(self.graph, op, facts.data, facts.weight)
-            if macs is not None:
-                terms.append(self._product_term(op.input(facts.data), op.outputs[0], macs, op.op_type, None))
-        return terms
+    def terms(self, lengths: Counts) -> Counts:
+        """The value of each term."""
+        values: Counts = self.factors * np.prod(lengths[self.rows], axis=1)
+        return values
+
+
+def _grown_from_one(graph: Graph, channels: Channels, known: set[str]) -> list[str]:
+    """Single numbers on the axis of a free group of one channel: parameters once it is wider."""
+    units, groups = channels.units, channels.groups
+    found: list[str] = []
+    for (name, _), axis in units.stored.items():
+        constant = graph.constants.get(name)
+        if constant is None or constant.size != 1 or not constant.is_float or name in known:
+            continue
+        number = -1 if isinstance(axis, int) else int(channels.group_of_class[units.classes[axis[0]]])
+        read = any(is_weight(op.op_type, slot, 2) for op, slot in graph.consumers.get(name, []))
+        if number >= 0 and groups[number].free and read:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def _weights_of_layers(graph: Graph) -> set[str | None]:
+    roots: set[str | None] = set()
+    for layer in graph.notes["layers"]:
+        bias = WEIGHTED[layer.op.op_type].bias
+        slots = [layer.weight_slot] if bias is None else [layer.weight_slot, bias]
+        roots |= {root_constant(graph, layer.op.input(slot)) for slot in slots if layer.op.input(slot)}
+    return roots
+
+
+def _surely(graph: Graph, name: str, of_layers: set[str | None]) -> bool:
+    """Whether a tensor is a weight also where it holds a single number."""
+    readers = graph.consumers.get(name, [])
+    return name in of_layers or any(is_weight(op.op_type, slot, 1) for op, slot in readers)
+
+
+def _item_bytes(graph: Graph, name: str) -> float:
+    """Bytes of one number of a tensor; less than one where several are packed into a byte."""
+    constant = graph.constants.get(name)
+    # A weight that an operator makes is taken for float32.
+    kind = onnx.TensorProto.FLOAT if constant is None else constant.tensor.data_type
+    return nbytes(onnx.TensorProto(data_type=kind, dims=[8])) / 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,26 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.cost_model import CostModel
-from conet_graph.ir.errors import BadUsage, Refused, shown
+from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.layers import layer_names
+from conet_graph.named_widths import asked_counts, find_groups
 from conet_graph.passes.tie_channels import Channels, Group
 from conet_graph.ranking import importance
 
 Copies = NDArray[np.int64]
+Measure = Callable[[Copies], float]
+
+WIDEST = 64.0  # the largest factor by which groups are widened
+CLOSE = 0.98  # the part of a target that is good enough
+REASONS = 5  # so many reasons are told where nothing may change
 
 
 @dataclass(frozen=True)
 class WidthRequest:
-    """What widths are asked for: exactly one kind of target, or ``widths`` by name, or both.
+    """What widths are asked for: at most one kind of target, ``widths`` by name, or both.
 
-    ``params`` and ``macs`` are fractions of the original up to 1, absolute numbers above.
+    ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above.
+    ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     """
 
     scale: float | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     params: float | None = None
     macs: float | None = None
+    weight_bytes: float | None = None
     latency_ms: float | None = None
     measure_latency: Callable[[Copies], float] | None = None
     multiple_of: int = 1
@@ -48,10 +54,39 @@ def choose_copies(graph: Graph, request: WidthRequest) -> Copies:
         Refused: nothing may change, a frozen group is asked to, or a target cannot be met.
 
     """
+    _check(request)
     return _Chooser(graph, request).choose()
 
 
+def _check(request: WidthRequest) -> None:
+    targets = {
+        "--scale": request.scale,
+        "--params": request.params,
+        "--macs": request.macs,
+        "weight_bytes": request.weight_bytes,
+        "--latency": request.latency_ms,
+    }
+    given = {option: value for option, value in targets.items() if value is not None}
+    if len(given) > 1:
+        raise BadUsage(f"Give one of {' and '.join(given)}, not several.")
+    if not given and not request.widths:
+        raise BadUsage(
+            "Say what size you want: a scale, widths, or a target for parameters, MACs or latency."
+        )
+    for option, value in given.items():
+        if not 0 < value < float("inf"):
+            raise BadUsage(f"{option} is {value}: give a number above 0.")
+    if request.scale is not None and request.scale > WIDEST:
+        raise BadUsage(f"--scale is {request.scale}: give a factor of at most {WIDEST:.0f}.")
+    if request.latency_ms is not None and request.measure_latency is None:
+        raise BadUsage("A latency needs measure_latency, a function that measures a candidate.")
+    if request.multiple_of < 1 or request.min_width < 1:
+        raise BadUsage("--multiple-of and --min-width are 1 or more.")
+
+
 class _Chooser:
+    """Counts of the classes that each group keeps, and from them the channels."""
+
     def __init__(self, graph: Graph, request: WidthRequest) -> None:
         self.graph, self.request = graph, request
         self.channels: Channels = graph.notes["channels"]
@@ -59,217 +94,187 @@ class _Chooser:
         self.scores = importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
-        self.model: CostModel | None = None
 
     def choose(self) -> Copies:
         request = self.request
-        targets = [request.scale, request.params, request.macs, request.latency_ms]
-        if sum(t is not None for t in targets) > 1:
-            raise BadUsage("Give one of --scale, --params, --macs and --latency, not several.")
         if not any(g.free for g in self.groups):
-            reasons = "; ".join(dict.fromkeys(g.reason or "" for g in self.groups)) or "it has no layers"
-            raise Refused(f"Nothing may change in this network: {reasons}.")
+            raise Refused(f"Nothing may change in this network: {self._reasons()}.")
         for name in request.keep:
-            for number in self._numbers(name):
-                self.movable[number] = False
-        asked = self._asked_widths()
-        self.movable[list(asked)] = False
+            self.movable[list(find_groups(self.graph, name))] = False
+        asked = asked_counts(self.graph, request.widths, request.keep)
         counts = self.counts.copy()
         for number, count in asked.items():
+            self.movable[number] = False
             counts[number] = count
         if request.scale is not None:
-            self._by_scale(counts, request.scale)
-        elif request.params is not None or request.macs is not None:
-            counts = self._to_cost(counts)
+            counts = self._scaled(counts, request.scale)
         elif request.latency_ms is not None:
             counts = self._to_latency(counts, request.latency_ms)
+        elif request.params or request.macs or request.weight_bytes:
+            counts = self._to_cost(counts)
         if np.array_equal(counts, self.counts) and not asked and request.scale != 1.0:
             raise Refused("At these limits (--multiple-of, --min-width, --keep) nothing changes.")
         return self._copies(counts)
 
-    # -- names -------------------------------------------------------------------------------------
-
-    def _numbers(self, name: str) -> list[int]:
-        """The numbers of the groups that a name stands for: a group, a size, or a layer's output."""
-        found = [k for k, g in enumerate(self.groups) if g.id == name]
-        found = found or [k for k, g in enumerate(self.groups) if g.size == name and g.free]
-        if found:
-            return found
-        names = layer_names(self.graph)
-        for layer in self.graph.notes["layers"]:
-            tensor = layer.op.input(layer.weight_slot)
-            if name in (names[layer.op.index], layer.op.name, tensor, tensor.removesuffix(".weight")):
-                groups = self.channels.groups_on(self.channels.layer_axes[layer.op.index][1])
-                return [self.groups.index(g) for g in groups]
-        known = [*names.values(), *(g.id for g in self.groups)]
-        close = difflib.get_close_matches(name, known, 3) or known[:3]
-        raise BadUsage(f"There is no layer or group {shown(name)}; close are {', '.join(map(shown, close))}.")
-
-    def _asked_widths(self) -> dict[int, int]:
-        asked: dict[int, int] = {}
-        for name, width in self.request.widths.items():
-            numbers = self._numbers(name)
-            groups = [self.groups[k] for k in numbers]
-            for group in groups:
-                if not group.free:
-                    raise Refused(f"{shown(name)} cannot change: {group.reason}.")
-            if not groups:
-                raise Refused(f"{shown(name)} cannot change: its output carries no channels.")
-            total = sum(g.width for g in groups)
-            rest = width
-            for k, group in zip(numbers, groups, strict=True):
-                share = rest if group is groups[-1] else round(width * group.width / total)
-                asked[k] = self._classes_for(name, group, share)
-                rest -= share
-        return asked
-
-    def _classes_for(self, name: str, group: Group, width: int) -> int:
-        if width < 1 or width % group.multiple:
-            raise BadUsage(
-                f"{shown(name)} cannot be {width} wide: its channels move {group.multiple} at once,"
-                f" so its width is a multiple of {group.multiple}."
-            )
-        return width // group.multiple
+    def _reasons(self) -> str:
+        told = list(dict.fromkeys(g.reason or "" for g in self.groups))
+        more = f"; and {len(told) - REASONS} more reasons" if len(told) > REASONS else ""
+        return "; ".join(told[:REASONS]) + more if told else "it has no layers"
 
     # -- scale -------------------------------------------------------------------------------------
 
-    def _rounded(self, group: Group, width: float) -> int:
-        """Classes for a wished width: a multiple of what is asked, never under the least width."""
-        step = int(np.lcm(self.request.multiple_of, group.multiple))
-        nearest = int(width / step + 0.5) * step
-        least = -(-max(self.request.min_width, 1) // step) * step
-        return max(nearest, least) // group.multiple
+    def _step(self, group: Group) -> int:
+        """Classes that come and go together, so that the width stays a multiple of what is asked for."""
+        return int(np.lcm(self.request.multiple_of, group.multiple)) // group.multiple
 
-    def _by_scale(self, counts: Copies, scale: float) -> None:
-        if not 0 < scale <= 64:
-            raise BadUsage(f"--scale is {scale}: give a factor above 0 and at most 64.")
+    def _least(self, group: Group) -> int:
+        step = self._step(group)
+        return -(-self.request.min_width // (step * group.multiple)) * step
+
+    def _scaled(self, counts: Copies, scale: float) -> Copies:
+        """Every movable group at the nearest multiple of ``scale`` times its width."""
+        counts = counts.copy()
         for k in np.flatnonzero(self.movable):
-            group = self.groups[k]
-            new = self._rounded(group, group.width * scale)
-            # Rounding up must not widen what was to become narrower.
-            counts[k] = min(new, self.counts[k]) if scale <= 1 else new
+            old, step, least = int(self.counts[k]), self._step(self.groups[k]), self._least(self.groups[k])
+            new = max(int(old * scale / step + 0.5) * step, least)
+            if scale > 1:
+                counts[k] = max(new, old)  # rounding may not narrow what is to become wider,
+                continue
+            if new > old:  # nor widen what is to become narrower
+                below = old // step * step
+                new = below if below >= least else old
+            counts[k] = new
+        return counts
 
     # -- targets -----------------------------------------------------------------------------------
 
     def _to_cost(self, counts: Copies) -> Copies:
-        self.model = CostModel(self.graph)
-        params = self.request.params is not None
-        measure = self.model.parameters if params else self.model.macs
-        what = "parameters" if params else "MACs"
-        now = measure(self.counts.astype(np.float64))
-        wanted = self.request.params if params else self.request.macs
-        assert wanted is not None
-        goal = wanted * now if wanted <= 1 else wanted
-        if goal > now:
-            return self._widened(counts, measure, goal, what)
-        return self._narrowed(counts, lambda c: measure(c.astype(np.float64)), goal, what)
+        request, model = self.request, CostModel(self.graph)
+        if request.params is not None:
+            wanted, by_cost, what = request.params, model.parameters, "parameters"
+        elif request.macs is not None:
+            wanted, by_cost, what = request.macs, model.macs, "MACs"
+        else:
+            assert request.weight_bytes is not None
+            wanted, by_cost, what = request.weight_bytes, model.weight_bytes, "bytes of weights"
+
+        def measure(candidate: Copies) -> float:
+            return by_cost(candidate.astype(np.float64))
+
+        original = measure(self.counts)
+        if not original:
+            raise Refused(f"This network has no {what} that can be counted: choose another target.")
+        goal = wanted * original if wanted <= 1 else wanted
+        if measure(counts) <= goal:
+            # Named widths may have met a target below the original already.
+            return self._widened(counts, measure, goal, what) if goal > original else counts
+        reached, full, order = self._narrowed(counts, measure, goal, what, rounds=50)
+        return self._topped_up(reached, full, order, measure, goal)
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency
         assert meter is not None
-        return self._narrowed(counts, lambda c: meter(self._copies(c)), goal, "milliseconds")
 
-    def _narrowed(self, counts: Copies, measure: Callable[[Copies], float], goal: float, what: str) -> Copies:
-        ladder = self._ladder(counts)
-        smallest = ladder(1.0)
-        if measure(smallest) > goal:
+        def measure(candidate: Copies) -> float:
+            return meter(self._copies(candidate))
+
+        now = measure(counts)
+        if now <= goal:
+            if np.array_equal(counts, self.counts):
+                raise Refused(f"The network runs in {now:.4g} milliseconds already: nothing changes.")
+            return counts
+        return self._narrowed(counts, measure, goal, "milliseconds", rounds=7)[0]
+
+    def _narrowed(
+        self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int
+    ) -> tuple[Copies, Copies, Copies]:
+        """The widest rung of a ladder that meets the goal, the top rung, and the order of dropping."""
+        least = counts.copy()
+        for k in np.flatnonzero(self.movable):
+            least[k] = min(self._least(self.groups[k]), counts[k])
+        order = self._drop_order(counts, least)
+
+        def rung(share: float) -> Copies:
+            if self.request.uniform:
+                wished = np.floor(np.where(self.movable, counts * (1 - share), counts)).astype(np.int64)
+            else:
+                dropped = order[: round(share * len(order))]
+                wished = counts - np.bincount(dropped, minlength=len(counts))
+            return np.maximum(self._snapped(wished, counts), least)
+
+        closest = measure(rung(1.0))
+        if closest > goal:
             raise Refused(
-                f"{goal:.4g} {what} cannot be reached: the closest is {measure(smallest):.4g},"
+                f"{goal:.4g} {what} cannot be reached: the closest is {closest:.4g},"
                 " with every free width at its least."
             )
         low, high = 0.0, 1.0  # at 0 nothing is dropped, at 1 all that may be
-        if measure(ladder(0.0)) <= goal:
-            return ladder(0.0)
-        for _ in range(40 if what != "milliseconds" else 7):
+        for _ in range(rounds):
             middle = (low + high) / 2
-            if measure(ladder(middle)) <= goal:
+            if measure(rung(middle)) <= goal:
                 high = middle
             else:
                 low = middle
-        return (
-            self._topped_up(ladder(high), counts, measure, goal) if what != "milliseconds" else ladder(high)
-        )
+        return rung(high), counts, order[::-1]
 
-    def _ladder(self, counts: Copies) -> Callable[[float], Copies]:
-        """Widths from untouched (0) to least (1): by rank over all groups, or evenly."""
-        least = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            least[k] = min(self._rounded(self.groups[k], 0.0), counts[k])
-        if self.request.uniform:
-            return lambda share: self._evenly(counts, least, share)
-        order = self._drop_order(least)
-
-        def ranked(share: float) -> Copies:
-            dropped = np.bincount(order[: round(share * len(order))], minlength=len(counts))
-            return self._snapped(counts - dropped, least)
-
-        return ranked
-
-    def _evenly(self, counts: Copies, least: Copies, share: float) -> Copies:
-        wished = counts.astype(np.float64)
-        wished[self.movable] *= 1 - share
-        return self._snapped(np.maximum(np.floor(wished).astype(np.int64), least), least)
-
-    def _drop_order(self, least: Copies) -> Copies:
+    def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):
-            values = np.sort(self.scores[self.groups[k].classes])[: self.counts[k] - least[k]]
+            values = np.sort(self.scores[self.groups[k].classes])[: counts[k] - least[k]]
             numbers += [int(k)] * len(values)
             scores += values.tolist()
         return np.array(numbers, np.int64)[np.argsort(np.array(scores), kind="stable")]
 
-    def _snapped(self, counts: Copies, least: Copies) -> Copies:
-        """Round down to the multiple that is asked for."""
-        if self.request.multiple_of == 1:
-            return counts
-        out = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            if counts[k] < self.counts[k]:
-                step = (
-                    int(np.lcm(self.request.multiple_of, self.groups[k].multiple)) // self.groups[k].multiple
-                )
-                out[k] = max(counts[k] // step * step, least[k])
-        return out
+    def _snapped(self, wished: Copies, counts: Copies) -> Copies:
+        """Round what changes down to the multiple that is asked for."""
+        snapped = wished.copy()
+        for k in np.flatnonzero(self.movable & (wished != counts)):
+            step = self._step(self.groups[k])
+            snapped[k] = wished[k] // step * step
+        return snapped
 
     def _topped_up(
-        self, counts: Copies, full: Copies, measure: Callable[[Copies], float], goal: float
+        self, counts: Copies, full: Copies, order: Copies, measure: Measure, goal: float
     ) -> Copies:
-        """Give groups back what still fits, the largest first, until the target is within 2 %."""
-        if measure(counts) >= 0.98 * goal:
-            return counts
+        """Give groups back what still fits, the most important first, until the target is met closely."""
         counts = counts.copy()
-        for k in sorted(np.flatnonzero(self.movable), key=lambda k: -int(self.counts[k])):
-            step = int(np.lcm(self.request.multiple_of, self.groups[k].multiple)) // self.groups[k].multiple
-            while counts[k] < full[k]:
-                tried = counts.copy()
-                tried[k] = min(counts[k] + step, full[k])
-                if measure(tried) > goal:
-                    break
-                counts = tried
-            if measure(counts) >= 0.98 * goal:
+        closed: set[int] = set()
+        now = measure(counts)
+        for k in order.tolist():
+            if now >= CLOSE * goal:
                 break
+            if k in closed or counts[k] >= full[k]:
+                continue
+            tried = counts.copy()
+            step = self._step(self.groups[k])
+            tried[k] = min((counts[k] // step + 1) * step, full[k])
+            cost = measure(tried)
+            if cost <= goal:
+                counts, now = tried, cost
+            else:
+                closed.add(k)  # costs only grow: it will not fit later either
         return counts
 
-    def _widened(
-        self, counts: Copies, measure: Callable[[NDArray[np.float64]], float], goal: float, what: str
-    ) -> Copies:
-        def at(scale: float) -> Copies:
-            made = counts.copy()
-            self._by_scale(made, scale)
-            return made
-
-        low, high = 1.0, 64.0
-        if measure(at(high).astype(np.float64)) < goal:
-            raise Refused(f"{goal:.4g} {what} cannot be reached by widening {high:.0f} times.")
-        for _ in range(50):
+    def _widened(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
+        closest = measure(self._scaled(counts, WIDEST))
+        if closest < CLOSE * goal:
+            raise Refused(
+                f"{goal:.4g} {what} cannot be reached: the closest is {closest:.4g},"
+                f" with every free width {WIDEST:.0f} times as large."
+            )
+        low, high = 1.0, WIDEST
+        for _ in range(60):
             middle = (low + high) / 2
-            if measure(at(middle).astype(np.float64)) <= goal:
+            if measure(self._scaled(counts, middle)) <= goal:
                 low = middle
             else:
                 high = middle
-        return at(low)
+        reached = self._scaled(counts, low) if low > 1 else counts
+        full = np.maximum(self._scaled(counts, high), reached)
+        order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
+        return self._topped_up(reached, full, order, measure, goal)
 
     # -- channels ----------------------------------------------------------------------------------
 
