@@ -40,12 +40,18 @@ class CostModel:
         self._lengths = _Lengths(graph, self.channels, now)
         names = [*weights_of(graph).values()]
         names += _grown_from_one(graph, self.channels, set(names))
-        self._weights = _Sum([self._tensor_term(name) for name in names])
         of_layers = _weights_of_layers(graph)
+        # A bias stored once for two layers of one weight is one parameter, until a rewrite writes it twice.
+        twice = [name for name in of_layers if name not in names]
+        names += twice
+        self._weights = _Sum([self._tensor_term(name) for name in names])
+        self._only_if_changed = np.array([name in twice for name in names], np.bool_)
         # A number that stands alone in the graph is no parameter, unless an operator says it is a weight.
         self._only_if_several = np.array([not _surely(graph, name, of_layers) for name in names], np.bool_)
         self._bytes = np.array([_item_bytes(graph, name) for name in names], np.float64)
         self._macs = _Sum([*self._layer_terms(), *self._other_products()])
+        # From here on all lengths are known.
+        self._sizes_now = self._weights.terms(self._lengths.at(now))
         self._in_bodies = parameters(graph) - float(self._sizes(now).sum())
 
     def parameters(self, counts: Counts) -> float:
@@ -63,7 +69,9 @@ class CostModel:
 
     def _sizes(self, counts: Counts) -> Counts:
         sizes = self._weights.terms(self._lengths.at(counts))
-        return np.where(self._only_if_several & (sizes <= 1), 0.0, sizes)
+        left_out = self._only_if_several & (sizes <= 1)
+        left_out |= self._only_if_changed & (sizes == self._sizes_now)
+        return np.where(left_out, 0.0, sizes)
 
     # -- terms -------------------------------------------------------------------------------------
 
@@ -242,16 +250,19 @@ def _grown_from_one(graph: Graph, channels: Channels, known: set[str]) -> list[s
     return list(dict.fromkeys(found))
 
 
-def _weights_of_layers(graph: Graph) -> set[str | None]:
-    roots: set[str | None] = set()
+def _weights_of_layers(graph: Graph) -> list[str]:
+    """The tensors behind the weights and biases of all layers, each once."""
+    roots: dict[str, None] = {}
     for layer in graph.notes["layers"]:
         bias = WEIGHTED[layer.op.op_type].bias
-        slots = [layer.weight_slot] if bias is None else [layer.weight_slot, bias]
-        roots |= {root_constant(graph, layer.op.input(slot)) for slot in slots if layer.op.input(slot)}
-    return roots
+        for slot in [layer.weight_slot] if bias is None else [layer.weight_slot, bias]:
+            root = root_constant(graph, layer.op.input(slot)) if layer.op.input(slot) else None
+            if root is not None:
+                roots.setdefault(root)
+    return list(roots)
 
 
-def _surely(graph: Graph, name: str, of_layers: set[str | None]) -> bool:
+def _surely(graph: Graph, name: str, of_layers: list[str]) -> bool:
     """Whether a tensor is a weight also where it holds a single number."""
     readers = graph.consumers.get(name, [])
     return name in of_layers or any(is_weight(op.op_type, slot, 1) for op, slot in readers)

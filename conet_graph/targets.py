@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.cost_model import CostModel
+from conet_graph.fitting import CLOSE, Fit
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.named_widths import asked_counts, find_groups
@@ -19,7 +20,6 @@ Copies = NDArray[np.int64]
 Measure = Callable[[Copies], float]
 
 WIDEST = 64.0  # the largest factor by which groups are widened
-CLOSE = 0.98  # the part of a target that is good enough
 REASONS = 5  # so many reasons are told where nothing may change
 
 
@@ -127,6 +127,9 @@ class _Chooser:
         """Classes that come and go together, so that the width stays a multiple of what is asked for."""
         return int(np.lcm(self.request.multiple_of, group.multiple)) // group.multiple
 
+    def _steps(self) -> Copies:
+        return np.array([self._step(g) for g in self.groups], np.int64)
+
     def _least(self, group: Group) -> int:
         step = self._step(group)
         return -(-self.request.min_width // (step * group.multiple)) * step
@@ -168,8 +171,12 @@ class _Chooser:
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
-        reached, full, order = self._narrowed(counts, measure, goal, what, rounds=50)
-        return self._topped_up(reached, full, order, measure, goal)
+        least = self._narrowest(counts)
+        order = self._drop_order(counts, least)[::-1]
+        if self.request.uniform:
+            order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
+        reached = self._narrowed(counts, measure, goal, what, rounds=50)
+        return Fit(measure, goal, least, counts, self._steps(), order).fill(reached)
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency
@@ -183,15 +190,11 @@ class _Chooser:
             if np.array_equal(counts, self.counts):
                 raise Refused(f"The network runs in {now:.4g} milliseconds already: nothing changes.")
             return counts
-        return self._narrowed(counts, measure, goal, "milliseconds", rounds=7)[0]
+        return self._narrowed(counts, measure, goal, "milliseconds", rounds=7)
 
-    def _narrowed(
-        self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int
-    ) -> tuple[Copies, Copies, Copies]:
-        """The widest rung of a ladder that meets the goal, the top rung, and the order of dropping."""
-        least = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            least[k] = min(self._least(self.groups[k]), counts[k])
+    def _narrowed(self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int) -> Copies:
+        """The widest rung of a ladder of widths that meets the goal."""
+        least = self._narrowest(counts)
         order = self._drop_order(counts, least)
 
         def rung(share: float) -> Copies:
@@ -215,7 +218,13 @@ class _Chooser:
                 high = middle
             else:
                 low = middle
-        return rung(high), counts, order[::-1]
+        return rung(high)
+
+    def _narrowest(self, counts: Copies) -> Copies:
+        least = counts.copy()
+        for k in np.flatnonzero(self.movable):
+            least[k] = min(self._least(self.groups[k]), counts[k])
+        return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
@@ -235,28 +244,6 @@ class _Chooser:
             snapped[k] = wished[k] // step * step
         return snapped
 
-    def _topped_up(
-        self, counts: Copies, full: Copies, order: Copies, measure: Measure, goal: float
-    ) -> Copies:
-        """Give groups back what still fits, the most important first, until the target is met closely."""
-        counts = counts.copy()
-        closed: set[int] = set()
-        now = measure(counts)
-        for k in order.tolist():
-            if now >= CLOSE * goal:
-                break
-            if k in closed or counts[k] >= full[k]:
-                continue
-            tried = counts.copy()
-            step = self._step(self.groups[k])
-            tried[k] = min((counts[k] // step + 1) * step, full[k])
-            cost = measure(tried)
-            if cost <= goal:
-                counts, now = tried, cost
-            else:
-                closed.add(k)  # costs only grow: it will not fit later either
-        return counts
-
     def _widened(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
         closest = measure(self._scaled(counts, WIDEST))
         if closest < CLOSE * goal:
@@ -274,7 +261,7 @@ class _Chooser:
         reached = self._scaled(counts, low) if low > 1 else counts
         full = np.maximum(self._scaled(counts, high), reached)
         order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
-        return self._topped_up(reached, full, order, measure, goal)
+        return Fit(measure, goal, counts, full, self._steps(), order).fill(reached)
 
     # -- channels ----------------------------------------------------------------------------------
 

@@ -1,0 +1,130 @@
+"""The cost model says what the rewritten network costs, to the last number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from conet_graph.cost import cost
+from conet_graph.cost_model import CostModel
+from conet_graph.ir.errors import Refused
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.rewidth import lay_out, rewrite_model
+from conet_graph.passes.tie_channels import Channels
+from tests.graphs import GraphBuilder
+from tests.helpers.random_graphs import models
+from tests.helpers.rewidth_case import graph_of
+
+
+def counts_and_copies(graph: Graph, seed: int, widest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Random widths: classes of each group, and copies of each class."""
+    channels: Channels = graph.notes["channels"]
+    rng = np.random.default_rng(seed)
+    counts = np.array([len(g.classes) for g in channels.groups], np.float64)
+    copies = np.ones(len(channels.units.frozen_class), np.int64)
+    for k, group in enumerate(channels.groups):
+        if group.free:
+            have = len(group.classes)
+            counts[k] = rng.integers(1, int(widest * have) + 1)
+            copies[group.classes] = np.bincount(np.arange(int(counts[k])) % have, minlength=have)
+    return counts, copies
+
+
+def assert_agrees(model: onnx.ModelProto, seed: int, widest: float) -> None:
+    graph = graph_of(model)
+    predicted = CostModel(graph)
+    counts, copies = counts_and_copies(graph, seed, widest)
+    try:
+        proto = rewrite_model(graph, lay_out(graph, copies))
+    except Refused:
+        return
+    found = cost(graph_of(proto))
+    assert predicted.parameters(counts) == found.parameters
+    assert predicted.macs(counts) == found.known_macs
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models(), st.integers(0, 10**6), st.sampled_from([1.0, 2.0]))
+def test_random_networks(model: onnx.ModelProto, seed: int, widest: float) -> None:
+    assert_agrees(model, seed, widest)
+
+
+def one_channel() -> onnx.ModelProto:
+    """A number for each of the channels, that stops being a parameter where one channel is left."""
+    b = GraphBuilder()
+    a = b.conv(b.input("x", ["N", 3, 4, 4]), 2, bias=False)
+    b.output(b.conv(b.mul(a, b.vector(1, 2, 1, 1)), 5))
+    return b.build()
+
+
+def attention() -> onnx.ModelProto:
+    """Products of two feature maps over 16 positions, one of them as an Einsum."""
+    b = GraphBuilder()
+    x = b.input("x", ["N", 3, 4, 4])
+    q, k, v = (b.reshape(b.conv(x, 8), 0, 8, 16) for _ in range(3))
+    scores = b.op("Softmax", b.matmul(b.transpose(q, 0, 2, 1), k), axis=-1)
+    mixed = b.op("Einsum", v, scores, equation="bcj,bij->bci")
+    b.output(b.conv(b.reshape(mixed, 0, 0, 4, 4), 5))
+    return b.build()
+
+
+def recurrent() -> onnx.ModelProto:
+    b = GraphBuilder()
+    x = b.conv(b.input("x", [1, 3, 7]), 6, 3)
+    steps = b.transpose(x, 2, 0, 1)
+    b.node("GRU", [steps, b.weight(1, 12, 6), b.weight(1, 12, 4)], ["h"], hidden_size=4)
+    b.output(b.matmul(b.squeeze("h", 1), b.weight(4, 5)))
+    return b.build()
+
+
+@pytest.mark.parametrize("make", [one_channel, attention, recurrent])
+@pytest.mark.parametrize("widest", [1.0, 3.0])
+def test_networks_of_other_kinds(make: object, widest: float) -> None:
+    assert callable(make)
+    for seed in range(4):
+        assert_agrees(make(), seed, widest)
+
+
+def test_a_weight_inside_a_body_is_a_parameter_that_stays() -> None:
+    def body(name: str) -> onnx.GraphProto:
+        tensor = numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), f"{name}_w")
+        out = helper.make_tensor_value_info(f"{name}_y", onnx.TensorProto.FLOAT, None)
+        node = helper.make_node("Conv", ["x", f"{name}_w"], [f"{name}_y"], name=name)
+        return helper.make_graph([node], name, [], [out], [tensor])
+
+    b = GraphBuilder()
+    b.conv(b.input("x", ["N", 3, 4, 4]), 4, name="a")
+    b.output(b.conv("a", 5))
+    model = b.build()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(
+        helper.make_node("If", ["yes"], ["z"], else_branch=body("p"), then_branch=body("q"))
+    )
+    model.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["N", 2, 4, 4]))
+    for seed in range(3):
+        assert_agrees(model, seed, 1.0)
+    graph = graph_of(model)
+    now = np.array([len(g.classes) for g in graph.notes["channels"].groups], np.float64)
+    assert CostModel(graph).parameters(now) == (3 + 1) * 4 + (4 + 1) * 5 + 12
+
+
+@pytest.mark.parametrize(("kind", "each"), [(np.float32, 4), (np.float16, 2), (np.float64, 8)])
+def test_bytes_are_those_of_the_stored_type(kind: type[np.generic], each: int) -> None:
+    b = GraphBuilder()
+    x = b.input("x", ["N", 1, 4, 4], helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+    a = b.conv(x, 6, weight=b.const(np.ones((6, 1, 3, 3), kind), "a.weight"), bias=False, k=3)
+    b.output(b.conv(a, 2, weight=b.const(np.ones((2, 6, 1, 1), kind), "b.weight"), bias=False))
+    graph = graph_of(b.build())
+    free = [g.free for g in graph.notes["channels"].groups]
+    counts = np.where(free, 4.0, [len(g.classes) for g in graph.notes["channels"].groups])
+    assert CostModel(graph).weight_bytes(counts) == each * 4 * (9 + 2)
+
+
+def test_a_wrong_prediction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CostModel, "macs", lambda self, counts: 1.0)
+    with pytest.raises(AssertionError):
+        assert_agrees(one_channel(), 0, 1.0)

@@ -1,0 +1,306 @@
+"""From requests to widths: scales, names, targets, and what cannot be met."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from conet_graph.cost import Cost, cost
+from conet_graph.ir.errors import BadUsage, Refused
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.rewidth import lay_out, rewrite_model
+from conet_graph.passes.tie_channels import Channels
+from conet_graph.targets import WidthRequest, choose_copies
+from tests.graphs import GraphBuilder
+from tests.helpers.rewidth_case import graph_of
+
+MACS = 64 * (3 * 9 * 16 + 16 * 32 + 32 * 10)
+PARAMETERS = (27 + 1) * 16 + (16 + 1) * 32 + (32 + 1) * 10
+
+
+def chain(*widths: int) -> Graph:
+    """Convolutions 'a', 'b', ... of the given widths on 8x8 pixels, then 'last' of ten, which is frozen."""
+    b = GraphBuilder()
+    x = b.input("x", ["N", 3, 8, 8])
+    for k, width in enumerate(widths):
+        x = b.relu(b.conv(x, width, 3 if k == 0 else 1, name="abcdefgh"[k]))
+    b.output(b.conv(x, 10, name="last"))
+    return graph_of(b.build())
+
+
+def widths(graph: Graph, **request: Any) -> list[int]:
+    """New width of each free group."""
+    copies = choose_copies(graph, WidthRequest(**request))
+    return [int(copies[g.classes].sum()) * g.multiple for g in free(graph)]
+
+
+def free(graph: Graph) -> list[Any]:
+    channels: Channels = graph.notes["channels"]
+    return [g for g in channels.groups if g.free]
+
+
+def cost_at(graph: Graph, copies: NDArray[np.int64]) -> Cost:
+    """Cost of the network that is really rewritten."""
+    return cost(graph_of(rewrite_model(graph, lay_out(graph, copies))))
+
+
+def test_the_chain_costs_what_is_written_above() -> None:
+    found = cost(chain(16, 32))
+    assert (found.parameters, found.macs) == (PARAMETERS, MACS)
+
+
+# -- scale -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"scale": 0.5}, [8, 16]),
+        ({"scale": 0.3}, [5, 10]),  # 4.8 and 9.6
+        ({"scale": 0.3, "multiple_of": 4}, [4, 8]),
+        ({"scale": 0.35, "multiple_of": 4}, [4, 12]),  # 5.6 and 11.2
+        ({"scale": 0.001}, [1, 1]),
+        ({"scale": 0.3, "min_width": 12}, [12, 12]),
+        ({"scale": 0.3, "min_width": 20}, [16, 20]),  # narrowing never widens
+        ({"scale": 0.3, "min_width": 9, "multiple_of": 4}, [12, 12]),
+        ({"scale": 1.0}, [16, 32]),
+        ({"scale": 1.5}, [24, 48]),
+        ({"scale": 1.2, "multiple_of": 8}, [16, 40]),  # 19.2 and 38.4
+        ({"scale": 0.5, "keep": ("a",)}, [16, 16]),
+        ({"scale": 0.5, "widths": {"b": 20}}, [8, 20]),
+    ],
+)
+def test_scale(request_: dict[str, Any], expected: list[int]) -> None:
+    assert widths(chain(16, 32), **request_) == expected
+
+
+def test_a_width_that_is_no_multiple_becomes_one() -> None:
+    assert widths(chain(12, 3), scale=1.0, multiple_of=8) == [8, 3]  # 3 channels cannot
+    assert widths(chain(12, 3), scale=1.1, multiple_of=8) == [16, 8]
+
+
+def test_copies_are_handed_out_in_turn() -> None:
+    graph = chain(4)
+    copies = choose_copies(graph, WidthRequest(scale=2.5))
+    assert copies[free(graph)[0].classes].tolist() == [3, 3, 2, 2]
+
+
+def test_the_least_important_channels_go() -> None:
+    b = GraphBuilder()
+    weight = np.array([1, 5, 2, 4], np.float32).reshape(4, 1, 1, 1)
+    a = b.conv(b.input("x", ["N", 1, 4, 4]), 4, weight=b.const(weight), bias=False)
+    b.output(b.conv(a, 1, weight=b.const(np.ones((1, 4, 1, 1), np.float32)), bias=False))
+    graph = graph_of(b.build())
+    classes = free(graph)[0].classes
+    assert choose_copies(graph, WidthRequest(scale=0.5))[classes].tolist() == [0, 1, 0, 1]
+    assert choose_copies(graph, WidthRequest(scale=0.5, importance="first"))[classes].tolist() == [1, 1, 0, 0]
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["b", "b.weight", "g1", "s1"])
+def test_a_group_a_size_a_layer_and_its_weight_are_names(name: str) -> None:
+    assert widths(chain(16, 32), widths={name: 24}) == [16, 24]
+    assert widths(chain(16, 32), scale=0.5, keep=(name,)) == [8, 32]
+
+
+def halves() -> Graph:
+    """A convolution of 8 + 24 channels that are split, and read by two convolutions."""
+    b = GraphBuilder()
+    one, two = b.split(b.conv(b.input("x", ["N", 3, 8, 8]), 32, name="a"), [8, 24])
+    b.output(b.add(b.conv(one, 5), b.conv(two, 5)))
+    return graph_of(b.build())
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(16, [4, 12]), (64, [16, 48]), (10, [3, 7]), (2, [1, 1]), (3, [1, 2])]
+)
+def test_groups_of_one_layer_keep_their_proportions(width: int, expected: list[int]) -> None:
+    assert widths(halves(), widths={"a": width}) == expected
+    assert widths(halves(), widths={"s0": width}) == expected
+
+
+def test_fewer_channels_than_parts_are_not_possible() -> None:
+    with pytest.raises(BadUsage, match=r"cannot be 1 wide: its channels are 2 sizes .* give 2"):
+        widths(halves(), widths={"a": 1})
+
+
+def grouped() -> Graph:
+    b = GraphBuilder()
+    a = b.conv(b.input("x", ["N", 3, 8, 8]), 16, name="a")
+    b.output(b.conv(b.conv(a, 16, 3, group=4, name="grouped"), 5))
+    return graph_of(b.build())
+
+
+def test_widths_that_the_group_cannot_have() -> None:
+    assert widths(grouped(), widths={"a": 8}) == [8, 16]
+    with pytest.raises(BadUsage, match=r"cannot be 10 wide: its channels move 4 at once.* give 8 or 12"):
+        widths(grouped(), widths={"a": 10})
+    with pytest.raises(BadUsage, match=r"cannot be 0 wide: .* give 4"):
+        widths(grouped(), widths={"a": 0})
+    assert widths(grouped(), scale=0.6, multiple_of=3) == [12, 12]  # 9.6, in steps of 12
+
+
+def test_a_layer_s_width_is_counted_on_its_own_output() -> None:
+    """After a pixel shuffle there is a quarter of the channels."""
+    b = GraphBuilder()
+    up = b.op("DepthToSpace", b.conv(b.input("x", ["N", 3, 8, 8]), 32, name="a"), blocksize=2)
+    b.output(b.conv(b.conv(up, 8, 3, group=8, name="dw"), 5))
+    graph = graph_of(b.build())
+    assert widths(graph, widths={"a": 16}) == [16]
+    assert widths(graph, widths={"dw": 4}) == [16]
+
+
+def test_names_that_are_wrong() -> None:
+    graph = chain(16, 32)
+    with pytest.raises(BadUsage, match="no layer or group 'lats'; close are 'last'"):
+        widths(graph, widths={"lats": 4})
+    with pytest.raises(BadUsage, match="no layer or group 'z'"):
+        widths(graph, scale=0.5, keep=("z",))
+    with pytest.raises(Refused, match="'last' cannot change: graph output"):
+        widths(graph, widths={"last": 5})
+    with pytest.raises(BadUsage, match="'a' and 'g0' have the same channels"):
+        widths(graph, widths={"a": 4, "g0": 8})
+    with pytest.raises(BadUsage, match="'a' is to be 4 wide, but 'g0' is to stay"):
+        widths(graph, widths={"a": 4}, keep=("g0",))
+    assert widths(graph, widths={"a": 4, "g0": 4}) == [4, 32]
+
+
+# -- targets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 2.5])
+@pytest.mark.parametrize("what", ["parameters", "macs"])
+def test_a_target_is_met_from_below_within_two_percent(what: str, share: float, uniform: bool) -> None:
+    graph = chain(16, 32, 24)
+    goal = share * getattr(cost(graph), what)
+    option = "params" if what == "parameters" else what
+    # Above one a target is absolute.
+    request = WidthRequest(**{option: share if share < 1 else goal}, uniform=uniform)
+    reached = getattr(cost_at(graph, choose_copies(graph, request)), what)
+    assert 0.98 * goal <= reached <= goal
+
+
+def test_a_fraction_and_its_number_are_one_target() -> None:
+    assert widths(chain(16, 32), macs=0.5) == widths(chain(16, 32), macs=MACS / 2)
+
+
+def test_a_cost_that_can_be_had_exactly_is_had() -> None:
+    graph = chain(16)
+    for width in range(1, 40):
+        if width != 16:
+            assert widths(graph, macs=64 * (27 + 10) * width) == [width]
+
+
+def test_bytes_of_weights() -> None:
+    graph = chain(16, 32, 24)
+    goal = 0.5 * 4 * cost(graph).parameters
+    for request in (WidthRequest(weight_bytes=0.5), WidthRequest(weight_bytes=goal)):
+        assert 0.98 * goal <= 4 * cost_at(graph, choose_copies(graph, request)).parameters <= goal
+
+
+def test_uniform_takes_the_same_share_everywhere_and_ranking_does_not() -> None:
+    b = GraphBuilder()
+    a = b.conv(b.input("x", ["N", 3, 8, 8]), 40, name="a", bias=False)
+    # Half of the channels of 'a' are worth next to nothing.
+    weak = np.where(np.arange(40) % 2, 1.0, 1e-3).astype(np.float32)
+    a = b.mul(a, b.const(weak.reshape(1, 40, 1, 1)))
+    for tensor in b.initializers:
+        if tensor.name == "a.weight":
+            array = np.tile(weak.reshape(40, 1, 1, 1), (1, 3, 1, 1))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, "a.weight"))
+    second = np.tile(weak.reshape(1, 40, 1, 1), (40, 1, 1, 1))
+    c = b.conv(a, 40, name="c", weight=b.const(second, "c.weight"), bias=False)
+    b.output(b.conv(c, 10, weight=b.const(np.ones((10, 40, 1, 1), np.float32)), bias=False))
+    graph = graph_of(b.build())
+    # Multiplications a pixel are 3a + ac + 10c: 2120 with all, and without the weak half of 'a' and 4 of
+    # the channels of 'c', which are all alike, 60 + 720 + 360.
+    assert widths(graph, macs=64 * 1140) == [20, 36]
+    assert widths(graph, macs=64 * (3 * 28 + 28 * 28 + 10 * 28), uniform=True) == [28, 28]
+
+
+def test_limits_hold_in_targets_too() -> None:
+    found = widths(chain(16, 32, 24), macs=0.5, multiple_of=4, min_width=8)
+    assert all(w % 4 == 0 and w >= 8 for w in found)
+    assert widths(chain(16, 32, 24), macs=0.5, keep=("b",))[1] == 32
+    assert widths(chain(16, 32, 24), macs=0.5, widths={"b": 30})[1] == 30
+
+
+def test_named_widths_count_towards_the_target() -> None:
+    graph = chain(16, 32)
+    # 'b' alone meets it: nothing else moves; 'b' made wider: 'a' pays for it.
+    assert widths(graph, macs=0.9, widths={"b": 8}) == [16, 8]
+    narrow = widths(graph, macs=MACS * 1.1, widths={"b": 64})
+    assert narrow[1] == 64
+    assert narrow[0] < 16
+
+
+def test_targets_out_of_reach_name_the_closest() -> None:
+    # One channel each: 64 * (27 + 1 + 10) MACs; 64 times as wide: 64 * (27 * 1024 + 1024 * 2048 + 20480).
+    with pytest.raises(Refused, match="1000 MACs cannot be reached: the closest is 2432,"):
+        widths(chain(16, 32), macs=1000)
+    with pytest.raises(Refused, match=r"1e\+12 MACs cannot be reached: the closest is 1\.373e\+08,"):
+        widths(chain(16, 32), macs=1e12)
+    with pytest.raises(Refused, match="closest is 2432"):
+        widths(chain(16, 32), macs=1e-6, uniform=True)
+
+
+def test_latency_is_measured_on_candidates() -> None:
+    graph = chain(16, 32)
+
+    def meter(copies: NDArray[np.int64]) -> float:
+        return float(sum(copies[g.classes].sum() for g in free(graph)))
+
+    found = widths(graph, latency_ms=24.0, measure_latency=meter)
+    assert 22 <= sum(found) <= 24
+    with pytest.raises(Refused, match="runs in 48 milliseconds already"):
+        widths(graph, latency_ms=50.0, measure_latency=meter)
+    with pytest.raises(Refused, match="closest is 2,"):
+        widths(graph, latency_ms=1.0, measure_latency=meter)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"scale": 0.5, "macs": 0.5},
+        {"scale": float("nan")},
+        {"scale": 0.0},
+        {"scale": 65.0},
+        {"macs": float("nan")},
+        {"params": -1.0},
+        {"params": float("inf")},
+        {"latency_ms": 5.0},
+        {"scale": 0.5, "multiple_of": 0},
+        {"scale": 0.5, "min_width": 0},
+        {"scale": 0.5, "importance": "size"},
+    ],
+)
+def test_requests_that_make_no_sense(request_: dict[str, Any]) -> None:
+    with pytest.raises(BadUsage):
+        widths(chain(4), **request_)
+
+
+def test_nothing_may_change() -> None:
+    b = GraphBuilder()
+    b.output(b.conv(b.input("x", ["N", 3, 8, 8]), 10, name="only"))
+    graph = graph_of(b.build())
+    with pytest.raises(Refused, match="Nothing may change in this network: graph output 'only'"):
+        widths(graph, scale=0.5)
+    with pytest.raises(Refused, match="nothing changes"):
+        widths(chain(4), scale=0.5, keep=("a",))
+    with pytest.raises(Refused, match="nothing changes"):
+        widths(chain(16, 32), scale=1.1, multiple_of=16)
+
+
+def test_the_same_request_gives_the_same_channels() -> None:
+    for how in ("l2", "random"):
+        request = WidthRequest(macs=0.5, importance=how, seed=5)
+        one, two = (choose_copies(chain(16, 32, 24), request) for _ in range(2))
+        assert one.tolist() == two.tolist()
