@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 Counts = NDArray[np.int64]
 
 CLOSE = 0.98  # the part of a target that is good enough
-TRIES = 20_000  # exchanges that are looked at, at most: a second or two in the largest networks
+ROUNDS = 4
+TRIES = 5_000  # exchanges that are looked at in a round, at most
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,8 @@ class Fit:
     def fill(self, counts: Counts) -> Counts:
         """Counts whose cost comes closer to the goal, from below: within 2 % if steps lead there."""
         counts = self._topped_up(counts)
-        for _ in range(TRIES):
-            if self.measure(counts) >= CLOSE * self.goal:
-                break
-            better = self._exchanged(counts)
+        for _ in range(ROUNDS):
+            better = self._exchanged(counts) if self.measure(counts) < CLOSE * self.goal else None
             if better is None:
                 break
             counts = better
@@ -69,19 +68,44 @@ class Fit:
         return counts
 
     def _exchanged(self, counts: Counts) -> Counts | None:
-        """The best network in which one group gave a step, and another took one or two; None: no better."""
-        best, most = None, self.measure(counts)
+        """The best network in which one group gave steps, few at first, and another took what fits.
+
+        None where no exchange comes closer, or where looking for one takes too long.
+        """
+        best, most, tries = None, self.measure(counts), 0
         groups = np.flatnonzero(self.least < self.most).tolist()
-        pairs = ((give, take) for give in groups for take in groups if give != take)
-        for tries, (give, take) in enumerate(pairs):
-            if tries >= TRIES or most >= CLOSE * self.goal:
-                break
-            tried = self._narrower(counts, give)
-            if tried[give] == counts[give]:
-                continue
-            for _ in range(2):
-                tried = self._wider(tried, take)
-                cost = self.measure(tried)
-                if most < cost <= self.goal:
-                    best, most = tried, cost
+        giving = dict.fromkeys(groups, counts)
+        while giving and tries < TRIES:
+            for give in list(giving):
+                given = self._narrower(giving[give], give)
+                if given[give] == giving[give][give]:
+                    del giving[give]  # at its least
+                    continue
+                giving[give] = given
+                for take in groups:
+                    if take == give:
+                        continue
+                    tried, cost = self._filled(given, take)
+                    tries += 1
+                    if most < cost <= self.goal:
+                        best, most = tried, cost
+                if most >= CLOSE * self.goal:
+                    return best
         return best
+
+    def _filled(self, counts: Counts, k: int) -> tuple[Counts, float]:
+        """Counts with as much as fits of one group, and their cost."""
+        step, made = int(self.steps[k]), counts.copy()
+        low, high = (
+            0,
+            -(-int(self.most[k] - counts[k]) // step),
+        )  # low fit, more than high are not there
+        while low < high:
+            middle = (low + high + 1) // 2
+            made[k] = min((counts[k] // step + middle) * step, self.most[k])
+            if self.measure(made) <= self.goal:
+                low = middle
+            else:
+                high = middle - 1
+        made[k] = min((counts[k] // step + low) * step, self.most[k]) if low else counts[k]
+        return made, self.measure(made)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from random_graphs import models
+from rewidth_case import graph_of
 
 from conet_graph.cost import cost
 from conet_graph.cost_model import CostModel
@@ -16,8 +18,6 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.rewidth import lay_out, rewrite_model
 from conet_graph.passes.tie_channels import Channels
 from tests.graphs import GraphBuilder
-from tests.helpers.random_graphs import models
-from tests.helpers.rewidth_case import graph_of
 
 
 def counts_and_copies(graph: Graph, seed: int, widest: float) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from rewidth_case import graph_of
 
 from conet_graph import ranking
 from conet_graph.ir.errors import BadUsage
@@ -12,7 +13,6 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.ranking import importance
 from tests.graphs import GraphBuilder
-from tests.helpers.rewidth_case import graph_of
 
 # Two 1x1 convolutions with two channels between them: out of (3, 0) and (0, 1), into (4) and (1).
 FIRST = np.array([[3, 0], [0, 1]], np.float32).reshape(2, 2, 1, 1)

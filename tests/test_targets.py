@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from rewidth_case import graph_of
 
 from conet_graph.cost import Cost, cost
 from conet_graph.ir.errors import BadUsage, Refused
@@ -16,7 +17,6 @@ from conet_graph.passes.rewidth import lay_out, rewrite_model
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.targets import WidthRequest, choose_copies
 from tests.graphs import GraphBuilder
-from tests.helpers.rewidth_case import graph_of
 
 MACS = 64 * (3 * 9 * 16 + 16 * 32 + 32 * 10)
 PARAMETERS = (27 + 1) * 16 + (16 + 1) * 32 + (32 + 1) * 10
