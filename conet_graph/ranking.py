@@ -87,15 +87,19 @@ def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> d
             part = np.asarray(chunk, np.float64)
             part = np.square(part) if squares else np.abs(part)
             stop = start + part.shape[along]
+            if along in axes:
+                sums[along][start:stop] = part.sum(axis=_others(part, along))
+            # What the other axes need is summed over this one first: little is left to go through again.
+            rest = part.sum(axis=along, keepdims=True)
             for axis in axes:
-                others = tuple(k for k in range(part.ndim) if k != axis)
-                found = part.sum(axis=others)
-                if axis == along:
-                    sums[axis][start:stop] = found
-                else:
-                    sums[axis] += found
+                if axis != along:
+                    sums[axis] += rest.sum(axis=_others(rest, axis))
             start = stop
     return sums
+
+
+def _others(array: Scores, axis: int) -> tuple[int, ...]:
+    return tuple(k for k in range(array.ndim) if k != axis)
 
 
 def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generic]]]:

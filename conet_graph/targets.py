@@ -27,7 +27,8 @@ REASONS = 5  # so many reasons are told where nothing may change
 class WidthRequest:
     """What widths are asked for: at most one kind of target, ``widths`` by name, or both.
 
-    ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above.
+    ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
+    operators whose MACs cannot be counted are left out of both sides.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     """
 
@@ -166,7 +167,8 @@ class _Chooser:
 
         original = measure(self.counts)
         if not original:
-            raise Refused(f"This network has no {what} that can be counted: choose another target.")
+            why = " (the size of its input is free: fix it, or use --params)" if what == "MACs" else ""
+            raise Refused(f"This network has no {what} that can be counted{why}.")
         goal = wanted * original if wanted <= 1 else wanted
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.

@@ -251,6 +251,31 @@ def test_targets_out_of_reach_name_the_closest() -> None:
         widths(chain(16, 32), macs=1e-6, uniform=True)
 
 
+def test_macs_of_an_image_of_any_size_cannot_be_counted() -> None:
+    b = GraphBuilder()
+    b.output(b.conv(b.conv(b.input("x", ["N", 3, "H", "W"]), 8), 5))
+    graph = graph_of(b.build())
+    with pytest.raises(Refused, match="no MACs that can be counted"):
+        widths(graph, macs=0.5)
+    assert widths(graph, params=0.5) == [3]  # n channels cost 4n + 5n + 5: 77, 32
+    with pytest.raises(Refused, match="no MACs"):
+        widths(graph, macs=1e6)
+
+
+def test_exchanges_find_what_single_steps_do_not() -> None:
+    """A small network meets its target whenever some widths do, by all widths tried."""
+
+    def macs(a: int, b: int) -> int:
+        return 64 * (27 * a + a * b + 10 * b)
+
+    for share in np.arange(0.3, 0.95, 0.05):
+        goal = share * macs(8, 16)
+        best = max(m for a in range(1, 9) for b in range(1, 17) if (m := macs(a, b)) <= goal)
+        reached = macs(*widths(chain(8, 16), macs=float(share)))
+        assert reached <= goal
+        assert reached >= min(0.98 * goal, best)
+
+
 def test_latency_is_measured_on_candidates() -> None:
     graph = chain(16, 32)
 
