@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import Refused, shown
-from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.classify_edges import Layer
@@ -21,6 +21,8 @@ from conet_graph.passes.units import Ids
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
 ROUNDS = 32
+# Operators that round what they read to whole steps.
+QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 
 
 @dataclass
@@ -76,18 +78,25 @@ def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, T
         if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
             plan.axes[axis] = index
         if (name, axis) in labels.shared_out:
-            plan.scale[axis] = _shares(labels, labels.labels(units), graph.constants[name], seed)
+            plan.scale[axis] = _shares(labels, labels.labels(units), _is_rounded(graph, name), seed)
     return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
 
 
+def _is_rounded(graph: Graph, name: str) -> bool:
+    """Whether a weight holds whole numbers, or is rounded to a quantiser's steps before it is used."""
+    if not graph.constants[name].is_float:
+        return True
+    return any(op.op_type in QUANTISERS for op, _ in graph.consumers.get(name, []))
+
+
 def _shares(
-    layout: Labels, labels: Ids, constant: Constant, seed: int | None
+    layout: Labels, labels: Ids, rounded: bool, seed: int | None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
     classes, copy = labels // COPIES, labels % COPIES
     times = layout.copies[classes]
-    if not constant.is_float:
-        # Integers cannot be shared out: the first copy speaks for all.
+    if rounded:
+        # What is rounded to whole steps cannot be shared out: the first copy speaks for all.
         return np.where(copy == 0, 1.0, 0.0)
     if seed is None:
         return 1.0 / times

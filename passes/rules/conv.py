@@ -92,7 +92,7 @@ def deform_conv(t: Tracker, op: Operator) -> None:
     for slot in (2, 4):
         if op.input(slot):
             t.freeze(op, t.axis(op.input(slot), 1), "offsets of a deformable convolution")
-    t.set(op, 0, [t.axis(op.input(0), 0), out, *[0] * (t.rank(op.input(0)) - 2)])
+    t.set(op, 0, [t.axis(op.input(0), 0), out, *pixel_axes(t, op, op.input(0))])
 
 
 def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
@@ -147,15 +147,20 @@ def conv_transpose(t: Tracker, op: Operator) -> None:
         t.contract(op, 0, 1, (w, 0))
         out = np.tile(t.ones(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
     bind_vector(t, op, op.input(2), out)
-    for axis in range(2, t.rank(x)):
-        t.tie(op, t.axis(x, axis), 0)
-    t.set(op, 0, [t.axis(x, 0), out, *[0] * (t.rank(x) - 2)])
+    t.set(op, 0, [t.axis(x, 0), out, *pixel_axes(t, op, x)])
 
 
 def _kernel_is_spatial(t: Tracker, op: Operator, w: str, first: int) -> None:
     """Kernel axes of a weight that the graph computes carry no channels."""
     for axis in range(first, t.rank(w)):
         t.bind(op, w, axis, 0)
+
+
+def pixel_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:
+    """Output axes behind the channel axis where pixels are moved: channels folded into them stay."""
+    for axis in range(2, t.rank(x)):
+        t.tie(op, t.axis(x, axis), 0)
+    return [0] * (t.rank(x) - 2)
 
 
 def window_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.rules.conv import window_axes
+from conet_graph.passes.rules.conv import pixel_axes, window_axes
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
 from conet_graph.passes.units import NoRule, Tracker
 
@@ -36,24 +36,24 @@ def qlinear_pool(t: Tracker, op: Operator) -> None:
     if op.attr("channels_last", 0):
         raise NoRule("it works with channels last")
     axes = t.axes(op.input(0))
-    t.set(op, 0, [*axes[:2], *[0] * (len(axes) - 2)])
+    t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "RoiAlign", "MaxRoiPool")
 def roi(t: Tracker, op: Operator) -> None:
     """Regions come from another input; channels stay."""
-    t.set(op, 0, [0, t.axis(op.input(0), 1), 0, 0])
+    t.set(op, 0, [0, t.axis(op.input(0), 1), *pixel_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "GridSample")
 def grid_sample(t: Tracker, op: Operator) -> None:
     """GridSample(X, grid)."""
     axes = t.axes(op.input(0))
-    t.set(op, 0, [*axes[:2], *[0] * (len(axes) - 2)])
+    t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "Crop")
 def crop(t: Tracker, op: Operator) -> None:
     """Crop of the first opsets: spatial only."""
     axes = t.axes(op.input(0))
-    t.set(op, 0, [*axes[:2], *[0] * (len(axes) - 2)])
+    t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])

@@ -15,7 +15,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
-from conet_graph.passes.rules.conv import in_groups, tie_rows
+from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.matmul import derived
 from conet_graph.passes.rules.registry import Table, rule
 from conet_graph.passes.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
@@ -250,7 +250,7 @@ def depth_to_space(t: Tracker, op: Operator) -> None:
             if len(units) % block:
                 raise NoRule("its block size does not divide the channels")
             units = tie_rows(t, op, units.reshape(-1, block).T)
-    t.set(op, 0, [axes[0], units, 0, 0])
+    t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "SpaceToDepth")
@@ -263,7 +263,7 @@ def space_to_depth(t: Tracker, op: Operator) -> None:
         if len(units) * block > LONGEST_AXIS:
             raise NoRule("its block size is not sensible")
         units = np.tile(units, block)
-    t.set(op, 0, [axes[0], units, 0, 0])
+    t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "ConstantOfShape")
