@@ -14,8 +14,8 @@ from conet_graph.passes.tie_channels import Channels
 WAYS = ("l2", "l1", "bn", "first", "random")
 Scores = NDArray[np.float64]
 
-# Weights are looked at this many at a time: files are mapped, and may be larger than memory.
-CHUNK = 2**20
+# Weights are looked at this many at a time: they stay in the cache, and files may be larger than memory.
+CHUNK = 2**16
 
 
 def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
