@@ -6,11 +6,8 @@ import os
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from random_graphs import BLOCKS, build, models
 
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
@@ -18,17 +15,9 @@ from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.rewriting import planned, rewritten
 from conet_graph.verification import verify
+from tests.strategies import DISCONTINUOUS, describe, models
 
 EXAMPLES = int(os.environ.get("CONET_GRAPH_EXAMPLES", "200"))
-
-
-@pytest.mark.parametrize("block", range(len(BLOCKS)), ids=lambda k: BLOCKS[k].__name__)
-@pytest.mark.parametrize("opset", [11, 18])
-def test_every_block_makes_a_valid_network(block: int, opset: int) -> None:
-    model = build(opset, [(block, n) for n in range(3)], 1)
-    onnx.checker.check_model(model, full_check=True)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert np.isfinite(session.run(None, {"input": np.ones((2, 3, 8, 8), np.float32)})[0]).all()
 
 
 def rewrite_and_verify(model: onnx.ModelProto, seed: int, widest: float) -> bool:
@@ -59,14 +48,14 @@ def rewrite_and_verify(model: onnx.ModelProto, seed: int, widest: float) -> bool
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(models(), st.integers(0, 10**6))
+@given(models(exclude=DISCONTINUOUS), st.integers(0, 10**6))
 def test_narrower_equals_the_masked_original(model: onnx.ModelProto, seed: int) -> None:
-    note(" ".join(n.op_type for n in model.graph.node))
+    note(describe(model))
     rewrite_and_verify(model, seed, 1.0)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(models(), st.integers(0, 10**6))
+@given(models(exclude=DISCONTINUOUS), st.integers(0, 10**6))
 def test_wider_equals_the_original(model: onnx.ModelProto, seed: int) -> None:
-    note(" ".join(n.op_type for n in model.graph.node))
+    note(describe(model))
     rewrite_and_verify(model, seed, 1.8)
