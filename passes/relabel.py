@@ -160,6 +160,23 @@ class Labels(Tracker):
         """Old positions of the new positions of an axis."""
         return old_positions(self.old_classes(value, axis), self.labels(now))
 
+    def not_understood(self, op: Operator, why: str, reason: str) -> None:
+        """Refuse widths at which an operator no longer makes sense that does so in the file."""
+        known = any(other.index == op.index for other, _, _ in self.units.unsupported)
+        if not known and not self.new_hints:  # with hints this layout is thrown away anyway
+            raise Refused(f"At these widths the {reason}.")
+
+    def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
+        """Lay the axis out piece by piece where copies have mixed the pieces."""
+        if not np.any(np.diff(piece) < 0):
+            return
+        order = np.argsort(piece, kind="stable")
+        if not self._relayout(units, self.labels(units)[order]):
+            raise Refused(
+                f"Operator {op.op_type} (node {shown(op.name)}) would get its pieces mixed:"
+                " choose other widths for its group."
+            )
+
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constant's axis shares its values out among copies."""
         units = self.axis(op.input(slot), axis)

@@ -164,6 +164,12 @@ class Tracker:
         """For each position of an axis now, its position in the file as it is."""
         raise NotImplementedError
 
+    def not_understood(self, op: Operator, why: str, reason: str) -> None:
+        """Note that everything an operator touches was frozen."""
+
+    def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
+        """Say that an operator cuts an axis into pieces, numbered position by position, in this order."""
+
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
@@ -259,6 +265,10 @@ class Units(Tracker):
         """Note an operator that looks across channels."""
         if not isinstance(axis, int):
             self.mixes.append((op, axis))
+
+    def not_understood(self, op: Operator, why: str, reason: str) -> None:
+        """Note an operator that could not be described."""
+        self.unsupported.append((op, why, self.frozen(reason)))
 
     def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
         """Check that the numbers can be changed later, if they must.

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from random_graphs import models
 from rewidth_case import graph_of
 
 from conet_graph.cost import cost
@@ -18,6 +17,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.rewidth import lay_out, rewrite_model
 from conet_graph.passes.tie_channels import Channels
 from tests.graphs import GraphBuilder
+from tests.strategies import models
 
 
 def counts_and_copies(

@@ -19,7 +19,7 @@ from conet_graph.passes.rules import (
     transpose,
 )
 from conet_graph.passes.rules.registry import Rule
-from conet_graph.passes.units import NoRule, Tracker, Units
+from conet_graph.passes.units import NoRule, Tracker
 
 _FAMILIES = (
     concat_split,
@@ -63,8 +63,7 @@ def apply_rule(tracker: Tracker, op: Operator) -> None:
     except NoRule as refusal:
         reason = f"operator {kind} (node {shown(op.name)}): {refusal}"
         freeze_all(tracker, op, reason)
-        if isinstance(tracker, Units):
-            tracker.unsupported.append((op, str(refusal), tracker.frozen(reason)))
+        tracker.not_understood(op, str(refusal), reason)
 
 
 def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:

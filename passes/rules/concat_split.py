@@ -67,8 +67,7 @@ def split(t: Tracker, op: Operator) -> None:
         return
     sizes = _split_sizes(t, op, axis)
     piece = np.searchsorted(np.cumsum(sizes), t.origin(op.input(0), axis, units), side="right")
-    if np.any(np.diff(piece) < 0):
-        raise NoRule("its pieces do not stay together at the new widths")
+    t.keep_together(op, units, piece)
     pieces = [units[piece == k] for k in range(len(sizes))]
     for k, part in enumerate(pieces):
         t.set(op, k, [*axes[:axis], part, *axes[axis + 1 :]])
@@ -116,9 +115,8 @@ def slice_(t: Tracker, op: Operator) -> None:
         begin, stop, _ = slice(start, end, step).indices(length)
         if step == 1:
             origin = t.origin(op.input(0), axis, units)
+            t.keep_together(op, units, np.searchsorted([begin, stop], origin, side="right"))
             chosen = np.flatnonzero((origin >= begin) & (origin < stop))
-            if len(chosen) and chosen[-1] - chosen[0] + 1 != len(chosen):
-                raise NoRule("its channels do not stay together at the new widths")
             out[axis] = units[chosen]
             new_starts[position] = int(chosen[0]) if len(chosen) else 0
             open_end = end >= OPEN_END

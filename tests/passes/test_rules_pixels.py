@@ -69,3 +69,18 @@ def test_a_weight_that_is_rounded_is_not_shared_out_when_widened() -> None:
     assert report.equality == "passed"
     assert report.largest_difference is not None
     assert report.largest_difference < 1e-6
+
+
+def test_halves_of_one_channel_each_stay_apart_when_widened() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Split", ["a", "sizes"], ["b", "c"], axis=1),
+        helper.make_node("Sigmoid", ["c"], ["d"]),
+        helper.make_node("Mul", ["b", "d"], ["e"]),
+        helper.make_node("Conv", ["e", "w2"], ["y"], "second"),
+    ]
+    weights = {"w1": random(2, 3, 1, 1), "sizes": np.array([1, 1], np.int64), "w2": random(5, 1, 1, 1)}
+    loaded = model(nodes, weights, ["N", 5, 4, 4])
+    made = plan(loaded, scale=3.0)
+    assert made.tensors["w1"].axes[0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert verify(analysed(loaded), rewrite(loaded, made).proto, made).equality == "passed"
