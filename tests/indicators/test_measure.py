@@ -103,7 +103,7 @@ def test_the_size_of_weights_does_not_matter(factor: float) -> None:
     assert (scaled.out_count, scaled.in_count) == (plain.out_count, plain.in_count) == (2, 0)
     assert scaled.out_condition == pytest.approx(plain.out_condition)
     wanted = plain.out_noise_variance * factor * factor
-    assert scaled.out_noise_variance == pytest.approx(wanted, abs=0.0)
+    assert scaled.out_noise_variance == pytest.approx(wanted, rel=1e-9, abs=0.0)
 
 
 def broken(value: float) -> NDArray[np.float64]:

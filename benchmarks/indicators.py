@@ -1,0 +1,102 @@
+"""Indicators of all layers of a ResNet-34, against EVBMF from full SVDs of both unfoldings, on CPU.
+
+Weights are random float32 with the network's shapes and a low-rank signal. The SVD ways take one
+unfolding at a time, without our Gram matrices and batches, and end in the same EVBMF, so that the
+ratio is that of the spectra's cost alone. Ways alternate within a round; times are medians over the
+rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from conet_graph.indicators import LayerIndicators, evbmf, layer_indicators
+from conet_graph.indicators.unfold import unfold
+
+Weights = Mapping[str, np.ndarray]
+Counts = dict[str, tuple[int, int]]
+
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
+
+
+def resnet34_weights(seed: int) -> dict[str, np.ndarray]:
+    """Weights of the 36 convolutions."""
+    shapes: list[tuple[int, int, int]] = [(64, 3, 7)]
+    previous = 64
+    for width, blocks in STAGES:
+        for block in range(blocks):
+            shapes += [(width, previous, 3), (width, width, 3)]
+            if block == 0 and previous != width:
+                shapes.append((width, previous, 1))
+            previous = width
+    random = np.random.default_rng(seed)
+    weights = {}
+    for number, (outputs, inputs, kernel) in enumerate(shapes):
+        columns = inputs * kernel * kernel
+        rank = max(1, outputs // 8)
+        signal = random.standard_normal((outputs, rank)) @ random.standard_normal((rank, columns))
+        noise = random.standard_normal((outputs, columns))
+        values = (noise + 0.3 * signal) * (2 / columns) ** 0.5
+        values = values.reshape(outputs, inputs, kernel, kernel)
+        weights[f"conv{number}"] = values.astype(np.float32)
+    return weights
+
+
+def by_svd(weights: Weights, dtype: type, vectors: bool) -> Counts:
+    """Ranks N' of both axes from an SVD of each unfolding."""
+    counts = {}
+    for name, weight in weights.items():
+        ranks = []
+        for axis in (0, 1):
+            matrix = unfold(weight.astype(dtype), axis)
+            found = np.linalg.svd(matrix, full_matrices=False, compute_uv=vectors)
+            squares = np.asarray(found[1] if vectors else found, np.float64)[None] ** 2
+            ranks.append(int(evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
+        counts[name] = (ranks[0], ranks[1])
+    return counts
+
+
+def counts_of(layers: Mapping[str, LayerIndicators]) -> Counts:
+    """Ranks N' of both axes as this package measures them."""
+    return {name: (layer.out_count, layer.in_count) for name, layer in layers.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    weights = resnet34_weights(0)
+    tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
+    ways: dict[str, Callable[[], Counts]] = {
+        "SVD with vectors, float64": lambda: by_svd(weights, np.float64, True),
+        "SVD with vectors, float32": lambda: by_svd(weights, np.float32, True),
+        "SVD values only, float64": lambda: by_svd(weights, np.float64, False),
+        "layer_indicators, numpy": lambda: counts_of(layer_indicators(weights)),
+        "layer_indicators, torch": lambda: counts_of(layer_indicators(tensors)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    counts: dict[str, Counts] = {}
+    layer_indicators({"warm-up": weights["conv0"], "tensor": tensors["conv0"]})
+    for _ in range(parser.parse_args().rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            counts[name] = way()
+            seconds[name].append(time.perf_counter() - start)
+    reference = counts["SVD with vectors, float64"]
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    print(f"{len(weights)} convolutions of ResNet-34, {torch.get_num_threads()} threads")
+    print(f"{'way':28}{'seconds':>10}{'full SVD is':>13}{'other ranks':>13}")
+    for name, median in medians.items():
+        others = sum(counts[name][layer] != reference[layer] for layer in weights)
+        ratio = medians["SVD with vectors, float64"] / median
+        print(f"{name:28}{median:10.3f}{ratio:12.1f}x{others:13}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""How much a layer has learned: rank and condition of its weights, and how fast the rank grows."""
+
+from __future__ import annotations
+
+from conet_graph.indicators.evbmf import Evbmf, evbmf
+from conet_graph.indicators.measure import LayerIndicators, layer_indicators
+from conet_graph.indicators.slope import SizeIndicators, Voice, rank_slope, size_indicators
+
+__all__ = [
+    "Evbmf",
+    "LayerIndicators",
+    "SizeIndicators",
+    "Voice",
+    "evbmf",
+    "layer_indicators",
+    "rank_slope",
+    "size_indicators",
+]
