@@ -1,0 +1,200 @@
+"""CONet's Algorithm 2 as pure functions (Hosseini et al., ICCVW 2021): from trial to trial.
+
+Nothing here trains, reads or writes: states and indicators in, new states out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from conet_graph.indicators.slope import SizeIndicators
+from conet_graph.ir.errors import BadUsage, shown
+
+EXPAND, STAY, SHRINK = 1, 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class SizeState:
+    """One size between two trials.
+
+    Attributes:
+        width: its channels C.
+        action: the last action w: 1 expanded, -1 shrunk, 0 nothing yet, or stopped.
+        phi: the step, a fraction of the width.
+        stopped: whether the size has settled; it then keeps its width.
+
+    """
+
+    width: int
+    action: int
+    phi: float
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """The search's parameters, with the paper's values as defaults.
+
+    Attributes:
+        trials: the most trials.
+        epochs: of each trial.
+        start_width: of every size in the first trial.
+        delta: a size whose rank-slope is below it shrinks; the paper spans 0.0025 (large networks)
+            to 0.025.
+        mu: a size whose condition reaches it shrinks.
+        gamma: a size that turns round with a step below it stops.
+        phi: the first step.
+        min_width, max_width: bounds of every size (the paper: 16 for DARTS or 32 for ResNet, to
+            256).
+        multiple: widths are rounded to multiples of it; the paper's are even.
+
+    """
+
+    trials: int = 25
+    epochs: int = 20
+    start_width: int = 32
+    delta: float = 0.01
+    mu: float = 10.0
+    gamma: float = 0.01
+    phi: float = 0.2
+    min_width: int = 16
+    max_width: int = 256
+    multiple: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can run with."""
+        for name in ("trials", "epochs", "start_width", "min_width", "max_width", "multiple"):
+            if getattr(self, name) < 1:
+                raise BadUsage(f"{name} is {getattr(self, name)}: give 1 or more.")
+        for name in ("delta", "mu", "gamma", "phi"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BadUsage(f"{name} is {getattr(self, name)}: give a finite number, 0 or more.")
+        if not 0 < self.phi < 1:
+            raise BadUsage(f"phi is {self.phi}: give a fraction between 0 and 1.")
+        self.bounds()
+
+    def bounds(self, multiple: int = 1) -> tuple[int, int, int]:
+        """Smallest and largest width of a size, and what all its widths are multiples of.
+
+        Args:
+            multiple: how many of the size's channels move at once (ResNeXt with 32 groups: 32).
+
+        Raises:
+            BadUsage: no multiple lies within the bounds.
+
+        """
+        unit = math.lcm(self.multiple, multiple)
+        smallest = -(-self.min_width // unit) * unit
+        largest = self.max_width // unit * unit
+        if smallest > largest:
+            raise BadUsage(
+                f"no multiple of {unit} lies between min_width {self.min_width} and max_width"
+                f" {self.max_width}: widen the bounds."
+            )
+        return smallest, largest, unit
+
+
+def start_state(settings: SearchSettings, width: int | None = None) -> SizeState:
+    """The state before the first trial.
+
+    Args:
+        settings: the search's.
+        width: the size's own width, taken as it is; the settings' start width if not given.
+
+    """
+    return SizeState(settings.start_width if width is None else width, STAY, settings.phi, False)
+
+
+def step(
+    state: SizeState,
+    indicators: SizeIndicators,
+    settings: SearchSettings,
+    first_trial: bool,
+    multiple: int = 1,
+) -> SizeState:
+    """The size's state for the next trial.
+
+    It expands; but it shrinks where the rank-slope is below delta or the condition reaches mu,
+    unless it is at its minimum, and where it is over its maximum. Where that turns the last action
+    round (never after the first trial), the size stops with the width that it has if its step is
+    already below gamma, and the step is halved. Otherwise the width becomes C (1 + w phi), rounded
+    and clamped. With a small step the rounding can give the old width again: the action counts all
+    the same.
+
+    Args:
+        state: the size as it was trained.
+        indicators: measured in that trial.
+        settings: the search's.
+        first_trial: whether that trial was the first.
+        multiple: how many of the size's channels move at once.
+
+    """
+    if state.stopped:
+        return state
+    smallest, largest, _ = settings.bounds(multiple)
+    learns = indicators.slope >= settings.delta and indicators.condition < settings.mu
+    if state.width > largest:
+        action = SHRINK
+    elif learns or state.width <= smallest:
+        action = EXPAND
+    else:
+        action = SHRINK
+    phi = state.phi
+    if action != state.action and not first_trial:
+        if phi < settings.gamma:
+            return replace(state, action=STAY, phi=phi / 2, stopped=True)
+        phi /= 2
+    width = rounded_width(state.width * (1 + action * phi), settings, multiple)
+    return SizeState(width, action, phi, False)
+
+
+def step_all(
+    states: Mapping[str, SizeState],
+    indicators: Mapping[str, SizeIndicators],
+    settings: SearchSettings,
+    first_trial: bool,
+    multiples: Mapping[str, int],
+) -> dict[str, SizeState]:
+    """Every size's state for the next trial; a size that nothing was measured for stops as it is.
+
+    Args:
+        states: size -> its state as it was trained.
+        indicators: size -> what the trial measured.
+        settings: the search's.
+        first_trial: whether that trial was the first.
+        multiples: size -> how many of its channels move at once, where that is not 1.
+
+    Raises:
+        BadUsage: a size has no allowed width; named.
+
+    """
+    after = {}
+    for size, state in states.items():
+        if size not in indicators:
+            after[size] = replace(state, action=STAY, stopped=True)
+            continue
+        try:
+            multiple = multiples.get(size, 1)
+            after[size] = step(state, indicators[size], settings, first_trial, multiple)
+        except BadUsage as error:
+            raise BadUsage(f"Size {shown(size)}: {error}") from error
+    return after
+
+
+def rounded_width(width: float, settings: SearchSettings, multiple: int = 1) -> int:
+    """The nearest allowed width: a multiple (ties go up) within the bounds.
+
+    >>> rounded_width(38.4, SearchSettings()), rounded_width(38.4, SearchSettings(multiple=8))
+    (38, 40)
+    """
+    smallest, largest, unit = settings.bounds(multiple)
+    # The small addend keeps ties from depending on how a product was rounded.
+    nearest = math.floor(width / unit + 0.5 + 1e-9) * unit
+    return min(max(nearest, smallest), largest)
+
+
+def finished(states: Iterable[SizeState], trial: int, settings: SearchSettings) -> bool:
+    """Whether no further trial is due: all sizes have stopped, or ``trial`` of them were run."""
+    return trial >= settings.trials or all(state.stopped for state in states)
