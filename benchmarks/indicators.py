@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from conet_graph.indicators import LayerIndicators, evbmf, layer_indicators
+from conet_graph.indicators import LayerIndicators, layer_indicators, solve_evbmf
 from conet_graph.indicators.unfold import unfold
 
 Weights = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def by_svd(weights: Weights, dtype: type, vectors: bool) -> Counts:
             matrix = unfold(weight.astype(dtype), axis)
             found = np.linalg.svd(matrix, full_matrices=False, compute_uv=vectors)
             squares = np.asarray(found[1] if vectors else found, np.float64)[None] ** 2
-            ranks.append(int(evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
+            ranks.append(int(solve_evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
         counts[name] = (ranks[0], ranks[1])
     return counts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conet_graph.indicators.evbmf import Evbmf, evbmf
+from conet_graph.indicators.evbmf import Evbmf, solve_evbmf
 from conet_graph.indicators.measure import LayerIndicators, layer_indicators
 from conet_graph.indicators.slope import SizeIndicators, Voice, rank_slope, size_indicators
 
@@ -11,8 +11,8 @@ __all__ = [
     "LayerIndicators",
     "SizeIndicators",
     "Voice",
-    "evbmf",
     "layer_indicators",
     "rank_slope",
     "size_indicators",
+    "solve_evbmf",
 ]

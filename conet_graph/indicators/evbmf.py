@@ -57,7 +57,7 @@ class Evbmf:
     shrunk: Floats
 
 
-def evbmf(squares: Floats, columns: Ints, search: Search = "global") -> Evbmf:
+def solve_evbmf(squares: Floats, columns: Ints, search: Search = "global") -> Evbmf:
     """Solve for a batch of matrices with the same number of rows.
 
     Rank 0 and condition 1 by definition: where no noise can be estimated, because so many singular

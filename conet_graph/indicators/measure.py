@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conet_graph.indicators.evbmf import Evbmf, Search, evbmf
+from conet_graph.indicators.evbmf import Evbmf, Search, solve_evbmf
 from conet_graph.indicators.unfold import Matrix, Weight, grams, normalised, place, spectra
 
 # Numbers in one batch of Gram matrices, for the memory's sake.
@@ -77,14 +77,14 @@ def layer_indicators(
     by torch on their device. Gram matrices are float64 and go in batches of one size.
 
     Rank 0, condition 1, gain 0 by definition: weights of one channel, all-zero, constant or
-    noiseless low-rank ones (see `evbmf`), ones with a NaN or an infinity (noise variance 0 then),
-    and empty ones. No weight raises.
+    noiseless low-rank ones (see `solve_evbmf`), ones with a NaN or an infinity (noise variance 0
+    then), and empty ones. No weight raises.
 
     Args:
         weights: name -> weight, output channels first and input channels second, as Conv has them.
             A grouped convolution's second axis holds one group's inputs.
         input_first: names of weights that have the input channels first: ConvTranspose, MatMul.
-        search: see `evbmf`.
+        search: see `solve_evbmf`.
 
     Returns:
         The indicators, in the order of ``weights``.
@@ -123,7 +123,7 @@ def _jobs(name: str, weight: Weight) -> Iterator[_Job]:
 
 def _solved(jobs: list[_Job], search: Search) -> Iterator[tuple[tuple[str, int], _Axis]]:
     columns = np.array([job.columns for job in jobs], np.int64)
-    solution = evbmf(spectra([job.gram for job in jobs]), columns, search)
+    solution = solve_evbmf(spectra([job.gram for job in jobs]), columns, search)
     for row, job in enumerate(jobs):
         for axis, channels in job.axes.items():
             yield (job.name, axis), _axis(solution, row, channels, job.scale)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conet_graph.indicators import Evbmf, evbmf
+from conet_graph.indicators import Evbmf, solve_evbmf
 
 Floats = NDArray[np.float64]
 
@@ -14,11 +14,11 @@ def squares_of(matrix: Floats) -> Floats:
 
 
 def solved(matrix: Floats) -> Evbmf:
-    return evbmf(squares_of(matrix), np.array([max(matrix.shape)]))
+    return solve_evbmf(squares_of(matrix), np.array([max(matrix.shape)]))
 
 
-def bounds_and_energies(squares: Floats, m: int, points: Floats | None = None) -> tuple[Floats, Floats]:
-    """Noise variances, and the free energy there, term by term from the published formula."""
+def energies(squares: Floats, m: int, points: Floats | None = None) -> Floats:
+    """The free energy, term by term as published; over the whole range if no points are given."""
     rows = len(squares)
     alpha = rows / m
     tau = 2.5129 * np.sqrt(alpha)
@@ -31,14 +31,15 @@ def bounds_and_energies(squares: Floats, m: int, points: Floats | None = None) -
     z = np.where(x > xbar, x, xbar) - (1 + alpha)
     t = (z + np.sqrt(z * z - 4 * alpha)) / 2
     head = x - t + np.log((t + 1) / x) + alpha * np.log(t / alpha + 1)
-    return points, np.where(x > xbar, head, x - np.log(x)).sum(0)
+    total: Floats = np.where(x > xbar, head, x - np.log(x)).sum(0)
+    return total
 
 
 def is_lowest(squares: Floats, m: int, variance: float) -> bool:
-    _, everywhere = bounds_and_energies(squares, m)
+    everywhere = energies(squares, m)
     # The lowest point may be the limit at a jump, reached from one side only.
     near = np.array([variance * (1 - 1e-9), variance, variance * (1 + 1e-9)])
-    _, here = bounds_and_energies(squares, m, near)
+    here = energies(squares, m, near)
     return bool(here.min() <= everywhere.min() + 1e-6)
 
 
@@ -65,7 +66,7 @@ def test_the_check_fails_where_one_search_is_caught_in_another_minimum() -> None
     for seed in range(60):
         matrix = noisy(seed)
         squares, m = squares_of(matrix), matrix.shape[1]
-        variance = float(evbmf(squares, np.array([m]), "bounded").noise_variance[0])
+        variance = float(solve_evbmf(squares, np.array([m]), "bounded").noise_variance[0])
         caught += not is_lowest(squares[0], m, variance)
     assert caught > 0
 
@@ -98,13 +99,13 @@ def test_shrunken_values_follow_the_published_formula() -> None:
 def test_a_batch_answers_as_its_members_do_alone() -> None:
     random = np.random.default_rng(5)
     columns = np.array([12, 40, 300, 12, 12])
-    squares = np.stack(
-        [squares_of(random.standard_normal((12, m)) * random.uniform(0.1, 3, (12, 1)))[0] for m in columns]
-    )
+    uneven = np.linspace(0.1, 3, 12)[:, None]
+    matrices = [random.standard_normal((12, m)) * uneven for m in columns]
+    squares = np.concatenate([squares_of(matrix) for matrix in matrices])
     squares[3] = 0
-    together = evbmf(squares, columns)
+    together = solve_evbmf(squares, columns)
     for i, m in enumerate(columns):
-        alone = evbmf(squares[i : i + 1], np.array([m]))
+        alone = solve_evbmf(squares[i : i + 1], np.array([m]))
         assert together.rank[i] == alone.rank[0]
         assert together.noise_variance[i] == alone.noise_variance[0]
         np.testing.assert_array_equal(together.shrunk[i], alone.shrunk[0])
@@ -114,7 +115,7 @@ def test_a_batch_answers_as_its_members_do_alone() -> None:
 def test_without_a_noise_floor_the_rank_is_zero_by_definition(search: str) -> None:
     low = np.zeros((1, 8))
     low[0, :3] = [9.0, 4.0, 1.0]
-    found = evbmf(low, np.array([8]), "bounded" if search == "bounded" else "global")
+    found = solve_evbmf(low, np.array([8]), "bounded" if search == "bounded" else "global")
     assert (found.rank[0], found.condition[0]) == (0, 1.0)
     assert found.noise_variance[0] == pytest.approx(14 / 64)
 
@@ -129,6 +130,6 @@ def test_a_few_dead_channels_leave_the_noise_floor() -> None:
 
 @pytest.mark.parametrize("columns", [8, 9, 1000])
 def test_a_flat_spectrum_is_all_noise(columns: int) -> None:
-    found = evbmf(np.full((1, 8), 2.0), np.array([columns]))
+    found = solve_evbmf(np.full((1, 8), 2.0), np.array([columns]))
     assert found.rank[0] == 0
     assert found.noise_variance[0] == pytest.approx(2 / columns)

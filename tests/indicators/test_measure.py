@@ -183,5 +183,6 @@ def test_arrays_are_measured_without_torch() -> None:
         "print(layer_indicators({'w': np.eye(8) + np.arange(64.0).reshape(8, 8)})['w'].out_count);"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "False"

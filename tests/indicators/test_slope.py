@@ -38,12 +38,14 @@ def test_producers_speak_by_output_consumers_by_input() -> None:
 
 
 def test_two_halves_are_one_voice() -> None:
-    layers = {name: replace(BLANK, out_rank=rank) for name, rank in (("l", 0.2), ("r", 0.4), ("c", 0.9))}
+    ranks = {"l": 0.2, "r": 0.4, "c": 0.9}
+    layers = {name: replace(BLANK, out_rank=rank) for name, rank in ranks.items()}
     assert mean_rank([Voice("out", ("l", "r")), Voice("out", ("c",))], layers) == pytest.approx(0.6)
 
 
 def test_a_size_over_a_trial() -> None:
-    epochs = [{"a": replace(BLANK, out_rank=r, out_condition=k)} for r, k in ((0.1, 9), (0.5, 8), (0.4, 7))]
+    course = ((0.1, 9), (0.5, 8), (0.4, 7))
+    epochs = [{"a": replace(BLANK, out_rank=r, out_condition=k)} for r, k in course]
     found = size_indicators({"s0": [Voice("out", ("a",))], "mute": []}, epochs)
     assert list(found) == ["s0"]
     assert found["s0"].ranks == (0.1, 0.5, 0.4)
