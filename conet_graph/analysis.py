@@ -17,7 +17,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.passes import analysed
-from conet_graph.passes.classify_edges import Layer, derived_from_constants
+from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
 from conet_graph.passes.units import Axis, Ids
 
@@ -340,7 +340,7 @@ class _Builder:
 
     def _edges(self) -> Edges:
         """Edges between feature maps; constants, and what is computed from them, are not."""
-        weights = derived_from_constants(self.graph)
+        weights = self.graph.derived
         data_slots = {
             layer.op.index: layer.data_slot for layer in layers_of(self.graph) if layer.kind == "conv"
         }

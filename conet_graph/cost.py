@@ -17,7 +17,7 @@ from conet_graph.layers import (
     root_constant,
     stored_size,
 )
-from conet_graph.passes.classify_edges import Layer, derived_from_constants
+from conet_graph.passes.classify_edges import Layer
 
 _NORMS = (
     "BatchNormalization",
@@ -156,7 +156,6 @@ def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | No
 
 def _weightless_products(graph: Graph, counted: dict[int, int | None]) -> dict[int, int | None]:
     """Products of two feature maps (attention and the like), and Einsum."""
-    weights: set[str] | None = None
     found: dict[int, int | None] = {}
     for op in graph.operators:
         known = PRODUCTS.get(op.op_type)
@@ -164,8 +163,7 @@ def _weightless_products(graph: Graph, counted: dict[int, int | None]) -> dict[i
             continue
         if known is None and op.op_type != "Einsum":
             continue
-        weights = derived_from_constants(graph) if weights is None else weights
-        if op.outputs[0] in weights:
+        if op.outputs[0] in graph.derived:
             continue  # a weight being made: done once, not for each input
         if known is not None:
             found[op.index] = product_macs(graph, op, known.data, known.weight)

@@ -18,7 +18,7 @@ from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.ir.tensors import nbytes
 from conet_graph.layers import root_constant
-from conet_graph.passes.classify_edges import Layer, derived_from_constants
+from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.passes.units import Axis
 
@@ -115,15 +115,13 @@ class CostModel:
         """Products of two feature maps."""
         layers = {layer.op.index for layer in self.graph.notes["layers"]}
         terms: list[Term] = []
-        weights: set[str] | None = None
         for op in self.graph.operators:
             facts = PRODUCTS.get(op.op_type)
             if (facts is None and op.op_type != "Einsum") or op.domain not in KNOWN_DOMAINS:
                 continue
             if op.index in layers:
                 continue
-            weights = derived_from_constants(self.graph) if weights is None else weights
-            if op.outputs[0] in weights:
+            if op.outputs[0] in self.graph.derived:
                 continue
             if facts is None:
                 terms += self._einsum_terms(op)

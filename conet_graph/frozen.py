@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from conet_graph.passes.units import Ids, Units
+from conet_graph.passes.tie_channels import signatures
+from conet_graph.passes.units import Ids, Units, components
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,11 @@ class Parts:
 
 def frozen_parts(units: Units) -> Parts:
     """The parts of solved units."""
-    none = np.zeros(0, np.int64)
-    left = np.concatenate([none, *units.left])
-    right = np.concatenate([none, *units.right])
+    left, right = units.equations()
     is_frozen = np.zeros(units.count, np.bool_)
     is_frozen[list(units.reasons)] = True
     inside = ~(is_frozen[left] | is_frozen[right])
-    ones = np.ones(int(inside.sum()), np.bool_)
-    shape = (units.count, units.count)
-    matrix = coo_array((ones, (left[inside], right[inside])), shape=shape)
-    count, labels = connected_components(matrix, directed=False)
-    of: Ids = labels.astype(np.int64)
+    count, of = components(left[inside], right[inside], units.count)
     return Parts(of, _reasons(units, of, count, left, right, is_frozen), _signatures(units, of, count))
 
 
@@ -57,13 +50,9 @@ def _reasons(units: Units, of: Ids, count: int, left: Ids, right: Ids, is_frozen
 
 def _signatures(units: Units, of: Ids, count: int) -> Ids:
     """A number for the set of places that a part touches, as ``tie_channels`` numbers classes."""
-    signature = np.zeros(count, np.int64)
-    mark = 1
-    for axis in units.stored.values():
-        if isinstance(axis, int) or not units.frozen_class[units.classes[axis]].any():
-            continue
-        parts, times = np.unique(of[axis], return_counts=True)
-        _, number = np.unique(np.stack([signature[parts], times]), axis=1, return_inverse=True)
-        signature[parts] = number.reshape(-1) + mark
-        mark += int(number.max(initial=0)) + 1
-    return signature
+    frozen = (
+        of[axis]
+        for axis in units.stored.values()
+        if not isinstance(axis, int) and units.frozen_class[units.classes[axis]].any()
+    )
+    return signatures(frozen, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from conet_graph.ir.graph import Graph, bodies
+from conet_graph.ir.graph import Graph, read_inside
 
 
 def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
@@ -16,13 +16,7 @@ def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.Node
             continue
         alive.append(node)
         needed.update(node.input)
-        pending = bodies(node)
-        while pending:
-            body = pending.pop()
-            needed.update(v.name for v in body.output)
-            for inner in body.node:
-                needed.update(inner.input)
-                pending.extend(bodies(inner))
+        needed |= read_inside(node)
     return alive[::-1]
 
 

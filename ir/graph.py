@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.load import LoadedModel, tensor_array
+from conet_graph.ir.wire import assign
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -65,12 +66,7 @@ class Operator:
 
     def set_attr(self, name: str, value: Any) -> None:
         """Replace or add an attribute."""
-        made = helper.make_attribute(name, value)
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                attribute.CopyFrom(made)
-                return
-        self.proto.attribute.append(made)
+        set_attribute(self.proto, name, value)
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""
@@ -152,21 +148,11 @@ class Graph:
         constants = {t.name: Constant(t, t.name) for t in proto.graph.initializer}
         skeleton = onnx.ModelProto()
         for descriptor, value in proto.ListFields():
-            if descriptor.name == "graph":
-                continue
-            if hasattr(value, "extend") or hasattr(value, "append"):
-                getattr(skeleton, descriptor.name).extend(value)
-            elif hasattr(value, "CopyFrom"):
-                getattr(skeleton, descriptor.name).CopyFrom(value)
-            else:
-                setattr(skeleton, descriptor.name, value)
+            if descriptor.name != "graph":
+                assign(skeleton, descriptor.name, value)
         for descriptor, value in proto.graph.ListFields():
-            if descriptor.name in ("initializer", "node"):
-                continue
-            if hasattr(value, "extend") or hasattr(value, "append"):
-                getattr(skeleton.graph, descriptor.name).extend(value)
-            else:
-                setattr(skeleton.graph, descriptor.name, value)
+            if descriptor.name not in ("initializer", "node"):
+                assign(skeleton.graph, descriptor.name, value)
         for node in proto.graph.node:
             tensor = _constant_tensor(node)
             if tensor is None:
@@ -242,15 +228,16 @@ class Graph:
     @cached_property
     def captured(self) -> set[str]:
         """Values of the main graph that bodies of If, Loop, Scan and the like read."""
-        names: set[str] = set()
-        pending = [g for op in self.operators for g in op.subgraphs()]
-        while pending:
-            body = pending.pop()
-            for node in body.node:
-                names.update(node.input)
-                pending.extend(bodies(node))
-            names.update(v.name for v in body.output)
-        return names
+        return {name for op in self.operators for name in read_inside(op.proto)}
+
+    @cached_property
+    def derived(self) -> set[str]:
+        """Constants, and values computed from constants alone: the weights."""
+        derived = set(self.constants)
+        for op in self.operators:
+            if not op.subgraphs() and all(not n or n in derived for n in op.inputs):
+                derived.update(o for o in op.outputs if o)
+        return derived
 
     def fresh_name(self, base: str) -> str:
         """A constant's name that nothing in the graph has yet."""
@@ -262,7 +249,13 @@ class Graph:
     def structure_changed(self) -> None:
         """Forget what was derived from the list of nodes; call after changing it."""
         self.shapes_stale = True
-        for name in ("operators", "producers", "consumers", "dag", "captured"):
+        for name in ("operators", "producers", "captured"):
+            self.__dict__.pop(name, None)
+        self.uses_changed()
+
+    def uses_changed(self) -> None:
+        """Forget what was derived from which operator reads what; call after changing an input."""
+        for name in ("consumers", "derived", "dag"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -299,6 +292,34 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
             found.append(attribute.g)
         found.extend(attribute.graphs)
     return found
+
+
+def read_inside(node: onnx.NodeProto) -> set[str]:
+    """All names that the sub-graphs of a node read, those of their own values too."""
+    names: set[str] = set()
+    pending = bodies(node)
+    while pending:
+        body = pending.pop()
+        names.update(v.name for v in body.output)
+        for inner in body.node:
+            names.update(inner.input)
+            pending.extend(bodies(inner))
+    return names
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
+    """Replace or add an attribute of a node."""
+    made = helper.make_attribute(name, value)
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(made)
+            return
+    node.attribute.append(made)
+
+
+def literals(name: str, array: np.ndarray[Any, Any]) -> list[Entry]:
+    """The numbers of a constant, each with the place where it stands."""
+    return [Entry(v, ("const", name, k)) for k, v in enumerate(array.reshape(-1).tolist())]
 
 
 def _inlined(loaded: LoadedModel) -> onnx.ModelProto:

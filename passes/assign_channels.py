@@ -9,7 +9,7 @@ import numpy as np
 
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS
-from conet_graph.passes.classify_edges import Layer, derived_from_constants
+from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.labels import in_copies, runs
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.passes.units import Axis, Ids
@@ -36,7 +36,7 @@ class AssignChannels:
     def run(self, graph: Graph) -> None:
         """Fill ``graph.notes['sizes']``: for each feature map, in order, the list of its sizes."""
         view = _View(graph)
-        weights = derived_from_constants(graph)
+        weights = graph.derived
         values = view.channels.units.values
         graph.notes["sizes"] = {
             name: view.sizes(name, axes) for name, axes in values.items() if name not in weights

@@ -41,7 +41,7 @@ class ClassifyEdges:
 
     def run(self, graph: Graph) -> None:
         """Find the layers; ``graph.notes['edge_kinds']`` says what each operator's edges are."""
-        weights = derived_from_constants(graph)
+        weights = graph.derived
         layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
         graph.notes["layers"] = layers
         conv = {layer.op.index for layer in layers if layer.kind == "conv"}
@@ -62,15 +62,6 @@ def _kind(op: Operator, weights: set[str]) -> str:
         if op.op_type in CONCATENATIONS:
             return "non-conv concat"
     return "non-conv"
-
-
-def derived_from_constants(graph: Graph) -> set[str]:
-    """Constants, and values computed from constants alone."""
-    derived = set(graph.constants)
-    for op in graph.operators:
-        if not op.subgraphs() and all(not n or n in derived for n in op.inputs):
-            derived.update(o for o in op.outputs if o)
-    return derived
 
 
 def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:

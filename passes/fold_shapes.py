@@ -10,7 +10,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Entry, Graph, Operator
+from conet_graph.ir.graph import Constant, Entry, Graph, Operator, literals
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
 from conet_graph.passes.shape_arithmetic import LONGEST, Entries, evaluate
 
@@ -133,4 +133,4 @@ def _same_dim(graph: Graph, entry: Entry, value: str, axis: int) -> bool:
 
 def _replace(graph: Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
     graph.constants[name] = Constant(numpy_helper.from_array(array, name), name)
-    graph.known[name] = [Entry(v, ("const", name, k)) for k, v in enumerate(array.reshape(-1).tolist())]
+    graph.known[name] = literals(name, array)

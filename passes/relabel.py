@@ -7,6 +7,7 @@ the n-th position labelled (c, k) of a new axis takes its values from the n-th p
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,10 +33,10 @@ class Labels(Tracker):
         self.units, self.copies, self.hints = units, copies, hints
         self.choices = units.choices
         # Tokens below the number of classes stand for kept (frozen) classes themselves.
-        self.label_chunks: list[Ids] = [np.arange(len(copies), dtype=np.int64) * COPIES]
+        self._labels: Ids = np.arange(len(copies), dtype=np.int64) * COPIES
         self.keys: list[tuple[str, int]] = []
         self.starts: list[int] = [len(copies)]
-        self._labels: Ids | None = None
+        self.mixing = {op.index for op, axis in units.mixes if (copies[units.classes[axis]] != 1).any()}
         self.new_hints: dict[tuple[str, int], Ids] = {}
         self.numbers_changed: dict[str, dict[int, int]] = {}
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
@@ -47,9 +48,6 @@ class Labels(Tracker):
 
     def labels(self, tokens: Ids) -> Ids:
         """The labels of tokens."""
-        if self._labels is None:
-            self._labels = np.concatenate(self.label_chunks)
-            self.label_chunks = [self._labels]
         return self._labels[tokens]
 
     def old_classes(self, value: str, axis: int) -> Ids:
@@ -83,12 +81,14 @@ class Labels(Tracker):
         labels = self.hints.get(key)
         if labels is None:
             labels = self.default_layout(self.units.classes[old])
-        start = self.starts[-1]
-        self.label_chunks.append(labels)
-        self._labels = None
+        start, end = self.starts[-1], self.starts[-1] + len(labels)
+        if end > len(self._labels):
+            # Twice the room each time: what is copied in all stays linear.
+            self._labels = np.concatenate([self._labels[:start], np.zeros(end, np.int64)])
+        self._labels[start:end] = labels
         self.keys.append(key)
-        self.starts.append(start + len(labels))
-        return np.arange(start, start + len(labels), dtype=np.int64)
+        self.starts.append(end)
+        return np.arange(start, end, dtype=np.int64)
 
     def new_axis(self, value: str, axis: int) -> Axis:
         """The tokens of a constant's axis that no rule has laid out yet."""
@@ -194,20 +194,13 @@ class Labels(Tracker):
         """The one constant's axis from which all of an axis's tokens come."""
         if isinstance(axis, int) or not len(axis):
             return None
-        which = np.unique(np.searchsorted(np.array(self.starts), axis, side="right") - 1)
-        return self.keys[int(which[0])] if len(which) == 1 and which[0] >= 0 else None
+        first, last = (bisect_right(self.starts, int(token)) - 1 for token in (axis.min(), axis.max()))
+        return self.keys[first] if first == last >= 0 else None
 
     def mix(self, op: Operator, axis: Axis) -> None:
         """Note an operator that looks across channels whose number changes."""
-        if not isinstance(axis, int) and self._changes(op):
+        if not isinstance(axis, int) and op.index in self.mixing:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
-
-    def _changes(self, op: Operator) -> bool:
-        return any(
-            (self.copies[self.units.classes[axis]] != 1).any()
-            for mixer, axis in self.units.mixes
-            if mixer.index == op.index
-        )
 
     # -- edits -------------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from conet_graph.ir.errors import Refused, shown
-from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.graph import Graph, Operator, set_attribute
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.classify_edges import Layer
@@ -114,7 +114,7 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
     model.CopyFrom(graph.skeleton)
     for index, attributes in labels.attributes.items():
         for name, value in attributes.items():
-            _set_attribute(model.graph.node[index], name, value)
+            set_attribute(model.graph.node[index], name, value)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, plan in layout.tensors.items():
         zero = _zero_point(graph, name) if plan.scale else None
@@ -195,14 +195,6 @@ def _zero_point_axis(op: Operator, rank: int) -> int:
     if op.op_type == "DequantizeLinear":
         return int(op.attr("axis", 1)) % rank
     return 0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else rank - 1
-
-
-def _set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            attribute.CopyFrom(helper.make_attribute(name, value))
-            return
-    node.attribute.append(helper.make_attribute(name, value))
 
 
 def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from conet_graph.ir.graph import Entry, Graph, Operator
+from conet_graph.ir.graph import Entry, Graph, Operator, literals
 
 Entries = list[Entry]
 LONGEST = 1024
@@ -31,10 +31,8 @@ def constant_entries(graph: Graph, name: str) -> Entries | None:
     integer = constant.tensor.data_type in INTEGERS
     if not integer and not (constant.is_float and constant.size == 1):
         return None
-    values = graph.array(name).reshape(-1).tolist()
-    entries = [Entry(v, ("const", name, k)) for k, v in enumerate(values)]
-    graph.known[name] = entries
-    return entries
+    graph.known[name] = literals(name, graph.array(name))
+    return graph.known[name]
 
 
 def evaluate(graph: Graph, op: Operator) -> Entries | None:

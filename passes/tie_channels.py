@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+from networkx.utils import UnionFind
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator
@@ -93,10 +95,7 @@ def _keep(tracker: Tracker, op: Operator, name: str, reason: str) -> None:
         return
     stop = tracker.frozen(reason)
     for axis in range(tracker.rank(name)):
-        if tracker.is_constant(name):
-            tracker.bind(op, name, axis, stop)
-        else:
-            tracker.tie(op, tracker.axis(name, axis), stop)
+        tracker.bind(op, name, axis, stop)
 
 
 def out_axis(tracker: Tracker, layer: Layer) -> Axis:
@@ -133,18 +132,8 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
 
 def _channels(graph: Graph, units: Units) -> Channels:
     count = len(units.frozen_class)
-    signature = np.zeros(count, np.int64)
-    touched: list[tuple[tuple[str, int], Ids]] = []
-    for place, axis in units.stored.items():
-        if not isinstance(axis, int):
-            touched.append((place, units.classes[axis]))
-    next_mark = 1
-    for _, classes in touched:
-        found, times = np.unique(classes, return_counts=True)
-        pairs = np.stack([signature[found], times])
-        _, mark = np.unique(pairs, axis=1, return_inverse=True)
-        signature[found] = mark.reshape(-1) + next_mark
-        next_mark += int(mark.max(initial=0)) + 1
+    touched = [(p, units.classes[axis]) for p, axis in units.stored.items() if not isinstance(axis, int)]
+    signature = signatures((classes for _, classes in touched), count)
     layers: list[Layer] = graph.notes["layers"]
     axes = {
         layer.op.index: (
@@ -153,28 +142,30 @@ def _channels(graph: Graph, units: Units) -> Channels:
         )
         for layer in layers
     }
-    used = np.zeros(count, np.bool_)
-    for pair in axes.values():
-        for side in pair:
-            if side is not None:
-                used[side] = True
     channels = Channels(units, [], np.full(count, -1, np.int64), axes)
-    _number_groups(channels, layers, signature, used)
+    _number_groups(channels, layers, signature)
     _fill_groups(channels, layers, touched)
     _join_sizes(channels, layers)
     return channels
+
+
+def signatures(axes: Iterable[Ids], count: int) -> Ids:
+    """A number for each of ``count`` classes: equal for those that occur equally often on the same axes."""
+    signature = np.zeros(count, np.int64)
+    mark = 1
+    for classes in axes:
+        found, times = np.unique(classes, return_counts=True)
+        _, number = np.unique(np.stack([signature[found], times]), axis=1, return_inverse=True)
+        signature[found] = number.reshape(-1) + mark
+        mark += int(number.max(initial=0)) + 1
+    return signature
 
 
 def _classes(units: Units, axis: Axis) -> Ids | None:
     return None if isinstance(axis, int) else units.classes[axis]
 
 
-def _number_groups(
-    channels: Channels,
-    layers: list[Layer],
-    signature: Ids,
-    used: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
-) -> None:
+def _number_groups(channels: Channels, layers: list[Layer], signature: Ids) -> None:
     """Make the groups, in the order in which the layers' outputs, then their inputs, show them."""
     units = channels.units
     members: dict[tuple[int, bool, str], list[int]] = {}
@@ -190,14 +181,8 @@ def _number_groups(
             new = new[~seen[new]]
             seen[new] = True
             order.extend(new.tolist())
-    reasons: dict[int, str] = {}
-    for unit, reason in units.reasons.items():
-        klass = int(units.classes[unit])
-        if klass not in reasons or reasons[klass] == units.reasons[0]:
-            reasons[klass] = reason
+    reasons = units.class_reasons()
     for klass in order:
-        if not used[klass]:
-            continue
         frozen = bool(units.frozen_class[klass])
         key = (int(signature[klass]), frozen, reasons[klass] if frozen else "")
         members.setdefault(key, []).append(klass)
@@ -234,23 +219,11 @@ def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tu
 
 def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
     """Groups that make up the output axis of one convolution are one size."""
-    parent = list(range(len(channels.groups)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
+    together = UnionFind(group.id for group in channels.groups)
     for layer in layers:
-        if layer.kind != "conv":
-            continue
-        together = [
-            int(g.id[1:]) for g in channels.groups_on(channels.layer_axes[layer.op.index][1]) if g.free
-        ]
-        for other in together[1:]:
-            a, b = root(together[0]), root(other)
-            parent[max(a, b)] = min(a, b)
-    names: dict[int, str] = {}
-    for k, group in enumerate(channels.groups):
-        group.size = names.setdefault(root(k), f"s{len(names)}")
+        if layer.kind == "conv":
+            groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
+            together.union(*(group.id for group in groups if group.free))
+    names: dict[str, str] = {}
+    for group in channels.groups:
+        group.size = names.setdefault(together[group.id], f"s{len(names)}")

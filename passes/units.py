@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from conet_graph.ir.errors import shown
-from conet_graph.ir.graph import Dim, Entry, Graph, Operator
+from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
 
 # An equation with more positions is looked through for repetitions.
 LONG = 4096
@@ -31,6 +31,14 @@ LONGEST_AXIS = 2**22
 
 class NoRule(Exception):
     """A rule cannot describe this operator; what it touches is frozen for the reason given."""
+
+
+def components(left: Ids, right: Ids, count: int) -> tuple[int, Ids]:
+    """How many classes ``count`` units fall into when each of ``left`` equals its ``right``; each one's."""
+    ones = np.ones(len(left), np.bool_)
+    matrix = coo_array((ones, (left, right)), shape=(count, count))
+    found, labels = connected_components(matrix, directed=False)
+    return int(found), labels.astype(np.int64)
 
 
 class Tracker:
@@ -48,6 +56,10 @@ class Tracker:
     def is_constant(self, value: str) -> bool:
         """Whether the file holds the value."""
         return value in self.graph.constants
+
+    def is_weight(self, value: str) -> bool:
+        """Whether a value is a constant, or computed from constants alone."""
+        return value in self.graph.derived
 
     def rank(self, value: str) -> int:
         """Number of axes of a value.
@@ -97,8 +109,7 @@ class Tracker:
         constant = self.graph.constants.get(value)
         if constant is None or constant.size > 4096 or len(constant.dims) > 1:
             return None
-        data = self.graph.array(value).reshape(-1).tolist()
-        return [Entry(v, ("const", value, k)) for k, v in enumerate(data)]
+        return literals(value, self.graph.array(value))
 
     def integers(self, value: str) -> list[int] | None:
         """The numbers of a small constant, if all of them are known."""
@@ -287,21 +298,29 @@ class Units(Tracker):
             if source is None:
                 raise NoRule("its shape is computed in the graph")
 
+    def equations(self) -> tuple[Ids, Ids]:
+        """Both sides of all equations, unit by unit."""
+        none = np.zeros(0, np.int64)
+        return np.concatenate([none, *self.left]), np.concatenate([none, *self.right])
+
     def solve(self) -> None:
         """Number the classes of units that must appear or vanish together, and find the frozen ones."""
-        if self.left:
-            left, right = np.concatenate(self.left), np.concatenate(self.right)
-        else:
-            left = right = np.zeros(0, np.int64)
-        ones = np.ones(len(left), np.bool_)
-        matrix = coo_array((ones, (left, right)), shape=(self.count, self.count))
-        count, labels = connected_components(matrix, directed=False)
-        self.classes = labels.astype(np.int64)
+        count, self.classes = components(*self.equations(), self.count)
         self.frozen_class = np.zeros(count, np.bool_)
         self.frozen_class[self.classes[list(self.reasons)]] = True
 
+    def class_reasons(self) -> dict[int, str]:
+        """Why each frozen class is: the first reason that says more than the generic one."""
+        reasons: dict[int, str] = {}
+        for unit, reason in self.reasons.items():
+            klass = int(self.classes[unit])
+            if klass not in reasons or reasons[klass] == self.reasons[0]:
+                reasons[klass] = reason
+        return reasons
+
     def reason_of(self, classes: Ids) -> str:
         """Why classes are frozen: the first reason found that says more than the generic one."""
-        found = [r for unit, r in self.reasons.items() if self.classes[unit] in set(classes.tolist())]
-        told = [r for r in found if r != self.reasons[0]]
+        wanted = set(classes.tolist())
+        found = [reason for unit, reason in self.reasons.items() if int(self.classes[unit]) in wanted]
+        told = [reason for reason in found if reason != self.reasons[0]]
         return (told or found or ["nothing"])[0]

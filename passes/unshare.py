@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conet_graph.ir.graph import Constant, Graph
+from conet_graph.ir.graph import Constant, Graph, literals
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,9 @@ class Unshare:
                 own = graph.fresh_name(name)
                 graph.constants[own] = Constant(constant.tensor, constant.source)
                 if name in graph.known:
-                    graph.known[own] = [
-                        type(e)(e.value, ("const", own, k)) for k, e in enumerate(graph.known[name])
-                    ]
+                    graph.known[own] = literals(own, graph.array(own))
                 op.proto.input[slot] = own
-        for cached in ("consumers", "dag"):
-            graph.__dict__.pop(cached, None)
+        graph.uses_changed()
 
 
 def is_vector(constant: Constant) -> bool:

@@ -70,14 +70,9 @@ def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:
     """Freeze every axis an operator touches."""
     stop = tracker.frozen(reason)
     for value in op.inputs:
-        if not value or (tracker.is_constant(value) and len(tracker.graph.constants[value].dims) == 0):
-            continue
-        if tracker.is_constant(value):
-            for axis in range(len(tracker.graph.constants[value].dims)):
+        if tracker.is_constant(value) or value in tracker.values:
+            for axis in range(tracker.rank(value)):
                 tracker.bind(op, value, axis, stop)
-        elif value in tracker.values:
-            for units in tracker.values[value]:
-                tracker.tie(op, units, stop)
     for k, value in enumerate(op.outputs):
         shape = tracker.graph.shape(value) if value else None
         if shape is not None:

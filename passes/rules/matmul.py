@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
+from conet_graph.ir.operators import PRODUCTS
 from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import MICROSOFT, Table, rule
@@ -21,9 +22,9 @@ def product(
         raise NoRule("an operand is a scalar")
     inner_a = rank_a - 2 if trans_a and rank_a > 1 else rank_a - 1
     inner_b = rank_b - 1 if rank_b == 1 or trans_b else rank_b - 2
-    if derived(t, right) or not derived(t, left):
+    if t.is_weight(right) or not t.is_weight(left):
         t.bind(op, right, inner_b, t.axis(left, inner_a))
-        weight = (right, inner_b) if derived(t, right) else None
+        weight = (right, inner_b) if t.is_weight(right) else None
         t.contract(op, a, inner_a, weight)
     else:
         t.bind(op, left, inner_a, t.axis(right, inner_b))
@@ -38,21 +39,6 @@ def product(
     if rank_b > 1:
         batch.append(t.axis(right, rank_b - 2 if trans_b else rank_b - 1))
     return batch
-
-
-def derived(t: Tracker, value: str) -> bool:
-    """Whether a value is a weight: a constant, or computed from constants alone."""
-    pending, steps = [value], 0
-    while pending and steps < 16:
-        name = pending.pop()
-        steps += 1
-        if not name or t.is_constant(name):
-            continue
-        producer = t.graph.producers.get(name)
-        if producer is None:
-            return False
-        pending.extend(producer.inputs)
-    return not pending
 
 
 @rule(RULES, "Gemm")
@@ -71,33 +57,6 @@ def matmul(t: Tracker, op: Operator) -> None:
     t.set(op, 0, product(t, op, 0, 1))
 
 
-@rule(RULES, "MatMulInteger")
-def matmul_integer(t: Tracker, op: Operator) -> None:
-    """MatMulInteger(A, B, a_zero_point, b_zero_point)."""
-    out = product(t, op, 0, 1)
-    bind_scale(t, op, op.input(3), out[-1])
-    t.set(op, 0, out)
-
-
-@rule(RULES, "QLinearMatMul")
-def qlinear_matmul(t: Tracker, op: Operator) -> None:
-    """QLinearMatMul(a, as, az, b, bs, bz, ys, yz)."""
-    out = product(t, op, 0, 3)
-    for slot in (4, 5):
-        bind_scale(t, op, op.input(slot), out[-1])
-    t.set(op, 0, out)
-
-
-@rule(RULES, "QGemm", domain=MICROSOFT)
-def qgemm(t: Tracker, op: Operator) -> None:
-    """QGemm(A, as, az, B, bs, bz, C, ys, yz)."""
-    out = product(t, op, 0, 3, bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
-    for slot in (4, 5):
-        bind_scale(t, op, op.input(slot), out[-1])
-    bind_vector(t, op, op.input(6), out[-1])
-    t.set(op, 0, out)
-
-
 @rule(RULES, "FusedMatMul", domain=MICROSOFT)
 def fused_matmul(t: Tracker, op: Operator) -> None:
     """FusedMatMul(A, B) with transposes."""
@@ -106,24 +65,29 @@ def fused_matmul(t: Tracker, op: Operator) -> None:
     t.set(op, 0, product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0))))
 
 
-@rule(RULES, "DynamicQuantizeMatMul", domain=MICROSOFT)
-def dynamic_quantize_matmul(t: Tracker, op: Operator) -> None:
-    """DynamicQuantizeMatMul(A, B, b_scale, b_zero_point, bias)."""
-    t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
-    out = product(t, op, 0, 1)
-    for slot in (2, 3):
-        bind_scale(t, op, op.input(slot), out[-1])
-    bind_vector(t, op, op.input(4), out[-1])
-    t.set(op, 0, out)
+# Slots of the scales and zero points that may lie along the output's channels (operator specs).
+_SCALES = {
+    "MatMulInteger": (3,),
+    "QLinearMatMul": (4, 5),
+    "QGemm": (4, 5),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulIntegerToFloat": (3, 5),
+}
 
 
-@rule(RULES, "MatMulIntegerToFloat", domain=MICROSOFT)
-def matmul_integer_to_float(t: Tracker, op: Operator) -> None:
-    """MatMulIntegerToFloat(A, B, as, bs, az, bz, bias)."""
-    out = product(t, op, 0, 1)
-    for slot in (3, 5):
+@rule(RULES, "MatMulInteger", "QLinearMatMul")
+@rule(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
+def quantised_product(t: Tracker, op: Operator) -> None:
+    """A product of quantised matrices, with scales, zero points and perhaps a bias."""
+    facts = PRODUCTS[op.op_type]
+    if op.op_type == "DynamicQuantizeMatMul":
+        t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
+    turned = (bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
+    out = product(t, op, facts.data, facts.weight, *turned)
+    for slot in _SCALES[op.op_type]:
         bind_scale(t, op, op.input(slot), out[-1])
-    bind_vector(t, op, op.input(6), out[-1])
+    if facts.bias is not None:
+        bind_vector(t, op, op.input(facts.bias), out[-1])
     t.set(op, 0, out)
 
 
@@ -153,7 +117,7 @@ def einsum(t: Tracker, op: Operator) -> None:
 
 
 def _contract_letter(t: Tracker, op: Operator, found: list[tuple[int, int]]) -> None:
-    weights = [(op.input(s), a) for s, a in found if derived(t, op.input(s))]
-    data = [(s, a) for s, a in found if not derived(t, op.input(s))]
+    weights = [(op.input(s), a) for s, a in found if t.is_weight(op.input(s))]
+    data = [(s, a) for s, a in found if not t.is_weight(op.input(s))]
     if data:
         t.contract(op, data[0][0], data[0][1], weights[0] if weights else None)

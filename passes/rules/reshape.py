@@ -16,7 +16,6 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
-from conet_graph.passes.rules.matmul import derived
 from conet_graph.passes.rules.registry import Table, rule
 from conet_graph.passes.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 
@@ -184,7 +183,7 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
     if len(carried) > 1:
         # A product of two free sizes is no size of ours: the longest axis stays free; of a weight's,
         # whose kernel positions are no channels, the first.
-        weight = derived(t, x)
+        weight = t.is_weight(x)
         long = [k for k in carried if t.dim(x, k) != 1]
         kept = max(carried, key=lambda k: (_length(t.dim(x, k)), -k))
         kept = long[0] if weight and long else kept
@@ -218,7 +217,7 @@ def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
         merits = [_merit(merged, sizes, q) for q in range(len(sizes))]
         best = max(range(len(sizes)), key=lambda q: merits[q])
         # Nothing says how a merged weight falls apart: channels stand before kernel positions.
-        unsaid = not merits[best][0] and derived(t, op.input(0))
+        unsaid = not merits[best][0] and t.is_weight(op.input(0))
         t.choices[key] = 0 if unsaid else best
     free = t.choices[key]
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])
