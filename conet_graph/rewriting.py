@@ -21,7 +21,7 @@ from conet_graph.passes import analysed
 from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.plans import Plan, copies_of, make_plan
 from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import Report, random_inputs, require, verify
+from conet_graph.verification import Report, first_line, open_session, random_inputs, require, verify
 
 INITS = ("keep", "fresh")
 
@@ -81,7 +81,11 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
-    # All weights may have changed and be held inside now: they go back to where the source had them.
+    return in_place_of(model, proto)
+
+
+def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
+    """A rewritten model that keeps its weights where the original had them: inside, or beside it."""
     return LoadedModel(proto, model.path, has_external(model.proto) or None)
 
 
@@ -101,8 +105,8 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
     import onnxruntime as ort
 
     # The processor unless another is asked for: a GPU build without a GPU lists providers it cannot start.
-    providers = [provider or "CPUExecutionProvider"]
-    if providers[0] not in ort.get_available_providers():
+    where = provider or "CPUExecutionProvider"
+    if where not in ort.get_available_providers():
         known = ", ".join(ort.get_available_providers())
         raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
 
@@ -111,13 +115,10 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
         with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(proto, path, graph.folder)
-            options = ort.SessionOptions()
-            options.log_severity_level = 4
             try:
-                session = ort.InferenceSession(str(path), options, providers=providers)
-                return _median_ms(session)
+                return _median_ms(open_session(path, where, fused=True))
             except Exception as error:
-                text = str(error).splitlines()[0][:200]
+                text = first_line(error)
                 raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
 
     return measure

@@ -47,6 +47,12 @@ class WidthRequest:
     seed: int = 0
 
 
+def shared_evenly(want: int, have: int) -> Copies:
+    """``want`` channels as copies of ``have``: as even as possible, the first ones more often."""
+    each, more = divmod(want, have)
+    return np.where(np.arange(have) < more, each + 1, each)
+
+
 def choose_copies(graph: Graph, request: WidthRequest) -> Copies:
     """How often each class of channels appears in the network that is asked for.
 
@@ -276,6 +282,5 @@ class _Chooser:
                 copies[group.classes] = 0
                 copies[group.classes[best]] = 1
             elif want > have:
-                each, more = divmod(want, have)
-                copies[group.classes] = np.where(np.arange(have) < more, each + 1, each)
+                copies[group.classes] = shared_evenly(want, have)
         return copies

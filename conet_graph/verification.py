@@ -91,7 +91,7 @@ def _check(graph: Graph, path: Path, model: onnx.ModelProto, report: Report) -> 
     try:
         onnx.checker.check_model(path, full_check=False)
     except Exception as error:
-        report.checker = _first_line(error)
+        report.checker = first_line(error)
         report.fail(f"onnx.checker: {report.checker}")
         return
     fault = _shape_fault(model)
@@ -108,7 +108,7 @@ def _shape_fault(model: onnx.ModelProto) -> str | None:
             _without_weights(model), check_type=True, strict_mode=True, data_prop=True
         )
     except Exception as error:
-        return _first_line(error)
+        return first_line(error)
     return None
 
 
@@ -128,36 +128,41 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, shortened to a line."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:300]
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path, provider: str = "CPUExecutionProvider", *, fused: bool) -> Any:
+    """A quiet ONNX Runtime session; not ``fused``, it computes operator by operator.
+
+    Fusions round differently in two networks that should be equal.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Fusions round differently in the two networks; without them both compute operator by operator.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=[provider])
 
 
 def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
     try:
         reference_path = temporary / "reference.onnx"
         save_model(masked_reference(graph, copies_of(graph, plan)), reference_path, graph.folder)
-        reference = _session(reference_path)
+        reference = open_session(reference_path, fused=False)
     except ConetGraphError:
         raise
     except Exception as error:
-        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {_first_line(error)}"})
+        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {first_line(error)}"})
         _load_alone(path, report)
         return
     try:
-        session = _session(path)
+        session = open_session(path, fused=False)
     except Exception as error:
-        report.fail(f"ONNX Runtime does not load it: {_first_line(error)}")
+        report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
         return
     report.tolerance = _tolerance(graph)
     for batch in (1, 2):
@@ -170,7 +175,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
         try:
             found = session.run(None, trial.feeds)
         except Exception as error:
-            report.fail(f"ONNX Runtime does not run it: {_first_line(error)}")
+            report.fail(f"ONNX Runtime does not run it: {first_line(error)}")
             return
         report.runs.append({"inputs": {k: list(v.shape) for k, v in trial.feeds.items()}})
         if plan.exact and plan.init == "keep":
@@ -183,7 +188,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
 
 def _load_alone(path: Path, report: Report) -> None:
     try:
-        _session(path)
+        open_session(path, fused=False)
         report.runs.append({"loaded": True})
     except Exception:
         report.equality = "not checked: ONNX Runtime loads neither network"
@@ -235,7 +240,7 @@ def _run_reference(session: Any, batch: int) -> Trial | str:
                 outputs = session.run(None, feeds)
                 nudged = session.run(None, _nudged(feeds))
             except Exception as error:
-                best = _first_line(error) if isinstance(best, str) else best
+                best = first_line(error) if isinstance(best, str) else best
                 continue
             size = candidate
             trial = Trial(feeds, outputs, [_difference(a, b) for a, b in zip(outputs, nudged, strict=True)])

@@ -46,6 +46,12 @@ class Scope:
         return [v if isinstance(v, str) else v.name for v in self.owner.output]
 
     @property
+    def attributes(self) -> Iterator[onnx.AttributeProto]:
+        """The attributes of all operators."""
+        for node in self.nodes:
+            yield from node.attribute
+
+    @property
     def constants(self) -> list[str]:
         """Names of the initializers, sparse ones too."""
         graph = self.graph
@@ -86,11 +92,10 @@ def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for scope in scopes(proto):
         if scope.graph is not None:
             yield from scope.graph.initializer
-        for node in scope.nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
+        for attribute in scope.attributes:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
     for sparse in sparse_tensors(proto):
         yield from (sparse.values, sparse.indices)
 
@@ -100,8 +105,7 @@ def sparse_tensors(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
     for scope in scopes(proto):
         if scope.graph is not None:
             yield from scope.graph.sparse_initializer
-        for node in scope.nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("sparse_tensor"):
-                    yield attribute.sparse_tensor
-                yield from attribute.sparse_tensors
+        for attribute in scope.attributes:
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor
+            yield from attribute.sparse_tensors

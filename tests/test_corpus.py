@@ -16,6 +16,7 @@ from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.plans import Plan
 from conet_graph.rewriting import planned, rewritten
+from conet_graph.targets import shared_evenly
 from conet_graph.verification import verify
 
 FILES = files("open", "exports")
@@ -28,8 +29,7 @@ def scaled(graph: Graph, factor: float) -> NDArray[np.int64]:
     for group in channels.groups:
         if group.free:
             count = len(group.classes)
-            each, more = divmod(max(1, round(count * factor)), count)
-            copies[group.classes] = np.where(np.arange(count) < more, each + 1, each)
+            copies[group.classes] = shared_evenly(max(1, round(count * factor)), count)
     return copies
 
 

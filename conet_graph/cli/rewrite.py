@@ -67,9 +67,9 @@ def rewrite(
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
     """
     from conet_graph.ir.load import load_model
-    from conet_graph.ir.save import atomic_write, has_external, save_model
+    from conet_graph.ir.save import atomic_write
     from conet_graph.passes import analysed
-    from conet_graph.rewriting import latency_meter, planned, rewritten
+    from conet_graph.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.targets import WidthRequest, choose_copies
     from conet_graph.verification import require
     from conet_graph.verification import verify as verified
@@ -103,7 +103,7 @@ def rewrite(
         if verify:
             report = verified(graph, proto, made, graph.folder)
             require(report)
-        save_model(proto, output, graph.folder, has_external(graph.loaded.proto) or None)
+        save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
     if json:
