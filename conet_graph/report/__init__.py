@@ -1,0 +1,1 @@
+"""Pictures and pages of analyses and runs."""
