@@ -125,7 +125,7 @@ def spoken_of(layer: str, cell: list[str], found: Speakers) -> set[str]:
 
 @pytest.mark.parametrize(("name", "sizes"), [("darts7", 48), ("dartsplus7", 55)])
 def test_voices_are_those_of_the_published_tables(name: str, sizes: int, tmp_path: Path) -> None:
-    """Beyond them only convolutions of later cells that read the size alone: the tables stop at a cell's border."""
+    """Beyond them only later cells' convolutions that read the size alone: a table ends with its cell."""
     module = export_onnx(name, tmp_path / "m.onnx", width=8)
     found = speakers_of(analysed(load_model(tmp_path / "m.onnx")))
     assert len(found.sizes) == sizes
