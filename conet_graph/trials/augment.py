@@ -63,15 +63,17 @@ class Draw:
 
     def crop(self, images: Tensor) -> Tensor:
         """Crop and flip images [B, H, W, C] of any type; what is padded is 0."""
-        count, height, width, _ = images.shape
+        count, height, width, channels = images.shape
         device, edge = images.device, self.augmentation.pad
         padded = pad(images, (0, 0, edge, edge, edge, edge))
         rows = self.top.to(device)[:, None] + torch.arange(height, device=device)
         across = torch.arange(width, device=device).expand(count, width)
         columns = torch.where(self.flipped.to(device)[:, None], across.flip(1), across)
         columns = columns + self.left.to(device)[:, None]
-        which = torch.arange(count, device=device)[:, None, None]
-        return padded[which, rows[:, :, None], columns[:, None, :]]
+        # Pixels by their number in the whole batch: many times faster than indexing by three axes.
+        first_row = torch.arange(count, device=device)[:, None] * padded.shape[1]
+        pixels = ((first_row + rows) * padded.shape[2])[:, :, None] + columns[:, None, :]
+        return padded.view(-1, channels).index_select(0, pixels.view(-1)).view(images.shape)
 
     def cut_out(self, images: Tensor) -> Tensor:
         """Set a square of each normalised image [B, C, H, W] to 0, the mean, in place; edges clip it."""

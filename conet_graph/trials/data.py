@@ -152,5 +152,4 @@ class Data:
 def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """[B, H, W, C] in pixel units to float32 [B, C, H, W]: less ``mean``, divided by ``std`` (both [C])."""
     shift, scale = (t.to(images.device)[:, None, None] for t in (mean, std))
-    made = torch.empty(images.permute(0, 3, 1, 2).shape, device=images.device)
-    return made.copy_(images.permute(0, 3, 1, 2)).sub_(shift).div_(scale)
+    return images.float().permute(0, 3, 1, 2).contiguous().sub(shift).div_(scale)

@@ -70,7 +70,7 @@ class ArraySplit:
             self._there[device] = self.pixels.to(device)
         pixels = self._there[device]
         for step in steps:
-            yield pixels[step.indices.to(device)]
+            yield pixels.index_select(0, step.indices.to(device))
 
 
 @dataclass
