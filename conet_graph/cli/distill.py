@@ -1,0 +1,141 @@
+"""``conet-graph distill``: recover a rewritten network's accuracy without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conet_graph.cli.common import Debug, Json, console, guarded, print_json
+from conet_graph.ir.errors import BadUsage, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conet_graph.trials.recover import Recovery
+
+
+@guarded
+def distill(
+    student: Annotated[Path, typer.Argument(help="The network to train: an ONNX file.", show_default=False)],
+    teacher: Annotated[Path, typer.Option(help="The network to imitate: an ONNX file.", show_default=False)],
+    images: Annotated[
+        str,
+        typer.Option(
+            help="Images to learn from: a folder, an npz file, or as in --data.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    epochs: Annotated[int, typer.Option(min=1, help="How often to go through the images.")] = 10,
+    batch: Annotated[int, typer.Option(min=2, help="Images in one step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
+    image: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images, where the network leaves it free.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Subtracted from pixels of 0 to 1; for folders ImageNet's."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network to give another one's outputs, from images without labels.
+
+    Any outputs will do: logits, feature maps, detections before NMS. Of the weights, those that came
+    nearest to the teacher on images kept aside are written.
+
+    Example: conet-graph distill slim.onnx --teacher model.onnx --images photos/ -o recovered.onnx
+    """
+    from conet_graph.ir.load import load_model
+    from conet_graph.rewriting import save
+    from conet_graph.trials.distill import DistillSettings
+    from conet_graph.trials.distributed import chosen_device
+    from conet_graph.trials.recover import Recovery, corresponding, signature
+    from conet_graph.trials.unlabelled import open_images
+
+    if not output.parent.is_dir():
+        raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
+    settings = DistillSettings(epochs=epochs, batch=batch, learning_rate=lr)
+    model, original = load_model(student), load_model(teacher)
+    recovery = Recovery(
+        student=model,
+        teacher=teacher,
+        outputs=corresponding(model, original),
+        images=open_images(
+            images, signature(model, "student").image, image=image, colours=_colours(mean, std)
+        ),
+        settings=settings,
+        device=chosen_device(device),
+        seed=seed,
+    )
+    history = _trained(recovery, quiet=json)
+    save(recovery.student, output)
+    best = min(history, key=lambda epoch: epoch["error"])
+    if json:
+        print_json(
+            {
+                "format": "conet-graph.distill/1",
+                "output": str(output),
+                "images": recovery.images.count,
+                "images_aside": recovery.images.aside_count,
+                "best_epoch": int(best["epoch"]),
+                "epochs": history,
+            }
+        )
+        return
+    out = console()
+    out.print(
+        f"at first {_line(history[0])}; nearest to the teacher after epoch {best['epoch']:.0f}: {_line(best)}"
+    )
+    out.print(f"wrote {output}")
+
+
+def _colours(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise BadUsage("--mean and --std go together.")
+    return _numbers(mean, "--mean"), _numbers(std, "--std")
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BadUsage(f"{option} {shown(text)} is not a list of numbers, as in 0.5,0.5,0.5.") from None
+
+
+def _trained(recovery: Recovery, quiet: bool) -> list[dict[str, float]]:
+    """Train with a progress bar on stderr, and a line on stdout for each epoch; returns all metrics."""
+    out, history = console(), []
+    steps = recovery.images.train_batches(recovery.settings.batch) * recovery.settings.epochs
+    with _bar(steps) as advance:
+        for metrics in recovery.run(advance):
+            history.append(metrics)
+            if not quiet:
+                out.print(f"epoch {metrics['epoch']:3.0f}  {_line(metrics)}  {metrics['seconds']:.1f} s")
+    return history
+
+
+def _line(metrics: dict[str, float]) -> str:
+    agreement = f", same class {metrics['agreement']:.1%}" if "agreement" in metrics else ""
+    return f"error {metrics['error']:.4f}{agreement}"
+
+
+@contextmanager
+def _bar(steps: int) -> Iterator[Callable[[], None]]:
+    """A function to call after each step; the bar is on a terminal only, and gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    stderr = Console(stderr=True)
+    options: dict[str, Any] = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
+    with Progress(*Progress.get_default_columns(), **options) as bar:
+        task = bar.add_task("distil", total=steps)
+        yield lambda: bar.advance(task)
