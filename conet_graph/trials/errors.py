@@ -1,0 +1,9 @@
+"""What a trial says when training goes wrong."""
+
+from __future__ import annotations
+
+from conet_graph.ir.errors import Refused
+
+
+class TrialFailed(Refused):
+    """Training diverged: the loss is not finite, or has exploded. The last checkpoint is untouched."""
