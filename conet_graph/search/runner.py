@@ -1,0 +1,270 @@
+"""The search itself: trial after trial, each at the widths that Algorithm 2 made of the last one.
+
+All that decides what comes next is in the database, or follows from the settings: fresh weights and
+the trial's random numbers depend on (seed, trial) only. So a search that was killed goes on with the
+trial under way, which goes on from its checkpoint, and ends where it would have ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from conet_graph.indicators import layer_indicators
+from conet_graph.indicators.slope import mean_condition, mean_rank
+from conet_graph.ir.errors import Refused
+from conet_graph.ir.load import LoadedModel, load_model
+from conet_graph.passes.fold_batchnorm import fold_batchnorm
+from conet_graph.rewriting import save
+from conet_graph.search.algorithm import SizeState, finished, start_state, step_all
+from conet_graph.search.network import Network, layer_widths
+from conet_graph.search.run_folder import RunFolder
+from conet_graph.search.run_store import EpochRecord, RunStore, TrialRow
+from conet_graph.search.settings import RunSettings
+from conet_graph.search.watch import Silent, Watch
+from conet_graph.trials.errors import TrialFailed
+from conet_graph.trials.protocol import Trial, start
+from conet_graph.trials.randomness import seed_of
+
+States = dict[str, SizeState]
+# Of the learning rate, when a trial that diverged is tried once more.
+SECOND_TRY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a search needs beside the graph.
+
+    Attributes:
+        to_module: a network as a module that trains.
+        from_module: the module's weights back in the network.
+        weights_of: the module's weights by their names in the file, in the file's layout.
+        trial: a trial with so much of the learning rate (1: all of it).
+
+    """
+
+    to_module: Callable[[LoadedModel], nn.Module]
+    from_module: Callable[[nn.Module, LoadedModel], LoadedModel]
+    weights_of: Callable[[nn.Module], Mapping[str, Tensor]]
+    trial: Callable[[float], Trial]
+
+
+class _OutOfTime(Exception):
+    """The hours that a search may take are over, within a trial."""
+
+
+def epochs_of(
+    trial: Trial, module: nn.Module, epochs: int, seed: int, checkpoint: Path
+) -> Generator[tuple[int, dict[str, float], float]]:
+    """Train a module; yields each epoch's number (from 1), metrics and seconds.
+
+    A trial that takes ``checkpoint`` first yields the last epoch that it has there once more.
+    """
+    torch.manual_seed(seed)  # for trials that do not take a seed
+    begun = time.perf_counter()
+    for count, yielded in enumerate(start(trial, module, epochs, seed=seed, checkpoint=checkpoint), 1):
+        metrics = {name: float(value) for name, value in (yielded or {}).items()}
+        seconds = metrics.get("seconds", time.perf_counter() - begun)
+        yield int(metrics.get("epoch", count)), metrics, seconds
+        begun = time.perf_counter()
+
+
+class Search:
+    """One search in its folder; ``run`` may be called again after whatever interrupted it."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        store: RunStore,
+        settings: RunSettings,
+        network: Network,
+        tools: Tools,
+        watch: Watch | None = None,
+    ) -> None:
+        """Take everything; nothing runs yet."""
+        self.folder, self.store, self.settings = folder, store, settings
+        self.network, self.tools = network, tools
+        self.watch: Watch = watch or Silent()
+        self.limits = network.limits(settings)
+
+    def run(self) -> None:
+        """Search to the end, or until the time is over.
+
+        A trial that diverges is tried once more with half the learning rate; if that fails too, the
+        search ends with the status 'failed'. Whatever else stops it leaves the status 'interrupted'.
+
+        Raises:
+            TrialFailed: a trial diverged twice.
+            Refused: the budget is too small for the smallest widths.
+            KeyboardInterrupt: as it came, after the status is noted.
+
+        """
+        self.store.tell("status", "running")
+        try:
+            status = self._run()
+        except TrialFailed:
+            self.store.tell("status", "failed")
+            raise
+        except BaseException:
+            self.store.tell("status", "interrupted")
+            raise
+        self.store.tell("status", status)
+
+    def _run(self) -> str:
+        trial, states = self._where()
+        status = "finished"
+        while not finished(states.values(), trial, self.settings.search):
+            if self._no_time_for_another(trial):
+                self.watch.say(f"The hours are over after {trial} trials.")
+                break
+            try:
+                states = self._trial(trial, states)
+            except _OutOfTime:
+                self.watch.say(f"The hours are over within trial {trial}: --resume goes on with it.")
+                status = "interrupted"
+                break
+            trial += 1
+        if trial:
+            self._conclude(trial - 1)
+        return status
+
+    def _where(self) -> tuple[int, States]:
+        """The trial that is due, and its states."""
+        last = self.store.last_trial()
+        if last is None:
+            return 0, self._first_states()
+        states = self.store.states(last.trial)
+        if last.status == "finished":
+            return last.trial + 1, self._after(last.trial, states)
+        return last.trial, states
+
+    def _first_states(self) -> States:
+        settings = self.settings.search
+        wished = dict.fromkeys(self.network.multiples, float(settings.start_width))
+        rounded = self.network.rounded(wished, settings)
+        widths = self.network.own_widths() if self.settings.own_widths else rounded
+        states = {name: start_state(settings, width) for name, width in widths.items()}
+        return self.network.within(states, self.limits, settings)
+
+    def _after(self, trial: int, states: States) -> States:
+        """The states for the trial after this one, from what it measured."""
+        settings, measured = self.settings.search, self.store.indicators(trial)
+        after = step_all(states, measured, settings, trial == 0, self.network.multiples)
+        return self.network.within(after, self.limits, settings)
+
+    # -- one trial ---------------------------------------------------------------------------------
+
+    def _trial(self, trial: int, states: States) -> States:
+        """Train at these widths and note everything; returns the next states."""
+        seed, name = seed_of(self.settings.seed, trial), f"{trial:03d}"
+        begun = time.perf_counter()
+        widths = {size: state.width for size, state in states.items()}
+        model = self._model(trial, widths, seed)
+        parameters, macs = self.network.cost(widths)
+        graph_seconds = time.perf_counter() - begun
+        self.store.begin_trial(trial, states, parameters, macs)
+        self.watch.begins(trial, states, parameters, macs)
+        trained, converting = self._trained(trial, model, seed)
+        begun = time.perf_counter()
+        path = self.folder.trial(trial)
+        save(trained, path)
+        after = self._after(trial, states)
+        graph_seconds += converting + time.perf_counter() - begun
+        training, measuring = self.store.spent(trial)
+        seconds = training + measuring + graph_seconds
+        accuracy = self.store.metrics(trial)[-1].get("test_accuracy")
+        onnx = str(path.relative_to(self.folder.path))
+        times = (seconds, graph_seconds, measuring)
+        row = TrialRow(trial, "finished", parameters, macs, *times, accuracy, onnx)
+        self.store.finish_trial(row, self.store.indicators(trial), after)
+        self.folder.drop_checkpoint(name)
+        self.watch.ends(row, states, after)
+        return after
+
+    def _model(self, trial: int, widths: Mapping[str, int], seed: int) -> LoadedModel:
+        """The untrained network of a trial."""
+        if not self.settings.warm or trial == 0:
+            return self.network.at(widths, seed)
+        return self.network.continued(load_model(self.folder.trial(trial - 1)), widths, seed)
+
+    def _trained(self, trial: int, model: LoadedModel, seed: int) -> tuple[LoadedModel, float]:
+        """The trained network of a trial, and the seconds that its conversions took."""
+        last = self.store.last_trial()
+        retried = last is not None and last.status == "retried"
+        try:
+            return self._attempt(trial, model, seed, SECOND_TRY if retried else 1.0)
+        except TrialFailed as error:
+            if retried:
+                self.store.mark_trial(trial, "failed")
+                raise
+            self.watch.say(f"Trial {trial} failed ({error}); once more with half the learning rate.")
+        self.store.mark_trial(trial, "retried")
+        self.store.forget_epochs(trial)
+        self.folder.drop_checkpoint(f"{trial:03d}")
+        return self._trained(trial, model, seed)
+
+    def _attempt(self, trial: int, model: LoadedModel, seed: int, share: float) -> tuple[LoadedModel, float]:
+        begun = time.perf_counter()
+        module = self.tools.to_module(model)
+        converting = time.perf_counter() - begun
+        epochs, checkpoint = self.settings.search.epochs, self.folder.checkpoint(f"{trial:03d}")
+        done = 0
+        with closing(epochs_of(self.tools.trial(share), module, epochs, seed, checkpoint)) as training:
+            for epoch, metrics, seconds in training:
+                self._record(trial, epoch, metrics, seconds, module)
+                self.watch.epoch(trial, epoch, metrics, seconds)
+                done = epoch
+                if epoch < epochs and self._hours_over():
+                    raise _OutOfTime
+        if not done:
+            raise Refused("The trial ended before its first epoch: it must yield after every epoch.")
+        begun = time.perf_counter()
+        trained = self.tools.from_module(module, model)
+        return trained, converting + time.perf_counter() - begun
+
+    def _record(
+        self, trial: int, epoch: int, metrics: dict[str, float], seconds: float, module: nn.Module
+    ) -> None:
+        """Measure the weights as they are now, and note the epoch."""
+        begun = time.perf_counter()
+        weights = self.tools.weights_of(module)
+        speakers = self.network.speakers
+        measured = layer_indicators(
+            {layer: weights[name] for layer, name in speakers.weights.items() if name in weights},
+            input_first=speakers.input_first,
+        )
+        sizes = {
+            size: (mean_rank(voices, measured), mean_condition(voices, measured))
+            for size, voices in speakers.heard(measured).items()
+            if voices
+        }
+        measuring = time.perf_counter() - begun
+        self.store.record_epoch(trial, EpochRecord(epoch, metrics, seconds, measuring, measured, sizes))
+
+    # -- time and end ------------------------------------------------------------------------------
+
+    def _hours_over(self) -> bool:
+        limit = self.settings.max_hours
+        return limit is not None and self.store.hours() >= limit
+
+    def _no_time_for_another(self, done: int) -> bool:
+        """Whether a trial as long as those before would pass the limit; the first one may begin."""
+        limit, spent = self.settings.max_hours, self.store.hours()
+        last = self.store.last_trial()
+        if limit is None or last is None or last.status != "finished":
+            return self._hours_over()
+        return spent + spent / done > limit
+
+    def _conclude(self, trial: int) -> None:
+        """Write the network that was found: that of the last trial, with its trained weights."""
+        model = load_model(self.folder.trial(trial))
+        if self.network.batchnorm_inserted:
+            model = fold_batchnorm(model)
+        save(model, self.folder.final)
+        self.folder.save_widths(layer_widths(model))
