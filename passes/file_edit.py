@@ -1,0 +1,186 @@
+"""Small changes to the graph of a file, with all else left exactly as it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import inliner, numpy_helper
+
+from conet_graph.ir.check import check_model
+from conet_graph.ir.graph import Constant, Graph, Operator, read_inside
+from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.save import has_external
+from conet_graph.ir.scopes import scopes
+from conet_graph.ir.wire import assign
+from conet_graph.passes import STRUCTURE
+from conet_graph.passes.base import PassManager
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A node of the file, and the operator that stands for it in the simplified graph."""
+
+    node: onnx.NodeProto
+    op: Operator
+
+
+class FileEdit:
+    """The nodes and weights of a file while a pass changes a few of them.
+
+    What a file says is read off ``graph``, where constants behind Identity are constants and shapes are
+    known; what changes, changes in the file's own nodes and weights, so that its Constant nodes, names,
+    sub-graphs and metadata stay. Calls of the model's own functions are replaced by their bodies.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = check_model(loaded)
+        proto = inliner.inline_local_functions(loaded.proto) if loaded.proto.functions else loaded.proto
+        self.source = proto
+        self.graph = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, loaded.path, loaded.external)))
+        self.model = _without_weights(proto)
+        self.nodes: list[onnx.NodeProto] = list(self.model.graph.node)
+        # How many times each value of the main graph is read; as an output of the graph, too.
+        self.reads = Counter(name for n in self.nodes for name in (*n.input, *read_inside(n)))
+        self.reads.update(value.name for value in proto.graph.output)
+        self._stored = {tensor.name for tensor in proto.graph.initializer}
+        self._makers = {name: node for node in self.nodes for name in node.output if name}
+        self._ops = dict(self.graph.producers)
+        self._names = _all_names(proto)
+        self._weights: dict[str, NDArray[Any]] = {}
+        self._gone: set[str] = set()
+        self._removed: set[int] = set()
+        self._added: dict[int, onnx.NodeProto] = {}
+
+    def made(self, value: str) -> Made | None:
+        """The node that writes a value; None where no node does, or nothing needs it."""
+        node, op = self._makers.get(value), self._ops.get(value)
+        return None if node is None or op is None else Made(node, op)
+
+    def constant(self, made: Made, slot: int) -> Constant | None:
+        """The constant at an input of a node, None where it is computed or absent."""
+        return self.graph.constants.get(made.op.input(slot))
+
+    def array(self, made: Made, slot: int) -> NDArray[Any]:
+        """The value of the constant at an input of a node, as the changes so far left it."""
+        changed = self._weights.get(made.node.input[slot])
+        return self.graph.array(made.op.input(slot)) if changed is None else changed
+
+    def fresh_name(self, base: str) -> str:
+        """A name that nothing in the model has, its sub-graphs included."""
+        name, number = base, 1
+        while name in self._names:
+            number += 1
+            name = f"{base}_{number}"
+        self._names.add(name)
+        return name
+
+    def set_weight(self, name: str, array: NDArray[Any]) -> None:
+        """Make a value an initializer with this value, whatever it was (a Constant node, an Identity)."""
+        self._weights[name] = array
+        node = self._makers.pop(name, None)
+        if node is not None:
+            self._remove(node)
+
+    def set_input(self, node: onnx.NodeProto, slot: int, name: str) -> None:
+        """Let a node read another value; '' takes the last input away."""
+        old = node.input[slot] if slot < len(node.input) else ""
+        if name:
+            while len(node.input) <= slot:
+                node.input.append("")
+            node.input[slot] = name
+            self.reads[name] += 1
+        else:
+            del node.input[slot:]
+        if old:
+            self._release([old])
+
+    def rename_output(self, made: Made, name: str) -> None:
+        """Give the first output of a node another name; its readers are the caller's to care for."""
+        old = made.node.output[0]
+        made.node.output[0] = name
+        self._gone.add(old)
+        self._makers.pop(old)
+        self._ops.pop(old)
+        self._makers[name], self._ops[name] = made.node, made.op
+
+    def add(self, node: onnx.NodeProto, after: onnx.NodeProto) -> None:
+        """Put a new node behind another."""
+        self.reads.update(node.input)
+        self._added[id(after)] = node
+
+    def remove(self, made: Made) -> None:
+        """Take a node out, and the weights that nothing else reads."""
+        self._remove(made.node)
+
+    def _remove(self, node: onnx.NodeProto) -> None:
+        self._removed.add(id(node))
+        self._release(name for name in node.input if name)
+
+    def _release(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.reads[name] -= 1
+            if self.reads[name]:
+                continue
+            if name in self._stored:
+                self._gone.add(name)
+            self._weights.pop(name, None)
+            maker = self._makers.get(name)
+            if maker is not None and not any(self.reads[o] for o in maker.output if o):
+                self._makers.pop(name)
+                self._remove(maker)
+
+    def finished(self) -> LoadedModel:
+        """The changed model; its weights lie where the original's do: inside, or beside it."""
+        body = self.model.graph
+        del body.node[:]
+        for node in self.nodes:
+            if id(node) not in self._removed:
+                body.node.append(node)
+            if id(node) in self._added:
+                body.node.append(self._added[id(node)])
+        # A changed weight cannot stay an input that callers may override.
+        overridable = [v for v in body.input if v.name not in self._gone and v.name not in self._weights]
+        infos = [v for v in body.value_info if v.name not in self._gone and v.name not in self._weights]
+        for field, kept in ((body.input, overridable), (body.value_info, infos)):
+            if len(kept) != len(field):
+                del field[:]
+                field.extend(kept)
+        for tensor in self.source.graph.initializer:
+            if tensor.name in self._weights:
+                array = self._weights.pop(tensor.name)
+                body.initializer.append(numpy_helper.from_array(array, tensor.name))
+            elif tensor.name not in self._gone:
+                body.initializer.append(tensor)
+        for name, array in self._weights.items():
+            body.initializer.append(numpy_helper.from_array(array, name))
+        if {t.name for t in body.initializer} - {v.name for v in body.input}:
+            self.model.ir_version = max(self.model.ir_version, 4)  # before, weights had to be inputs
+        beside = has_external(self.loaded.proto) or None
+        return LoadedModel(self.model, self.loaded.path, beside)
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model without the main graph's initializers."""
+    model = onnx.ModelProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name != "graph":
+            assign(model, descriptor.name, value)
+    for descriptor, value in proto.graph.ListFields():
+        if descriptor.name != "initializer":
+            assign(model.graph, descriptor.name, value)
+    return model
+
+
+def _all_names(proto: onnx.ModelProto) -> set[str]:
+    """Every name in a model, of values and of nodes."""
+    names: set[str] = set()
+    for scope in scopes(proto):
+        names.update(scope.inputs, scope.constants)
+        for node in scope.nodes:
+            names.update(node.output, (node.name,))
+    return names
