@@ -1,0 +1,126 @@
+"""The table of peer_coverage.py: a row a network, the totals last."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+Row = dict[str, Any]
+PRUNERS = ("Torch-Pruning", "torch-kirigami", "onnxsim", "conet-graph")
+BACK = ("onnx2torch", "onnx2pytorch", "conet-graph to_torch")
+WEIGHTS = ("fresh", "random")
+LEGEND = """A cell is *convolutions changed / all, parameters left, result*, or how far it came.
+
+- *equal*: the result is the original with the dropped channels masked (largest difference under 1e-4 of the
+  largest magnitude, or four times what a nudge of the input by a millionth does; PyTorch modules in float64).
+- *differs*: it runs and is not equal. *mixing*: it is not equal, in a network in which an operator mixes
+  channels without weights (layer norm, softmax, a mean over channels), where no pruner can be equal.
+- *unchecked*: it runs, and its weights do not say which channels stayed: they are computed in the graph, or
+  all equal.
+- *breaks*: the result does not run. *fails*: an error, no result. *no graph*: not even the graph was built.
+"""
+
+
+def outcome(row: Row, mixing: bool) -> str:
+    """What came of a pruner's row, in a word."""
+    if "error" in row:
+        if not row.get("built"):
+            return "no graph"
+        return "breaks" if "changed" in row and not row.get("runs") else "fails"
+    if row["equal"] == "no":
+        return "mixing" if mixing else "differs"
+    return {"yes": "equal"}.get(row["equal"], row["equal"])
+
+
+def cell(row: Row | None, mixing: bool) -> str:
+    """A pruner's cell."""
+    if row is None:
+        return ""
+    if "changed" not in row:
+        return outcome(row, mixing)
+    return f"{row['changed']}/{row['layers']}, {row['parameters']:.2f}, {outcome(row, mixing)}"
+
+
+def back_cell(row: Row | None) -> str:
+    """A converter's cell."""
+    if row is None:
+        return ""
+    if "error" in row:
+        return "does not run" if row.get("built") else "does not convert"
+    return "equal" if row["equal"] == "yes" else "differs"
+
+
+class Rows:
+    """Rows by network, weights and peer."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.by_key = {(r["network"], r["weights"], r["peer"]): r for r in rows}
+        # A network that no exporter takes is nobody's failure.
+        self.without_file = list(dict.fromkeys(r["network"] for r in rows if r["peer"] == "export"))
+        names = dict.fromkeys(r["network"] for r in rows)
+        self.networks = [name for name in names if name not in self.without_file]
+
+    def mixing(self, network: str) -> bool:
+        """Whether an operator of the network mixes channels without weights, as conet-graph found."""
+        return any((self.by_key.get((network, w, "conet-graph")) or {}).get("mixing") for w in WEIGHTS)
+
+
+def header(first: str, peers: tuple[str, ...]) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {first} | " + " | ".join(peers) + " |", "|---|" + "---|" * len(peers)]
+
+
+def table(rows: list[Row]) -> str:
+    """All of it as markdown."""
+    found = Rows(rows)
+    parts = [LEGEND]
+    for weights in WEIGHTS:
+        lines = header(f"network ({weights} weights)", PRUNERS)
+        for network in found.networks:
+            cells = [cell(found.by_key.get((network, weights, p)), found.mixing(network)) for p in PRUNERS]
+            lines.append(f"| {network} | " + " | ".join(cells) + " |")
+        parts.append("\n".join([*lines, *totals(found, weights)]) + "\n")
+    parts.append(back_table(found))
+    if found.without_file:
+        parts.append(f"No file: {', '.join(found.without_file)}: neither exporter takes them.\n")
+    return "\n".join(parts)
+
+
+def totals(found: Rows, weights: str) -> list[str]:
+    """The last rows: networks built, run and equal; convolutions changed; parameters left."""
+    titles = ("graph built", "result runs", "equal", "differs, breaks or fails", "convolutions changed")
+    lines: dict[str, list[str]] = defaultdict(list)
+    for peer in PRUNERS:
+        keys = [(network, weights, peer) for network in found.networks]
+        own = {key[0]: found.by_key[key] for key in keys if key in found.by_key}
+        told = [outcome(row, found.mixing(n)) for n, row in own.items()]
+        layers = {n: max((r.get("layers", 0) for r in _all(found, n, weights)), default=0) for n in own}
+        # A result that does not run, or fails, has changed nothing.
+        changed = sum(r.get("changed", 0) for r in own.values() if r.get("runs"))
+        lines["graph built"].append(f"{sum(bool(r.get('built')) for r in own.values())} of {len(own)}")
+        lines["result runs"].append(f"{sum(bool(r.get('runs')) for r in own.values())} of {len(own)}")
+        lines["equal"].append(f"{told.count('equal')} of {len(own) - told.count('mixing')}")
+        bad = len([t for t in told if t in ("differs", "breaks", "fails")])
+        lines["differs, breaks or fails"].append(str(bad))
+        share = 100 * changed / max(sum(layers.values()), 1)
+        lines["convolutions changed"].append(f"{changed} of {sum(layers.values())} ({share:.1f} %)")
+    return [f"| **{title}** | " + " | ".join(lines[title]) + " |" for title in titles]
+
+
+def _all(found: Rows, network: str, weights: str) -> list[Row]:
+    return [found.by_key[network, weights, p] for p in PRUNERS if (network, weights, p) in found.by_key]
+
+
+def back_table(found: Rows) -> str:
+    """The way back to PyTorch: only networks in which a converter fails have a row of their own."""
+    lines = header("narrowed by conet-graph, back to PyTorch", BACK)
+    counts: dict[str, list[str]] = {peer: [] for peer in BACK}
+    for network in found.networks:
+        rows = [found.by_key.get((network, "random", peer)) for peer in BACK]
+        cells = [back_cell(row) for row in rows]
+        for peer, told in zip(BACK, cells, strict=True):
+            counts[peer] += [told] if told else []
+        if any(told not in ("", "equal") for told in cells):
+            lines.append(f"| {network} | " + " | ".join(cells) + " |")
+    told = (f"{c.count('equal')} of {len(c)}" if c else "not run" for c in counts.values())
+    return "\n".join([*lines, "| **equal to the file** | " + " | ".join(told) + " |"]) + "\n"

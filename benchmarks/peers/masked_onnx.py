@@ -1,0 +1,141 @@
+"""ONNX: the original with the dropped channels masked, which a pruned network must equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from weight_match import kept_channels
+
+Array = NDArray[Any]
+CONVS = ("Conv", "ConvTranspose")
+WEIGHTED = (*CONVS, "Gemm", "MatMul")
+
+
+def weights_of(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, onnx.TensorProto]]:
+    """The layers whose weight is stored, by the name of their output."""
+    stored = {t.name: t for t in model.graph.initializer}
+    return {
+        node.output[0]: (node, stored[node.input[1]])
+        for node in model.graph.node
+        if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in stored
+    }
+
+
+def conv_widths(model: onnx.ModelProto) -> dict[str, int]:
+    """Output channels of every convolution whose weight is stored."""
+    return {
+        name: tensor.dims[0] if node.op_type == "Conv" else tensor.dims[1] * _attribute(node, "group", 1)
+        for name, (node, tensor) in weights_of(model).items()
+        if node.op_type in CONVS
+    }
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Numbers in floating-point initializers."""
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((a.i for a in node.attribute if a.name == name), default)
+
+
+def _output_first(node: onnx.NodeProto, weight: Array) -> Array:
+    """The weight as ``[outputs, inputs, ...]``."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB", 0)):
+        return weight
+    return weight.swapaxes(0, 1)
+
+
+def masked(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
+    """The original with masks wherever a layer of ``pruned`` lost channels; or None and why not."""
+    others = weights_of(pruned)
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    nodes: list[onnx.NodeProto] = []
+    layers = weights_of(model)
+    for node in model.graph.node:
+        name = node.output[0] if node.output else ""
+        if name not in layers:
+            nodes.append(node)
+            continue
+        if name not in others:
+            return None, f"layer {name} is gone"
+        before = numpy_helper.to_array(layers[name][1])
+        after = numpy_helper.to_array(others[name][1])
+        if before.shape == after.shape:
+            nodes.append(node)
+            continue
+        if before.ndim < 2 or (node.op_type == "MatMul" and before.ndim != 2):
+            return None, f"the weight of {name} is no matrix"
+        found = _kept(node, before, after)
+        if found is None:
+            return None, f"the weight of {name} does not say which channels stayed"
+        nodes.extend(_with_masks(model, node, found, _output_first(node, before)))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model, ""
+
+
+def _kept(node: onnx.NodeProto, before: Array, after: Array) -> tuple[Array, Array] | None:
+    groups = _attribute(node, "group", 1)
+    if node.op_type == "ConvTranspose" and groups != 1:
+        return None
+    return kept_channels(_output_first(node, before), _output_first(node, after), groups)
+
+
+def _with_masks(
+    model: onnx.ModelProto, node: onnx.NodeProto, kept: tuple[Array, Array], weight: Array
+) -> list[onnx.NodeProto]:
+    """The node with a mask before it and one behind it."""
+    name = node.output[0]
+    last = node.op_type in ("Gemm", "MatMul")
+    counts = (weight.shape[0], weight.shape[1] * _attribute(node, "group", 1))
+    for role, indices, count in zip(("out", "in"), kept, counts, strict=True):
+        mask = np.zeros(count, np.float32)
+        mask[indices] = 1
+        shape = (count,) if last else (count, *[1] * (weight.ndim - 2))
+        model.graph.initializer.append(numpy_helper.from_array(mask.reshape(shape), f"{name}_mask_{role}"))
+    first = helper.make_node("Mul", [node.input[0], f"{name}_mask_in"], [f"{name}_masked_in"])
+    behind = helper.make_node("Mul", [f"{name}_unmasked", f"{name}_mask_out"], [name])
+    node.input[0] = f"{name}_masked_in"
+    node.output[0] = f"{name}_unmasked"
+    return [first, node, behind]
+
+
+def run(path: Path, image: Array) -> Array:
+    """The file's first output in ONNX Runtime, without fusions, one thread."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: image})[0]
+
+
+def relative(got: Array, wanted: Array) -> float:
+    """Largest difference as a share of the largest magnitude."""
+    return float(np.abs(got - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
+
+
+def difference(
+    original: onnx.ModelProto, pruned: onnx.ModelProto, image: Array, folder: Path
+) -> tuple[float | None, float, str]:
+    """Largest relative difference, what a nudge of the input by a millionth does, and why not."""
+    reference, why = masked(original, pruned)
+    if reference is None:
+        return None, 0.0, why
+    onnx.save(reference, folder / "masked.onnx")
+    onnx.save(pruned, folder / "pruned.onnx")
+    wanted = run(folder / "masked.onnx", image)
+    nudged = run(folder / "masked.onnx", image * np.float32(1 + 1e-6))
+    got = run(folder / "pruned.onnx", image)
+    if got.shape != wanted.shape:
+        return None, 0.0, f"the output is {got.shape} and was {wanted.shape}"
+    return relative(got, wanted), relative(nudged, wanted), ""
