@@ -87,6 +87,19 @@ class Trial:
             return self.test_accuracy
         return self.epochs[-1].metrics.get("test_accuracy") if self.epochs else None
 
+    @property
+    def total_seconds(self) -> float:
+        """Time spent; of a trial under way, that of its epochs."""
+        return sum(e.seconds for e in self.epochs) if self.seconds is None else self.seconds
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Of it, time spent on indicators and on the graph."""
+        parts = sum(e.indicator_seconds for e in self.epochs)
+        return (parts if self.indicator_seconds is None else self.indicator_seconds) + (
+            self.graph_seconds or 0.0
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -119,41 +132,35 @@ class Run:
 
     @cached_property
     def seconds(self) -> float:
-        """Time spent in all trials; those of a trial under way are its epochs'."""
-        return sum(_spent(t.seconds, [e.seconds for e in t.epochs]) for t in self.trials)
+        """Time spent in all trials."""
+        return sum(trial.total_seconds for trial in self.trials)
 
     @cached_property
     def overhead_seconds(self) -> float:
         """Of it, time spent on indicators and on the graph."""
-        return sum(
-            _spent(t.indicator_seconds, [e.indicator_seconds for e in t.epochs]) + (t.graph_seconds or 0.0)
-            for t in self.trials
-        )
+        return sum(trial.overhead_seconds for trial in self.trials)
 
     @cached_property
     def best(self) -> Trial | None:
         """The trial of the best test accuracy, the first of several."""
-        return max(self._measured, key=lambda trial: trial.accuracy or 0.0, default=None)
+        measured = [trial for trial in self.trials if trial.accuracy is not None]
+        return max(measured, key=lambda trial: trial.accuracy or 0.0, default=None)
 
-    @property
-    def _measured(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.accuracy is not None]
+    @cached_property
+    def last_outcomes(self) -> Mapping[str, Outcome]:
+        """What the last measured trial led to, by size."""
+        return next((t.outcomes for t in reversed(self.trials) if t.outcomes), {})
 
-    def widths_of(self, size: Size) -> list[tuple[int, int]]:
-        """The size's width in each trial that has one, as (trial, width)."""
-        return [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
+    def course(self, size: Size) -> list[tuple[int, int]]:
+        """The size's width in each trial as (trial, width); after the last, what that one led to."""
+        found = [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
+        outcome = self.trials[-1].outcomes.get(size.name) if self.trials else None
+        return found if outcome is None else [*found, (self.trials[-1].number + 1, outcome.new_width)]
 
     def first_and_last(self, size: Size) -> tuple[int, int] | None:
         """Width in the first trial, and the one decided last; None before the first trial."""
-        widths = self.widths_of(size)
-        if not widths:
-            return None
-        outcome = self.trials[-1].outcomes.get(size.name)
-        return widths[0][1], widths[-1][1] if outcome is None else outcome.new_width
-
-
-def _spent(total: float | None, parts: list[float]) -> float:
-    return sum(parts) if total is None else total
+        course = self.course(size)
+        return (course[0][1], course[-1][1]) if course else None
 
 
 def read_run(folder: str | Path) -> Run:

@@ -1,0 +1,57 @@
+"""``conet-graph report``: a search as an HTML page and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conet_graph.cli.common import Debug, Json, console, guarded, print_json
+
+if TYPE_CHECKING:
+    from conet_graph.report.run_data import Run
+
+
+@guarded
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a search.", show_default=False)],
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write the page; RUN/report/index.html if not given."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a search as one HTML page that needs no network, and its plots as PNG and SVG files.
+
+    The plots go to RUN/report/. A search that is still running is shown as it stands.
+
+    Example: conet-graph report runs/resnet20 --html report.html
+    """
+    from conet_graph.report.page import write_page
+    from conet_graph.report.plot_files import write_plots
+    from conet_graph.report.run_data import read_run
+
+    data = read_run(run)
+    folder = run / "report"
+    plots = write_plots(data, folder)
+    page = html or folder / "index.html"
+    write_page(data, page)
+    if json:
+        print_json(_summary(data, page, plots))
+        return
+    out = console()
+    out.print(f"wrote {page}")
+    out.print(f"wrote {len(plots)} plots to {folder}")
+
+
+def _summary(run: Run, page: Path, plots: list[Path]) -> dict[str, Any]:
+    return {
+        "format": "conet-graph.report/1",
+        "run": str(run.folder),
+        "status": run.status,
+        "trials": len(run.trials),
+        "html": str(page),
+        "plots": [str(path) for path in plots],
+    }

@@ -1,0 +1,247 @@
+"""``conet-graph report``: a search as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from conet_graph.analysis import analysis_of
+from conet_graph.ir.errors import ConetGraphError, shown
+from conet_graph.ir.load import load_model
+from conet_graph.ir.save import atomic_write
+from conet_graph.passes import analysed
+from conet_graph.report.colors import size_color
+from conet_graph.report.document import canvas, card, document, section
+from conet_graph.report.graph_drawing import draw_graph
+from conet_graph.report.inline_plot import ON_PAGE, inline_svg
+from conet_graph.report.markup import change, count, duration, named, percent, safe
+from conet_graph.report.palette import Palette
+from conet_graph.report.plots import (
+    Dot,
+    draw_accuracy,
+    draw_parameters,
+    draw_ranks,
+    draw_slopes,
+    draw_tradeoff,
+    draw_widths,
+    new_figure,
+    rank_top,
+    themed,
+)
+from conet_graph.report.run_data import Run
+from conet_graph.report.tables import (
+    comparison_table,
+    course_table,
+    share,
+    sizes_table,
+    swatch,
+    trials_table,
+)
+
+_STATES = ("running", "finished", "failed", "interrupted")
+_NO_TRIAL = '<p class="note">No trial has been measured yet.</p>'
+
+
+def write_page(run: Run, path: Path) -> None:
+    """Write the page of a run.
+
+    Raises:
+        BadUsage: the file cannot be written.
+
+    """
+    atomic_write(path, [page(run).encode()])
+
+
+def page(run: Run) -> str:
+    """The page of a run as HTML."""
+    name = PurePath(run.about.get("model", "unnamed network")).name
+    with themed(ON_PAGE):
+        parts = [
+            _header(run, name),
+            _cards(run),
+            _widths(run),
+            _progress(run),
+            section("Final widths", _FINAL_NOTE, sizes_table(run)),
+            _ranks(run),
+            _slopes(run),
+            section("Decisions", _DECISIONS_NOTE, course_table(run)),
+            _drawing(run),
+            section("Trials", "", trials_table(run) if run.trials else _NO_TRIAL),
+        ]
+    if run.comparison:
+        note = "Each network trained equally long; mean and standard deviation over seeds."
+        parts.append(section("Comparison", note, comparison_table(run.comparison)))
+    return document(f"{shown(name)[1:-1]}: channel search", [*parts, _footer(run)])
+
+
+_FINAL_NOTE = (
+    "The width of each size after the last trial; the thin bar below is the first trial's. "
+    "A row lights its curve."
+)
+_DECISIONS_NOTE = (
+    '<span class="key"><span>Each size\'s width in each trial, and what followed:</span>'
+    '<span><b class="up">▲</b> grew</span><span><b class="down">▼</b> shrank</span>'
+    "<span>grey: settled</span></span>"
+)
+
+
+def _header(run: Run, name: str) -> str:
+    status = run.status if run.status in _STATES else "unknown"
+    settings = "".join(
+        f"<li><span>{named(str(key), 40)}</span> {named(_value(value), 60)}</li>"
+        for key, value in run.settings.items()
+        if value is not None
+    )
+    about = run.about
+    return (
+        f'<header><div class="line"><h1>{named(name)}</h1>'
+        f'<span class="badge {status}">{named(run.status, 40)}</span></div>'
+        f'<p class="note">Channel search on {named(about.get("data", "unknown data"))}, started '
+        f"{named(about.get('started', 'at an unknown time').replace('T', ' '))}</p>"
+        f'<ul class="settings">{settings}</ul></header>'
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cards(run: Run) -> str:
+    cards = []
+    counted = [t.parameters for t in run.trials if t.parameters is not None]
+    if counted:
+        moved = f"{count(counted[0])} → {count(counted[-1])}"
+        cards.append(card("Parameters, first → last trial", moved, change(counted[0], counted[-1])))
+    best = run.best
+    if best is not None:
+        more = f"trial {best.number}, {count(best.parameters)} parameters"
+        cards.append(card("Best test accuracy", percent(best.accuracy), more))
+    most = run.settings.get("trials")
+    of = f" of at most {most}" if isinstance(most, int) else ""
+    epochs = sum(len(trial.epochs) for trial in run.trials)
+    cards.append(
+        card("Trials", str(len(run.trials)), f"{safe(of.strip())}{', ' if of else ''}{epochs} epochs")
+    )
+    settled = sum(o.stopped for o in run.last_outcomes.values())
+    cards.append(card("Sizes settled", f"{settled} of {len(run.sizes)}"))
+    cards.append(card("Time in trials", duration(run.seconds)))
+    overhead = share(run.overhead_seconds, run.seconds)
+    cards.append(card("Indicators and graph work", overhead, "of that time"))
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _plot(
+    run: Run,
+    draw: Callable[[Axes, Run], list[Dot]],
+    shape: tuple[float, float],
+    label: str,
+    kind: str = "plot",
+) -> str:
+    figure = new_figure(*shape)
+    axes = figure.add_subplot()
+    dots = draw(axes, run)
+    return f'<div class="{kind}">{inline_svg(figure, label, axes, dots)}</div>'
+
+
+def _widths(run: Run) -> str:
+    if not run.trials:
+        return section("Channel sizes per trial", "", _NO_TRIAL)
+    chips = "".join(
+        f'<span class="chip" data-size="{k}" title="{named(", ".join(size.layers), 300)}">'
+        f"{swatch(size_color(k, len(run.sizes)))}{named(size.name, 24)}</span>"
+        for k, size in enumerate(run.sizes)
+    )
+    note = "One line a size, from the first layers (blue) to the last (red). Point at a size to follow it."
+    if len(run.sizes) <= 8:
+        note = "One line a size. Point at a size to follow it."
+    plot = _plot(run, draw_widths, (11.0, 4.6), "Channel sizes per trial", "plot wide")
+    return section("Channel sizes per trial", note, plot, f'<div class="chips">{chips}</div>')
+
+
+def _progress(run: Run) -> str:
+    if not any(trial.epochs for trial in run.trials):
+        return section("Parameters and accuracy", "", _NO_TRIAL)
+    shape = (4.9, 3.1)
+    plots = [
+        f"<div><h3>{title}</h3>{_plot(run, draw, shape, title)}</div>"
+        for title, draw in (
+            ("Parameters", draw_parameters),
+            ("Test accuracy", draw_accuracy),
+            ("Accuracy against parameters", draw_tradeoff),
+        )
+    ]
+    return section("Parameters and accuracy over trials", "", f'<div class="trio">{"".join(plots)}</div>')
+
+
+def _ranks(run: Run) -> str:
+    if not any(trial.ranks for trial in run.trials):
+        return section("Rank of each size over epochs", "", _NO_TRIAL)
+    top = rank_top(run)
+    note = (
+        "The share of a size's channels that carry structure, after each epoch; one line a trial, the later "
+        "the stronger. Beside the name: the rank-slope of the last measured trial."
+    )
+    panels = []
+    for k, size in enumerate(run.sizes):
+        # Fixed margins: fitting the layout to labels would take longer than all the rest.
+        figure = Figure(figsize=(2.4, 1.4))
+        axes = figure.add_axes((0.13, 0.15, 0.83, 0.78))
+        draw_ranks(axes, run, k, top)
+        outcome = run.last_outcomes.get(size.name)
+        slope = f"{outcome.slope:.4f}" if outcome is not None and outcome.slope is not None else ""
+        panels.append(
+            f'<div class="panel" data-size="{k}"><div class="name">'
+            f'{swatch(size_color(k, len(run.sizes)))}<span class="text">{named(size.name, 24)}</span>'
+            f'<span class="slope">{slope}</span></div>'
+            f'<div class="plot">{inline_svg(figure, f"Rank of size {k}")}</div></div>'
+        )
+    return section("Rank of each size over epochs", note, f'<div class="panels">{"".join(panels)}</div>')
+
+
+def _slopes(run: Run) -> str:
+    title = "Rank-slope per trial"
+    if not run.last_outcomes:
+        return section(title, "", _NO_TRIAL)
+    note = "How fast each size still learned; below delta it shrinks."
+    return section(title, note, _plot(run, draw_slopes, (11.0, 4.2), title, "plot wide"))
+
+
+def _drawing(run: Run) -> str:
+    """The network as its DAG, in its last form that can be read."""
+    title = "The network"
+    candidates = [("final.onnx", "its final widths")]
+    candidates += [
+        (f"trials/{t.number:03d}.onnx", f"the widths of trial {t.number}") for t in run.trials[::-1]
+    ]
+    candidates.append(("original.onnx", "the widths of the file that was searched"))
+    for name, what in candidates:
+        path = run.folder / name
+        if not path.is_file():
+            continue
+        try:
+            graph = analysed(load_model(path))
+        except ConetGraphError:
+            continue
+        analysis = analysis_of(graph)
+        drawing = draw_graph(graph, analysis, Palette.of_run(run, analysis), f"The network with {what}")
+        if drawing is None:
+            return section(title, f"{len(analysis.layers)} layers are more than a drawing can show.")
+        note = (
+            f"Layers and the places where feature maps meet, with {what}; colours are sizes, dashed layers "
+            "are frozen, lines are as thick as they have channels."
+        )
+        return section(title, note, canvas(drawing))
+    return section(title, "No ONNX file of this run could be read, so there is no drawing.")
+
+
+def _footer(run: Run) -> str:
+    about = run.about
+    digest = about.get("sha256", "")[:16]
+    return (
+        f"<footer><code>{named(about.get('command', ''), 600)}</code><br>"
+        f"model {named(about.get('model', 'unknown'), 300)} · sha256 {named(digest)}… · conet-graph "
+        f"{named(about.get('version', '?'), 40)}</footer>"
+    )
