@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +11,6 @@ from conet_graph.cli.common import Debug, Json, console, guarded, print_json
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conet_graph.trials.recover import Recovery
 
 
@@ -74,7 +70,7 @@ def distill(
         device=chosen_device(device),
         seed=seed,
     )
-    history = _trained(recovery, quiet=json)
+    history = _trained(recovery)
     save(recovery.student, output)
     best = min(history, key=lambda epoch: epoch["error"])
     if json:
@@ -90,9 +86,8 @@ def distill(
         )
         return
     out = console()
-    out.print(
-        f"at first {_line(history[0])}; nearest to the teacher after epoch {best['epoch']:.0f}: {_line(best)}"
-    )
+    out.print(f"at first: {_line(history[0])}")
+    out.print(f"nearest to the teacher, after epoch {best['epoch']:.0f}: {_line(best)}")
     out.print(f"wrote {output}")
 
 
@@ -111,31 +106,30 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         raise BadUsage(f"{option} {shown(text)} is not a list of numbers, as in 0.5,0.5,0.5.") from None
 
 
-def _trained(recovery: Recovery, quiet: bool) -> list[dict[str, float]]:
-    """Train with a progress bar on stderr, and a line on stdout for each epoch; returns all metrics."""
-    out, history = console(), []
-    steps = recovery.images.train_batches(recovery.settings.batch) * recovery.settings.epochs
-    with _bar(steps) as advance:
-        for metrics in recovery.run(advance):
+def _trained(recovery: Recovery) -> list[dict[str, float]]:
+    """Train with a progress bar on a terminal's stderr, gone when done; returns the metrics of all epochs."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    history: list[dict[str, float]] = []
+    epochs, stderr = recovery.settings.epochs, Console(stderr=True)
+    bar = Progress(
+        *Progress.get_default_columns(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with bar:
+        task = bar.add_task("", total=epochs * recovery.images.train_batches(recovery.settings.batch))
+        for metrics in recovery.run(lambda: bar.advance(task)):
             history.append(metrics)
-            if not quiet:
-                out.print(f"epoch {metrics['epoch']:3.0f}  {_line(metrics)}  {metrics['seconds']:.1f} s")
+            done = f"epoch {metrics['epoch']:.0f}/{epochs}  error {metrics['error']:.4f}"
+            bar.update(task, description=done)
     return history
 
 
 def _line(metrics: dict[str, float]) -> str:
-    agreement = f", same class {metrics['agreement']:.1%}" if "agreement" in metrics else ""
-    return f"error {metrics['error']:.4f}{agreement}"
-
-
-@contextmanager
-def _bar(steps: int) -> Iterator[Callable[[], None]]:
-    """A function to call after each step; the bar is on a terminal only, and gone when done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    stderr = Console(stderr=True)
-    options: dict[str, Any] = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
-    with Progress(*Progress.get_default_columns(), **options) as bar:
-        task = bar.add_task("distil", total=steps)
-        yield lambda: bar.advance(task)
+    agreement = f", same class for {metrics['agreement']:.1%}" if "agreement" in metrics else ""
+    return f"error {metrics['error']:.4f} of the outputs' variance{agreement}"
