@@ -197,6 +197,16 @@ def _zero_point_axis(op: Operator, rank: int) -> int:
     return 0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else rank - 1
 
 
+def with_constants(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
+    """The model of a graph with other values in some of its constants, of the shapes they had."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.skeleton)
+    changed = set(arrays)
+    _write_constants(graph, model, arrays)
+    _settle_inputs(model, changed)
+    return model
+
+
 def _write_constants(graph: Graph, model: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write all constants; a copy that stayed as it was goes back to its old name."""
     back: dict[str, str] = {}
@@ -248,16 +258,9 @@ def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[
 
 
 def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) -> None:
-    """Declared shapes follow; a changed weight cannot stay an input that callers may override."""
+    """Declared shapes follow."""
     body = model.graph
-    names = {t.name for t in body.initializer}
-    if model.ir_version < 4 and names - {v.name for v in body.input}:
-        model.ir_version = 4  # from version 4 on initializers need not be inputs
-    kept = [v for v in body.input if v.name not in changed]
-    if len(kept) != len(body.input):
-        model.ir_version = max(model.ir_version, 4)
-        del body.input[:]
-        body.input.extend(kept)
+    _settle_inputs(model, changed)
     known = [v for v in body.value_info if v.name in labels.values]
     del body.value_info[:]
     body.value_info.extend(known)
@@ -267,6 +270,19 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
         for dim, units in zip(dims, axes, strict=False):
             if not isinstance(units, int):
                 dim.dim_value = len(units)
+
+
+def _settle_inputs(model: onnx.ModelProto, changed: set[str]) -> None:
+    """A changed weight cannot stay an input that callers may override."""
+    body = model.graph
+    names = {t.name for t in body.initializer}
+    if model.ir_version < 4 and names - {v.name for v in body.input}:
+        model.ir_version = 4  # from version 4 on initializers need not be inputs
+    kept = [v for v in body.input if v.name not in changed]
+    if len(kept) != len(body.input):
+        model.ir_version = max(model.ir_version, 4)
+        del body.input[:]
+        body.input.extend(kept)
 
 
 def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:

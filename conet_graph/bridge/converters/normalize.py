@@ -1,0 +1,165 @@
+"""Normalisations, softmax and dropout (ONNX operator specs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from conet_graph.bridge.registry import converter
+from conet_graph.bridge.site import Converted, NotConverted, Site
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of inputs of any rank from two on."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"BatchNorm needs at least two axes, the input has {input.dim()}")
+
+
+@converter("BatchNormalization")
+def batch_norm(site: Site) -> fx.Node:
+    """A module that keeps statistics when it trains; ONNX's momentum is one minus PyTorch's."""
+    if any(site.uses(k) for k in (1, 2, 3, 4)):
+        raise NotConverted("gives its statistics as outputs")
+    if site.version < 9 and not site.attr("spatial", 1):
+        raise NotConverted("has statistics for each position (spatial = 0)")
+    epsilon, momentum = float(site.attr("epsilon", 1e-5)), 1 - float(site.attr("momentum", 0.9))
+    if not all(site.is_constant(slot) for slot in (1, 2, 3, 4)):
+        scale, bias, mean, variance = (site.x(slot) for slot in (1, 2, 3, 4))
+        return site.call(
+            functional.batch_norm, site.x(0), mean, variance, scale, bias, False, momentum, epsilon
+        )
+    channels = site.builder.graph.constants[site.op.input(1)].dims[0]
+    module = BatchNorm(channels, eps=epsilon, momentum=momentum)
+    return site.module(module, site.x(0), weight=1, bias=2, running_mean=3, running_var=4)
+
+
+@converter("InstanceNormalization")
+def instance_norm(site: Site) -> fx.Node:
+    """Over the positions of each channel of each image."""
+    epsilon = float(site.attr("epsilon", 1e-5))
+    return site.call(functional.instance_norm, site.x(0), None, None, site.x(1), site.x(2), eps=epsilon)
+
+
+@converter("LayerNormalization")
+def layer_norm(site: Site) -> Converted:
+    """Over all axes from ``axis`` on."""
+    rank = site.rank(0)
+    start = int(site.attr("axis", -1)) % rank
+    if site.uses(1) or site.uses(2):
+        raise NotConverted("gives its statistics as outputs")
+    epsilon = float(site.attr("epsilon", 1e-5))
+    return site.call(normalised_layer, site.x(0), site.x(1), site.x(2), start, epsilon)
+
+
+def normalised_layer(
+    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, start: int, epsilon: float
+) -> torch.Tensor:
+    """Layer normalisation; scale and bias may be of fewer axes than are normalised over."""
+    shape = x.shape[start:]
+    if scale.shape == shape and (bias is None or bias.shape == shape):
+        return functional.layer_norm(x, shape, scale, bias, epsilon)
+    made = functional.layer_norm(x, shape, eps=epsilon) * scale
+    return made if bias is None else made + bias
+
+
+@converter("RMSNormalization")
+def rms_norm(site: Site) -> fx.Node:
+    """As layer normalisation, without mean and bias."""
+    start = int(site.attr("axis", -1)) % site.rank(0)
+    return site.call(normalised_rms, site.x(0), site.x(1), start, float(site.attr("epsilon", 1e-5)))
+
+
+def normalised_rms(x: torch.Tensor, scale: torch.Tensor, start: int, epsilon: float) -> torch.Tensor:
+    """The input over its root mean square over all axes from ``start`` on."""
+    return functional.rms_norm(x, x.shape[start:], eps=epsilon) * scale
+
+
+@converter("GroupNormalization")
+def group_norm(site: Site) -> fx.Node:
+    """Over groups of channels; scale and bias are one for each channel (from version 21 on)."""
+    groups, epsilon = int(site.attr("num_groups")), float(site.attr("epsilon", 1e-5))
+    return site.call(functional.group_norm, site.x(0), groups, site.x(1), site.x(2), epsilon)
+
+
+@converter("LRN")
+def lrn(site: Site) -> fx.Node:
+    """Local response normalisation across channels."""
+    size, alpha, beta = (
+        int(site.attr("size")),
+        float(site.attr("alpha", 1e-4)),
+        float(site.attr("beta", 0.75)),
+    )
+    return site.call(local_response, site.x(0), size, alpha, beta, float(site.attr("bias", 1.0)))
+
+
+def local_response(x: torch.Tensor, size: int, alpha: float, beta: float, bias: float) -> torch.Tensor:
+    """LRN of the ONNX spec: of an even window the larger half lies behind the channel."""
+    squares = x.square().flatten(2).unsqueeze(1)
+    before, after = (size - 1) // 2, size // 2
+    summed = functional.avg_pool3d(
+        functional.pad(squares.unsqueeze(-1), (0, 0, 0, 0, before, after)), (size, 1, 1), 1
+    )
+    return x / (bias + alpha * summed.reshape(x.shape)).pow(beta)
+
+
+@converter("LpNormalization")
+def lp_normalization(site: Site) -> fx.Node:
+    """Over the length along one axis."""
+    return site.call(unit_length, site.x(0), int(site.attr("p", 2)), int(site.attr("axis", -1)))
+
+
+def unit_length(x: torch.Tensor, p: int, axis: int) -> torch.Tensor:
+    """The input over its p-norm along an axis; zero where that is zero."""
+    length = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return torch.where(length == 0, torch.zeros_like(x), x / length)
+
+
+@converter("MeanVarianceNormalization")
+def mean_variance(site: Site) -> fx.Node:
+    """Zero mean and unit variance over some axes."""
+    return site.call(standardised, site.x(0), tuple(site.attr("axes", [0, 2, 3])))
+
+
+def standardised(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """The input less its mean, over its standard deviation (ONNX function body: plus 1e-9)."""
+    centred = x - x.mean(axes, keepdim=True)
+    return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
+
+
+@converter("Softmax", "LogSoftmax", "Hardmax")
+def softmax(site: Site) -> fx.Node:
+    """Along one axis; before version 13 over all axes from that one on."""
+    functions: dict[str, Callable[..., torch.Tensor]] = {
+        "Softmax": torch.softmax,
+        "LogSoftmax": torch.log_softmax,
+        "Hardmax": hardmax,
+    }
+    function = functions[site.op.op_type]
+    if site.version >= 13:
+        return site.call(function, site.x(0), int(site.attr("axis", -1)))
+    rank = site.rank(0)
+    axis = int(site.attr("axis", 1)) % max(rank, 1)
+    if axis == rank - 1:
+        return site.call(function, site.x(0), axis)
+    flat = site.call(function, site.call(torch.flatten, site.x(0), axis), axis)
+    return site.call(torch.Tensor.view_as, flat, site.x(0))
+
+
+def hardmax(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """One at the first largest position, else zero."""
+    best = x.argmax(axis, keepdim=True)
+    return torch.zeros_like(x).scatter(axis, best, 1.0)
+
+
+@converter("Dropout")
+def dropout(site: Site) -> Converted:
+    """A module that drops only when it trains; exported networks mostly have none left."""
+    if site.uses(1):
+        raise NotConverted("gives its mask as an output")
+    ratio = site.attr("ratio", 0.5) if site.version < 12 else (site.numbers(1) or [0.5])[0]
+    return site.module(nn.Dropout(float(ratio)), site.x(0))

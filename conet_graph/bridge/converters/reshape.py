@@ -1,0 +1,211 @@
+"""Operators that change the shape only, and those that compute shapes (ONNX operator specs).
+
+A file exported for one batch size has it written into its Reshape targets. The module takes any batch
+size: where a target of fixed numbers has too few or too many elements by some factor, its first axis
+takes it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from conet_graph.bridge.registry import converter
+from conet_graph.bridge.site import Site, torch_dtype
+from conet_graph.ir.graph import Shape
+
+
+@converter("Reshape")
+def reshape(site: Site) -> fx.Node:
+    """To a target that the file holds, or one that the run computes."""
+    target = site.attr("shape") if site.version < 5 else None
+    array = site.array(1)
+    if array is not None:
+        target = array.reshape(-1).tolist()
+    allow_zero = bool(site.attr("allowzero", 0))
+    if target is None:
+        return site.call(reshaped_as_computed, site.x(0), site.x(1), allow_zero)
+    after = site.builder.graph.shape(site.op.outputs[0])
+    return site.call(reshaped, site.x(0), tuple(_plain_target(target, site.shape(0), after, allow_zero)))
+
+
+def _plain_target(
+    target: list[int], before: Shape | None, after: Shape | None, allow_zero: bool
+) -> list[int | None]:
+    """The target with None for an axis that keeps the input's length.
+
+    A first axis as long as the input's is the batch: it keeps its length whatever that is. Behind
+    another number a -1 would swallow the batch, so it is replaced by the length that it has.
+    """
+    plain: list[int | None] = [None if n == 0 and not allow_zero else int(n) for n in target]
+    if not plain or plain[0] is None or plain[0] <= 0:
+        return plain
+    if before and plain[0] == before[0]:
+        return [None, *plain[1:]]
+    if -1 in plain and after is not None:
+        length = after[plain.index(-1)]
+        return [length if n == -1 and isinstance(length, int) else n for n in plain]
+    return plain
+
+
+def reshaped(x: torch.Tensor, target: tuple[int | None, ...]) -> torch.Tensor:
+    """Reshape; None keeps the input's length of that axis, and the first axis takes another batch size.
+
+    >>> reshaped(torch.zeros(4, 6), (1, 2, 3)).shape
+    torch.Size([4, 2, 3])
+    """
+    sizes = [x.shape[k] if n is None else n for k, n in enumerate(target)]
+    if sizes and -1 not in sizes:
+        rest = math.prod(sizes[1:])
+        if rest and sizes[0] * rest != x.numel() and x.numel() % rest == 0:
+            sizes[0] = x.numel() // rest
+    return x.reshape(sizes)
+
+
+def reshaped_as_computed(x: torch.Tensor, target: torch.Tensor, allow_zero: bool) -> torch.Tensor:
+    """Reshape to numbers computed at run time."""
+    sizes = [
+        x.shape[k] if n == 0 and not allow_zero else int(n) for k, n in enumerate(target.reshape(-1).tolist())
+    ]
+    return reshaped(x, tuple(sizes))
+
+
+@converter("Flatten")
+def flatten(site: Site) -> fx.Node:
+    """To a matrix, split before ``axis``."""
+    axis = int(site.attr("axis", 1))
+    if axis == 1:
+        return site.call(torch.flatten, site.x(0), 1)
+    return site.call(as_matrix, site.x(0), axis)
+
+
+def as_matrix(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """All axes before ``axis`` as rows, the others as columns."""
+    rows = math.prod(x.shape[: axis if axis >= 0 else x.dim() + axis])
+    return x.reshape(rows, -1) if rows else x.reshape(0, 0)
+
+
+@converter("Squeeze")
+def squeeze(site: Site) -> fx.Node:
+    """Drop axes of length one."""
+    axes = site.numbers(1, "axes")
+    if axes is None:
+        return site.call(torch.squeeze, site.x(0))
+    return site.call(torch.squeeze, site.x(0), tuple(int(a) for a in axes))
+
+
+@converter("Unsqueeze")
+def unsqueeze(site: Site) -> fx.Node:
+    """Add axes of length one."""
+    axes = [int(a) for a in site.numbers(1, "axes") or []]
+    rank = site.rank(0) + len(axes)
+    made = site.x(0)
+    for axis in sorted(a % rank for a in axes):
+        made = site.call(torch.unsqueeze, made, axis)
+    return site.call(torch.clone, made) if not axes else made
+
+
+@converter("Transpose")
+def transpose(site: Site) -> fx.Node:
+    """Axes in another order; all of them turned round where none is given."""
+    order = site.attr("perm")
+    if order is None:
+        order = list(reversed(range(site.rank(0))))
+    return site.call(torch.permute, site.x(0), tuple(int(a) for a in order))
+
+
+@converter("Identity")
+def identity(site: Site) -> fx.Node:
+    """Nothing: the value itself."""
+    made: fx.Node = site.x(0)
+    return made
+
+
+@converter("Shape")
+def shape(site: Site) -> fx.Node:
+    """The shape as whole numbers, which stay on the processor."""
+    start, end = site.attr("start", 0), site.attr("end")
+    return site.call(shape_of, site.x(0), int(start), None if end is None else int(end))
+
+
+def shape_of(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
+    """A part of the shape, int64."""
+    return torch.tensor(list(x.shape[start:end]), dtype=torch.int64)
+
+
+@converter("Size")
+def size(site: Site) -> fx.Node:
+    """The number of elements."""
+    return site.call(size_of, site.x(0))
+
+
+def size_of(x: torch.Tensor) -> torch.Tensor:
+    """The number of elements, int64."""
+    return torch.tensor(x.numel(), dtype=torch.int64)
+
+
+@converter("ConstantOfShape")
+def constant_of_shape(site: Site) -> fx.Node:
+    """A tensor of one value."""
+    tensor = site.attr("value")
+    value: Any = 0.0
+    dtype = torch.float32
+    if tensor is not None:
+        from onnx import numpy_helper
+
+        value, dtype = numpy_helper.to_array(tensor).reshape(-1)[0].item(), torch_dtype(tensor.data_type)
+    sizes = site.array(0)
+    if sizes is not None:
+        return site.call(torch.full, tuple(int(n) for n in sizes), value, dtype=dtype)
+    return site.call(filled, site.x(0), value, dtype)
+
+
+def filled(shape: torch.Tensor, value: float, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of one value whose shape is computed at run time."""
+    return torch.full(shape.tolist(), value, dtype=dtype)
+
+
+@converter("Expand")
+def expand(site: Site) -> fx.Node:
+    """Broadcast to a shape."""
+    sizes = site.array(1)
+    if sizes is not None:
+        return site.call(expanded, site.x(0), tuple(int(n) for n in sizes.reshape(-1)))
+    return site.call(expanded, site.x(0), site.x(1))
+
+
+def expanded(x: torch.Tensor, sizes: torch.Tensor | tuple[int, ...]) -> torch.Tensor:
+    """Broadcast against a shape, in both directions."""
+    wanted = list(sizes.tolist() if isinstance(sizes, torch.Tensor) else sizes)
+    more = [1] * (x.dim() - len(wanted)) + wanted
+    own = [1] * (len(more) - x.dim()) + list(x.shape)
+    return x.expand([a if b == 1 else b for a, b in zip(own, more, strict=True)])
+
+
+@converter("Range")
+def range_(site: Site) -> fx.Node:
+    """From a start to a limit, which is left out."""
+    return site.call(counted, site.x(0), site.x(1), site.x(2))
+
+
+def counted(start: torch.Tensor, limit: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """Numbers of the type and on the device of ``start``."""
+    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)
+
+
+@converter("EyeLike")
+def eye_like(site: Site) -> fx.Node:
+    """Ones on a diagonal."""
+    kind = site.attr("dtype")
+    return site.call(
+        diagonal_ones, site.x(0), int(site.attr("k", 0)), None if kind is None else torch_dtype(int(kind))
+    )
+
+
+def diagonal_ones(x: torch.Tensor, k: int, dtype: torch.dtype | None) -> torch.Tensor:
+    """A matrix of the shape of ``x`` with ones on its k-th diagonal."""
+    ones = torch.ones(x.shape, dtype=dtype or x.dtype, device=x.device)
+    return torch.triu(torch.tril(ones, k), k)

@@ -1,0 +1,154 @@
+"""Resampling: Resize, Upsample, GridSample (ONNX operator specs, versions 7 to 22)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from conet_graph.bridge.registry import converter
+from conet_graph.bridge.resampling import Resampling, resampled
+from conet_graph.bridge.site import NotConverted, Site
+
+_LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+
+
+@converter("Resize", "Upsample")
+def resize(site: Site) -> fx.Node:
+    """PyTorch's own interpolation where it means the same, else axis by axis."""
+    how = _settings(site)
+    axes, scales, sizes = _amount(site)
+    rank = site.rank(0)
+    along = tuple(a % rank for a in axes) if axes is not None else tuple(range(rank))
+    if sizes is not None and not isinstance(sizes, tuple):
+        return site.call(resampled_as_computed, site.x(0), along, sizes, how)
+    spatial = _spatial(along, scales, sizes, rank, site.shape(0))
+    native = _native(how, spatial, scales is not None, rank) if how.policy == "stretch" else None
+    if native is not None:
+        return site.call(functional.interpolate, site.x(0), **native)
+    return site.call(resampled, site.x(0), along, scales, sizes, how)
+
+
+def _settings(site: Site) -> Resampling:
+    mode = str(site.attr("mode", "nearest"))
+    old = site.op.op_type == "Upsample" or site.version < 11
+    return Resampling(
+        mode="linear" if "linear" in mode else mode,
+        coordinates="asymmetric" if old else str(site.attr("coordinate_transformation_mode", "half_pixel")),
+        rounding="floor" if old else str(site.attr("nearest_mode", "round_prefer_floor")),
+        cubic=float(site.attr("cubic_coeff_a", -0.75)),
+        exclude_outside=bool(site.attr("exclude_outside", 0)),
+        antialias=bool(site.attr("antialias", 0)),
+        policy=str(site.attr("keep_aspect_ratio_policy", "stretch")),
+        region=tuple(_region(site)),
+        extrapolation=float(site.attr("extrapolation_value", 0.0)),
+    )
+
+
+def _region(site: Site) -> list[float]:
+    if str(site.attr("coordinate_transformation_mode", "")) != "tf_crop_and_resize":
+        return []
+    return [float(n) for n in site.numbers(1) or []]
+
+
+def _amount(site: Site) -> tuple[list[int] | None, tuple[float, ...] | None, Any]:
+    """The axes, and scales or sizes; sizes that are computed come as the value itself."""
+    if site.op.op_type == "Upsample":
+        return None, tuple(float(s) for s in site.numbers(1, "scales") or []), None
+    if site.version < 11:
+        return None, tuple(float(s) for s in site.numbers(1) or []), None
+    axes = site.attr("axes") if site.version >= 18 else None
+    if site.has(3):
+        array = site.array(3)
+        return axes, None, site.x(3) if array is None else tuple(int(n) for n in array.reshape(-1))
+    return axes, tuple(float(s) for s in site.numbers(2) or []), None
+
+
+def _spatial(
+    along: tuple[int, ...],
+    scales: tuple[float, ...] | None,
+    sizes: tuple[int, ...] | None,
+    rank: int,
+    shape: Any,
+) -> list[float] | None:
+    """Scales or sizes of the axes from the third on; None if another axis changes too."""
+    amounts: list[Any] = list(scales if scales is not None else sizes or ())
+    by_axis = dict(zip(along, amounts, strict=True))
+    for axis in range(min(2, rank)):
+        if axis not in by_axis:
+            continue
+        unchanged = by_axis[axis] == 1 if scales is not None else shape and by_axis[axis] == shape[axis]
+        if not unchanged:
+            return None
+    if any(axis not in by_axis for axis in range(2, rank)):
+        return None
+    return [by_axis[axis] for axis in range(2, rank)]
+
+
+def _native(how: Resampling, spatial: list[float] | None, by_scale: bool, rank: int) -> dict[str, Any] | None:
+    """Arguments of PyTorch's interpolation where it computes the same."""
+    if spatial is None or how.antialias or how.exclude_outside or rank not in _LINEAR:
+        return None
+    amount: dict[str, Any] = {"scale_factor": tuple(spatial)} if by_scale else {"size": tuple(spatial)}
+    if how.mode == "nearest":
+        whole = by_scale and all(s >= 1 and s == math.floor(s) for s in spatial)
+        plain = how.coordinates == "asymmetric" and how.rounding == "floor"
+        centred = how.coordinates == "half_pixel" and how.rounding.startswith("round") and whole
+        return {**amount, "mode": "nearest"} if plain or centred else None
+    if how.mode == "cubic" and (rank != 4 or how.cubic != -0.75):
+        return None
+    mode = "bicubic" if how.mode == "cubic" else _LINEAR[rank]
+    if how.coordinates == "align_corners":
+        return {**amount, "mode": mode, "align_corners": True}
+    if how.coordinates == "half_pixel":
+        return {**amount, "mode": mode, "align_corners": False}
+    return None
+
+
+def resampled_as_computed(
+    x: torch.Tensor, axes: tuple[int, ...], sizes: torch.Tensor, how: Resampling
+) -> torch.Tensor:
+    """Resize to sizes computed at run time."""
+    return resampled(x, axes, None, tuple(int(n) for n in sizes.tolist()), how)
+
+
+@converter("GridSample")
+def grid_sample(site: Site) -> fx.Node:
+    """Values at places given as coordinates."""
+    names = {"linear": "bilinear", "cubic": "bicubic"}
+    mode = str(site.attr("mode", "linear"))
+    settings = {"mode": names.get(mode, mode), "padding_mode": str(site.attr("padding_mode", "zeros"))}
+    aligned = bool(site.attr("align_corners", 0))
+    return site.call(functional.grid_sample, site.x(0), site.x(1), **settings, align_corners=aligned)
+
+
+@converter("RoiAlign")
+def roi_align(site: Site) -> fx.Node:
+    """Means over regions."""
+    if str(site.attr("mode", "avg")) != "avg":
+        raise NotConverted("takes maxima of regions")
+    halves = str(site.attr("coordinate_transformation_mode", "half_pixel" if site.version >= 16 else ""))
+    size = (int(site.attr("output_height", 1)), int(site.attr("output_width", 1)))
+    ratio = int(site.attr("sampling_ratio", 0)) or -1
+    settings = (size, float(site.attr("spatial_scale", 1.0)), ratio, halves == "half_pixel")
+    return site.call(aligned_regions, site.x(0), site.x(1), site.x(2), *settings)
+
+
+def aligned_regions(
+    x: torch.Tensor,
+    boxes: torch.Tensor,
+    image: torch.Tensor,
+    size: tuple[int, int],
+    scale: float,
+    ratio: int,
+    aligned: bool,
+) -> torch.Tensor:
+    """RoiAlign by torchvision, which wants the image's number before the box."""
+    from torchvision.ops import roi_align as regions
+
+    numbered = torch.cat([image.to(boxes.device, boxes.dtype)[:, None], boxes], 1)
+    made: torch.Tensor = regions(x, numbered, size, scale, ratio, aligned)
+    return made
