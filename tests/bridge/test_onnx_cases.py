@@ -18,22 +18,22 @@ from conet_graph.ir.load import from_proto
 
 # What PyTorch computes with; the others are storage formats.
 PLAIN = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-# Forms that are refused by name, and how many cases of onnx have them: fewer is welcome.
-ALLOWED_REFUSALS = {
-    "gives its statistics as outputs": 21,
-    "needs its input": 16,
-    "averages with dilations": 6,
-    "gives its mask as an output": 5,
-    "uses the element type": 40,
-    "has lengths of its sequences": 4,
-    "is an LpPool with": 3,
-    "gives the positions of its maxima": 2,
-    "writes to several coordinates": 3,
-    "quantises to the element type": 8,
-    "is quantised in blocks": 4,
-    "takes maxima of regions": 1,
-    "is declared with a size of 0": 16,
-}
+# Forms that are refused by name.
+REFUSED = (
+    "gives its statistics as outputs",
+    "needs its input",
+    "averages with dilations",
+    "gives its mask as an output",
+    "uses the element type",
+    "has lengths of its sequences",
+    "is an LpPool with",
+    "gives the positions of its maxima",
+    "writes to several coordinates",
+    "quantises to the element type",
+    "is quantised in blocks",
+    "takes maxima of regions",
+    "is declared with a size of 0",
+)
 # ONNX Runtime and PyTorch agree on these, against the expectation that is shipped with onnx.
 ELSEWHERE = {
     "test_resize_downsample_scales_linear_align_corners",  # lengths are whole numbers there
@@ -99,22 +99,19 @@ def _result(case: Any) -> str:
 
 def test_operators_of_onnx_own_tests() -> None:
     wrong: list[str] = []
-    refused: dict[str, int] = {}
+    refused = 0
     for case in CASES:
         try:
             what = _result(case)
         except Exception as error:
-            reason = next((r for r in ALLOWED_REFUSALS if r in str(error)), "")
-            if not reason:
+            refused += 1
+            if not any(reason in str(error) for reason in REFUSED):
                 wrong.append(f"{case.name}: {type(error).__name__}: {error}")
-            refused[reason] = refused.get(reason, 0) + 1
             continue
         if what and case.name not in ELSEWHERE:
             wrong.append(what)
     assert not wrong, "\n".join(wrong)
-    assert len(CASES) - sum(refused.values()) > 800
-    over = {r: n for r, n in refused.items() if n > ALLOWED_REFUSALS[r]}
-    assert not over
+    assert refused < 80 < 800 < len(CASES)
 
 
 def test_a_wrong_converter_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
