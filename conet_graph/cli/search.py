@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.common import INTERRUPTED, Debug, Json, console, guarded, print_json, quantity, say
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, ConetGraphError, shown
 
 if TYPE_CHECKING:
     from conet_graph.search.network import Network
     from conet_graph.search.run_folder import RunFolder
     from conet_graph.search.run_store import RunStore
+    from conet_graph.search.runner import Tools
     from conet_graph.search.settings import RunSettings
     from conet_graph.search.watch import Watch
 
@@ -113,20 +114,24 @@ def search(
     from conet_graph.search.begin import begin, go_on, network_in
     from conet_graph.search.run_folder import RunFolder
     from conet_graph.search.settings import RunSettings
+    from conet_graph.search.tools import standard_tools
 
-    folder = RunFolder(out)
+    folder, tools = RunFolder(out), None
     if not resume:
         settings = RunSettings(data="digits").changed({"schedule": "adas", **asked})
+        folder.require_empty()
+        tools = standard_tools(settings, download=download)
         begin(model, folder, settings, " ".join(sys.argv))
     with folder.locked():
         store, settings = go_on(folder, model, asked)
-        network = network_in(folder)
-        interrupted = _run(folder, store, settings, network, download)
-        if json:
-            print_json(_summary(folder, store, network))
-        else:
-            _show(folder, store, network)
-        store.close()
+        with closing(store):
+            network = network_in(folder)
+            tools = tools or standard_tools(settings, download=download)
+            interrupted = _run(folder, store, settings, network, tools)
+            if json:
+                print_json(_summary(folder, store, network))
+            else:
+                _show(folder, store, network)
     if interrupted:
         say(f"Interrupted. The same command with --resume goes on: {shown(str(out))} has all that was done.")
         raise typer.Exit(INTERRUPTED)
@@ -140,17 +145,19 @@ def _first_width(text: str | None) -> dict[str, Any]:
     return {"start_width": int(text), "own_widths": False}
 
 
-def _run(folder: RunFolder, store: RunStore, settings: RunSettings, network: Network, download: bool) -> bool:
+def _run(folder: RunFolder, store: RunStore, settings: RunSettings, network: Network, tools: Tools) -> bool:
     """Search; whether it was interrupted."""
     from conet_graph.search.runner import Search
-    from conet_graph.search.tools import standard_tools
 
     try:
         with _terminated_like_interrupted(), _watching(settings, network) as watch:
-            tools = standard_tools(settings, download=download)
             Search(folder, store, settings, network, tools, watch).run()
     except KeyboardInterrupt:
         return True
+    except ConetGraphError:
+        if not store.hours():
+            folder.database.unlink()  # model and data do not fit, say: nothing is lost, the folder is free
+        raise
     return False
 
 

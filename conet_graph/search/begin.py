@@ -29,7 +29,7 @@ def begin(model: Path, folder: RunFolder, settings: RunSettings, command: str) -
         Refused: nothing in it may change.
 
     """
-    _require_no_search(folder)
+    folder.require_empty()
     loaded = load_model(model)
     sizes = searched_network(loaded).sizes
     about = {
@@ -44,17 +44,10 @@ def begin(model: Path, folder: RunFolder, settings: RunSettings, command: str) -
     }
     folder.make()
     with folder.locked():
-        _require_no_search(folder)
+        folder.require_empty()
         save(loaded, folder.original)
         atomic_write(folder.config, [settings.to_toml().encode()])
         RunStore.create(folder.database, about, sizes)
-
-
-def _require_no_search(folder: RunFolder) -> None:
-    if folder.database.exists():
-        raise BadUsage(
-            f"{shown(str(folder.path))} holds a search already: go on with --resume, or name another folder."
-        )
 
 
 def go_on(folder: RunFolder, model: Path | None, given: Mapping[str, Any]) -> tuple[RunStore, RunSettings]:

@@ -68,6 +68,19 @@ class RunFolder:
             what = error.strerror or str(error)
             raise BadUsage(f"The folder {shown(str(self.path))} cannot be made: {what}.") from None
 
+    def require_empty(self) -> None:
+        """Refuse to begin where a search lies.
+
+        Raises:
+            BadUsage: there is one.
+
+        """
+        if self.database.exists():
+            raise BadUsage(
+                f"{shown(str(self.path))} holds a search already: go on with --resume, or name another"
+                " folder."
+            )
+
     def save_widths(self, widths: Mapping[str, int]) -> None:
         """Write the widths by layer."""
         atomic_write(self.widths, [(json.dumps(dict(widths), indent=1) + "\n").encode()])
@@ -86,7 +99,7 @@ class RunFolder:
 
         """
         if not self.path.is_dir():
-            raise BadUsage(f"There is no folder {shown(str(self.path))}: check the path.")
+            raise BadUsage(f"{shown(str(self.path))} holds no search: check the path.")
         try:
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:

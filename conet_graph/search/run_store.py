@@ -134,6 +134,8 @@ class RunStore:
                 entries = {"format": FORMAT, **about}.items()
                 database.executemany("INSERT INTO about VALUES(?, ?)", entries)
                 database.execute("COMMIT")
+            for left_by_another in ("-wal", "-shm"):
+                path.with_name(path.name + left_by_another).unlink(missing_ok=True)
             os.replace(made, path)
         except (sqlite3.Error, OSError) as error:
             raise BadUsage(f"{shown(str(path))} cannot be written: {error}.") from None

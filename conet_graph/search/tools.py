@@ -31,4 +31,5 @@ def standard_tools(settings: RunSettings, *, download: bool = False, progress: b
         training = replace(settings.training, learning_rate=rate)
         return ClassificationTrial(data, training, settings.device, progress=progress)
 
+    trial(1.0)  # a device that is not there is told before anything begins
     return Tools(to_torch, from_torch, weights_by_name, trial)
