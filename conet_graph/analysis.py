@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,10 @@ class GroupEntry:
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One operator with a weight, and the groups on its two sides."""
+    """One operator with a weight, and the groups on its two sides.
+
+    ``rank`` and ``condition`` are those of the weight's 'out' and 'in' axis, where they were measured.
+    """
 
     name: str
     op: str
@@ -77,6 +80,8 @@ class LayerEntry:
     out_groups: tuple[str, ...]
     parameters: int
     macs: int | None
+    rank: dict[str, float] | None = None
+    condition: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,12 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as plain lists and dictionaries, keys in the documented order."""
-        return {"format": FORMAT, **asdict(self)}
+        data: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        for layer in data["layers"]:
+            for name in ("rank", "condition"):
+                if layer[name] is None:
+                    del layer[name]  # not measured
+        return data
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Analysis:
@@ -155,20 +165,43 @@ def _layer_from(data: dict[str, Any]) -> LayerEntry:
     )
 
 
-def analyze(model: str | Path | LoadedModel) -> Analysis:
+def analyze(model: str | Path | LoadedModel, *, rank: bool = False) -> Analysis:
     """Analyse a network: which channel sizes are free, and which are tied together.
+
+    Args:
+        model: a file, or a model that was loaded.
+        rank: measure rank and condition of each layer's weight, too.
 
     Raises:
         InvalidModel: the file cannot be read or is not a valid network.
 
     """
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    return analysis_of(analysed(loaded))
+    return analysis_of(analysed(loaded), rank=rank)
 
 
-def analysis_of(graph: Graph) -> Analysis:
+def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:
     """The analysis of a graph that went through all passes."""
-    return _Builder(graph).build(cost(graph))
+    found = _Builder(graph).build(cost(graph))
+    return _ranked(found, graph) if rank else found
+
+
+def _ranked(found: Analysis, graph: Graph) -> Analysis:
+    """The analysis with rank and condition of the weights that can be measured."""
+    from conet_graph.layer_weights import indicators_of_layers
+
+    measured = indicators_of_layers(graph)
+    layers = tuple(
+        replace(
+            layer,
+            rank={"out": said.out_rank, "in": said.in_rank},
+            condition={"out": said.out_condition, "in": said.in_condition},
+        )
+        if (said := measured.get(layer.name)) is not None
+        else layer
+        for layer in found.layers
+    )
+    return replace(found, layers=layers)
 
 
 @dataclass

@@ -22,6 +22,9 @@ def analyze(
     model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     json: Json = False,
     text: Annotated[bool, typer.Option("--text", help="Print the network as text.")] = False,
+    rank: Annotated[
+        bool, typer.Option("--rank", help="Measure rank and condition of each layer's weights.")
+    ] = False,
     explain: Annotated[
         str | None,
         typer.Option(metavar="LAYER", help="Say what ties or freezes a layer's channels."),
@@ -41,6 +44,8 @@ def analyze(
     """
     if json + text + (explain is not None) > 1:
         raise BadUsage("--json, --text and --explain exclude each other: give one of them.")
+    if rank and (text or explain is not None):
+        raise BadUsage("--rank adds to the table or to --json: leave --text and --explain out.")
     from conet_graph.cli.hooks import BetweenPasses
     from conet_graph.ir.load import load_model
     from conet_graph.passes import analysed
@@ -59,16 +64,21 @@ def analyze(
         return
     from conet_graph.analysis import analysis_of
 
-    found = analysis_of(graph)
+    found = analysis_of(graph, rank=rank)
     if json:
         print_json(found.to_dict())
     else:
-        show(found, sys.stdout)
+        show(found, sys.stdout, rank)
 
 
-def show(found: Analysis, out: TextIO) -> None:
-    """Print an analysis as tables."""
-    write_table(out, f"{len(found.layers)} layers", LAYER_COLUMNS, [_layer(x) for x in found.layers])
+def show(found: Analysis, out: TextIO, rank: bool = False) -> None:
+    """Print an analysis as tables; with ``rank``, layers show rank and condition in place of their kind."""
+    layers = f"{len(found.layers)} layers"
+    if rank:
+        title = f"{layers}; rank (% of the channels) and condition on the output and input axis"
+        write_table(out, title, RANK_COLUMNS, [_ranked(x) for x in found.layers])
+    else:
+        write_table(out, layers, LAYER_COLUMNS, [_layer(x) for x in found.layers])
     free = [g for g in found.groups if g.free]
     frozen = [g for g in found.groups if not g.free]
     if free:
@@ -88,6 +98,18 @@ LAYER_COLUMNS = (
     Column("group out", widest=9),
     Column("params", right=True, widest=6),
     Column("MACs", right=True, widest=6),
+)
+# Room for two more within 100 columns.
+RANK_COLUMNS = (
+    Column("layer", widest=27),
+    Column("kernel", widest=9),
+    Column("channels", right=True, widest=12),
+    Column("in", widest=4),
+    Column("out", widest=4),
+    Column("params", right=True, widest=6),
+    Column("MACs", right=True, widest=6),
+    Column("rank", right=True, widest=7),
+    Column("condition", right=True, widest=9),
 )
 FREE_COLUMNS = (
     Column("group", widest=6),
@@ -116,6 +138,29 @@ def _layer(layer: LayerEntry) -> list[str]:
         quantity(layer.parameters),
         quantity(layer.macs),
     ]
+
+
+def _ranked(layer: LayerEntry) -> list[str]:
+    name, _, kernel, channels, _, _, parameters, macs = _layer(layer)
+    rank = condition = "-"
+    if layer.rank is not None and layer.condition is not None:
+        rank = " ".join(f"{100 * layer.rank[side]:.0f}" for side in ("out", "in"))
+        condition = " ".join(_figures(layer.condition[side]) for side in ("out", "in"))
+    ins, outs = ("\n".join(groups) or "-" for groups in (layer.in_groups, layer.out_groups))
+    return [name, kernel, channels, ins, outs, parameters, macs, rank, condition]
+
+
+def _figures(number: float) -> str:
+    """A number in at most four characters.
+
+    >>> _figures(1.0), _figures(12.34), _figures(4321.0), _figures(3.2e7)
+    ('1.0', '12', '4321', '3e7')
+    """
+    if number < 9.95:
+        return f"{number:.1f}"
+    if number < 9999.5:
+        return f"{number:.0f}"
+    return f"{number:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
 def _wrapped(groups: tuple[str, ...]) -> str:
