@@ -81,7 +81,7 @@ def _run(module: nn.Module, images: Tensor, data: ClassificationData) -> tuple[b
         try:
             with torch.no_grad():
                 return last, module(images.permute(0, 2, 3, 1) if last else images)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             first = first or error
     channels, height, width = data.shape
     raise BadUsage(

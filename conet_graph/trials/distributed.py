@@ -63,6 +63,11 @@ class Processes:
                 dist.broadcast(buffer, 0)
 
 
+def is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def chosen_device(name: str) -> torch.device:
     """The device of that name; 'auto' is a GPU if there is one, under torchrun the process's own.
 
