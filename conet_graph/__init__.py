@@ -5,6 +5,7 @@
     analysis = cg.analyze(model)
     slim = cg.rewrite(model, cg.plan(model, macs=0.5))
     cg.save(slim, "slim.onnx")
+    net = cg.to_torch(slim)
 
 Names are imported when they are first used: ``import conet_graph`` itself loads nothing.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conet_graph.analysis import analyze
+    from conet_graph.bridge.network import from_torch, to_torch
     from conet_graph.ir.load import load_model as load
     from conet_graph.rewriting import compare_models as verify
     from conet_graph.rewriting import plan, rewrite, save
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 # Public name -> where it lives: module, name there.
 _PUBLIC = {
     "analyze": ("conet_graph.analysis", "analyze"),
+    "from_torch": ("conet_graph.bridge.network", "from_torch"),
     "load": ("conet_graph.ir.load", "load_model"),
     "plan": ("conet_graph.rewriting", "plan"),
     "rewrite": ("conet_graph.rewriting", "rewrite"),
     "save": ("conet_graph.rewriting", "save"),
+    "to_torch": ("conet_graph.bridge.network", "to_torch"),
     "verify": ("conet_graph.rewriting", "compare_models"),
 }
 
-__all__ = ["analyze", "load", "plan", "rewrite", "save", "verify"]
+__all__ = ["analyze", "from_torch", "load", "plan", "rewrite", "save", "to_torch", "verify"]
 
 
 def __getattr__(name: str) -> Any:

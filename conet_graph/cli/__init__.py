@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from conet_graph.cli import analyze, apply, export, rewrite, verify
+from conet_graph.cli import (
+    analyze,
+    apply,
+    compare,
+    distill,
+    export,
+    rewrite,
+    runs,
+    search,
+    train,
+    verify,
+)
+from conet_graph.cli import report as report_command
 from conet_graph.cli.common import INTERRUPTED, report, say
 
 app = typer.Typer(
@@ -21,6 +33,12 @@ app.command()(analyze.analyze)
 app.command()(rewrite.rewrite)
 app.command()(verify.verify)
 app.command()(apply.apply)
+app.command()(search.search)
+app.command()(compare.compare)
+app.command(name="report")(report_command.report)
+app.command()(runs.runs)
+app.command()(train.train)
+app.command()(distill.distill)
 app.command()(export.export)
 
 # typer names BadParameter only; its parent is what every wrong option or argument raises.
