@@ -22,6 +22,8 @@ TORCH_PEERS: dict[str, tuple[Callable[..., Any], Callable[..., nn.Module]]] = {
     "Torch-Pruning": (pruners.torch_pruning_graph, pruners.torch_pruning),
     "torch-kirigami": (pruners.torch_kirigami_graph, pruners.torch_kirigami),
 }
+# A PyTorch module shares no vectors between layers, whatever its weights: the slow one is run once.
+RANDOM_ONLY = ("torch-kirigami",)
 ONNX_PEERS = ("onnxsim", "conet-graph")
 BACK = ("onnx2torch", "onnx2pytorch", "conet-graph to_torch")
 
@@ -75,9 +77,13 @@ def torch_peer(peer: str, source: str, name: str, smallest: int, weights: str) -
     count = sum(p.numel() for p in module.parameters())
     graph, prune = TORCH_PEERS[peer]
     try:
-        graph(copy.deepcopy(module), image)
+        try:
+            pruned = prune(copy.deepcopy(module), image)
+        except Exception:
+            graph(copy.deepcopy(module), image)
+            row["built"] = True
+            raise
         row["built"] = True
-        pruned = prune(copy.deepcopy(module), image)
         row["parameters"] = sum(p.numel() for p in pruned.parameters()) / count
         after = masked_torch.conv_widths(pruned)
         row["changed"] = sum(after.get(n) != width for n, width in before.items())

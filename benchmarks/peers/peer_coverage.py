@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -59,16 +60,19 @@ def limited(chosen: argparse.Namespace, function: Callable[..., Row], *arguments
     # Forked, because importing torch and timm anew for each peer would take longer than the work.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=work, args=(sender, function, arguments, chosen.memory))
+    worker = context.Process(target=work, args=(sender, function, arguments, (chosen.memory, chosen.timeout)))
     begun = time.perf_counter()
     worker.start()
     sender.close()
-    row: Row = {"error": f"no answer in {chosen.timeout:g} s"}
-    if receiver.poll(chosen.timeout):
+    late = f"no answer in {chosen.timeout} s of processor time"
+    row: Row = {"error": late}
+    # The process closes its end when it is done, or stopped; the other bound is for one that sleeps.
+    if receiver.poll(20 * chosen.timeout):
         try:
             row = receiver.recv()
         except EOFError:
-            row = {"error": "the process died"}
+            worker.join()
+            row = {"error": late if worker.exitcode == -signal.SIGKILL else "the process died"}
     worker.kill()
     worker.join()
     return {**row, "seconds": round(time.perf_counter() - begun, 2)}
@@ -78,7 +82,9 @@ def jobs_of(source: str, name: str, smallest: int, weights: str, back: list[str]
     """What there is to do for one network: a function, its arguments and the file it needs, by peer."""
     exported, narrowed = folder / f"{weights}.onnx", folder / f"conet-graph-{weights}.onnx"
     jobs: Jobs = {
-        peer: (case.torch_peer, (peer, source, name, smallest, weights), None) for peer in case.TORCH_PEERS
+        peer: (case.torch_peer, (peer, source, name, smallest, weights), None)
+        for peer in case.TORCH_PEERS
+        if weights == "random" or peer not in case.RANDOM_ONLY
     }
     jobs |= {peer: (case.onnx_peer, (peer, weights, folder), exported) for peer in case.ONNX_PEERS}
     if weights == "random":
@@ -126,7 +132,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--start", default="", help="leave out what stands before this network")
     parser.add_argument("--limit", type=int, default=10**6, help="the first N of each source")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no network after this time")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds for one peer")
+    parser.add_argument("--timeout", type=int, default=60, help="processor seconds for one peer")
     parser.add_argument("--memory", type=float, default=8, help="GiB for one peer")
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines: read, and added to")
     parser.add_argument("--back", nargs="*", default=list(case.BACK), choices=case.BACK)

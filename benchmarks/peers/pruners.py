@@ -48,12 +48,16 @@ def torch_kirigami(module: nn.Module, image: torch.Tensor) -> nn.Module:
     """torch-kirigami's explicit removal; the module is changed in place.
 
     Its automatic selection takes over three minutes for a ResNet-18. So the first half of the channels is
-    asked for on each of its axes on which it finds that possible, in one plan.
+    asked for on each of its axes on which it finds that possible, in one plan. In-place activations are made
+    plain ones, as its messages advise.
     """
     from torch_kirigami import DependencyGraph
     from torch_kirigami.pruning import Pruner
     from torch_kirigami.pruning.candidates import discover
 
+    for layer in module.modules():
+        if hasattr(layer, "inplace"):
+            layer.inplace = False
     graph = DependencyGraph.build(module, args=(image,))
     pruner = Pruner(module, graph=graph)
     possible = []
