@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conet_graph.cli.common import INTERRUPTED, Debug, Json, console, guarded, print_json, quantity, say
+from conet_graph.cli.stopping import terminated_like_interrupted
 from conet_graph.ir.errors import BadUsage, ConetGraphError, shown
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def _run(folder: RunFolder, store: RunStore, settings: RunSettings, network: Net
     from conet_graph.search.runner import Search
 
     try:
-        with _terminated_like_interrupted(), _watching(settings, network) as watch:
+        with terminated_like_interrupted(), _watching(settings, network) as watch:
             Search(folder, store, settings, network, tools, watch).run()
     except KeyboardInterrupt:
         return True
@@ -174,20 +173,6 @@ def _watching(settings: RunSettings, network: Network) -> Iterator[Watch]:
     table = LiveTable(made, settings, network.sizes)
     with table.live:
         yield table
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the search as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _summary(folder: RunFolder, store: RunStore, network: Network) -> dict[str, Any]:

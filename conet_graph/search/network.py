@@ -160,18 +160,38 @@ def largest(
     low: float,
     high: float,
 ) -> dict[str, int] | None:
-    """The widths at the largest factor from low to high that fit; None where those at low do not."""
-    best = widths_at(low)
-    if not fits(best):
+    """The widths at the largest factor that fits; those whose next step is too large stay, the others go on.
+
+    Args:
+        widths_at: widths at a factor; they grow with it.
+        fits: whether widths keep the budget.
+        low: the factor at which they are narrowest.
+        high: the factor at which they are widest.
+
+    Returns:
+        The widths; None where the narrowest do not fit.
+
+    """
+    stay: dict[str, int] = {}
+
+    def at(factor: float) -> dict[str, int]:
+        return {**widths_at(factor), **stay}
+
+    if not fits(at(low)):
         return None
-    for _ in range(ROUNDS):
-        middle = (low + high) / 2
-        tried = widths_at(middle)
-        if fits(tried):
-            low, best = middle, tried
-        else:
-            high = middle
-    return best
+    while not fits(at(high)):
+        below, above = low, high
+        for _ in range(ROUNDS):
+            middle = (below + above) / 2
+            below, above = (middle, above) if fits(at(middle)) else (below, middle)
+        # Several widths may be rounded up at this factor: as many of them as fit.
+        best, steps = at(below), at(above)
+        for name, width in steps.items():
+            if fits({**best, name: width}):
+                best[name] = width
+        stay.update((name, best[name]) for name, width in steps.items() if best[name] != width)
+        low = above
+    return at(high)
 
 
 def layer_widths(model: LoadedModel) -> dict[str, int]:

@@ -1,0 +1,121 @@
+"""``conet-graph compare``: found widths beside uniform and random ones, equally trained."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conet_graph.cli.common import INTERRUPTED, Debug, Json, guarded, print_json, quantity, say
+from conet_graph.cli.stopping import terminated_like_interrupted
+
+if TYPE_CHECKING:
+    from conet_graph.search.compare import Comparison, Summary
+    from conet_graph.search.run_store import Compared
+
+NAMES = {
+    "conet": "found by the search",
+    "uniform": "scaled alike (compound)",
+    "random": "random widths",
+    "original": "the file's own",
+}
+
+
+@guarded
+def compare(
+    run: Annotated[Path, typer.Argument(help="The folder of a search.", show_default=False)],
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each training; as many as a trial's if not given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 3,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, ...; the search's if not given.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train the widths that a search found beside others, all from fresh weights and equally long.
+
+    The others: the file's widths scaled by one factor to the same number of parameters (compound scaling),
+    random widths with as many, and the file's own. It can be stopped at any moment; the same command goes on.
+
+    Example: conet-graph compare runs/a --epochs 50 --seeds 3
+    """
+    from conet_graph.search.begin import go_on, network_in
+    from conet_graph.search.compare import Comparison
+    from conet_graph.search.run_folder import RunFolder
+    from conet_graph.search.tools import standard_tools
+
+    folder = RunFolder(run)
+    with folder.locked():
+        store, settings = go_on(folder, None, {})
+        with closing(store):
+            if device is not None:
+                settings = settings.changed({"device": device})
+            made = Comparison(folder, store, settings, network_in(folder), standard_tools(settings))
+            stopped = _trained(made, epochs or settings.search.epochs, seeds)
+            cost = sum(trial.seconds for trial in store.trials())
+            if json:
+                print_json(
+                    {"format": "conet-graph.compare/1", "search_seconds": cost, "networks": _entries(made)}
+                )
+            else:
+                _show(made.summaries(), cost)
+    if stopped:
+        say("Interrupted: the same command goes on.")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _trained(made: Comparison, epochs: int, seeds: int) -> bool:
+    """Train everything; whether it was interrupted."""
+
+    def tell(done: Compared) -> None:
+        accuracy = "diverged" if done.test_accuracy is None else f"accuracy {done.test_accuracy:.1%}"
+        say(f"{NAMES[done.kind]}, seed {done.seed}: {accuracy}")
+
+    try:
+        with terminated_like_interrupted():
+            made.run(epochs, seeds, tell)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _entries(made: Comparison) -> list[dict[str, Any]]:
+    return [{**asdict(s), "accuracy": s.accuracy, "spread": s.spread} for s in made.summaries()]
+
+
+def _show(summaries: list[Summary], cost: float) -> None:
+    from conet_graph.cli.table import Column, write_table
+    from conet_graph.search.live import clock
+
+    rows = [
+        [
+            NAMES[s.kind],
+            f"{s.widths[0]}-{s.widths[1]}",
+            quantity(s.parameters),
+            quantity(s.macs),
+            _accuracy(s),
+            f"{s.seeds - len(s.accuracies)} of {s.seeds} diverged"
+            if len(s.accuracies) < s.seeds
+            else str(s.seeds),
+            clock(cost) if s.kind == "conet" else "",
+        ]
+        for s in summaries
+    ]
+    if not rows:
+        return
+    titles = ("widths", "parameters", "MACs", "test accuracy", "seeds", "search")
+    columns = [Column("network"), *(Column(title, right=True) for title in titles)]
+    write_table(sys.stdout, f"each trained {summaries[0].epochs} epochs", columns, rows)
+
+
+def _accuracy(summary: Summary) -> str:
+    if summary.accuracy is None:
+        return "-"
+    spread = "" if summary.spread is None else f" ± {100 * summary.spread:.2f}"
+    return f"{100 * summary.accuracy:.2f}{spread} %"
