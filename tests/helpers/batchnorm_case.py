@@ -47,7 +47,7 @@ def assert_same(before: LoadedModel, *after: LoadedModel, tolerance: float = 1e-
                 assert one.shape == other.shape
                 if np.issubdtype(one.dtype, np.floating):
                     # Outputs so near zero that sums of ones leave them by chance count as zero.
-                    scale = max(float(np.abs(one).max(initial=0)), 1e-3)
+                    scale = max(float(np.abs(one).max(initial=0)), 1e-2)
                     np.testing.assert_allclose(other, one, rtol=0, atol=tolerance * scale)
                 else:
                     np.testing.assert_array_equal(other, one)
