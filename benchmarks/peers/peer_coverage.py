@@ -78,7 +78,7 @@ def limited(chosen: argparse.Namespace, function: Callable[..., Row], *arguments
     return {**row, "seconds": round(time.perf_counter() - begun, 2)}
 
 
-def jobs_of(source: str, name: str, smallest: int, weights: str, back: list[str], folder: Path) -> Jobs:
+def jobs_of(source: str, name: str, smallest: int, weights: str, folder: Path) -> Jobs:
     """What there is to do for one network: a function, its arguments and the file it needs, by peer."""
     exported, narrowed = folder / f"{weights}.onnx", folder / f"conet-graph-{weights}.onnx"
     jobs: Jobs = {
@@ -88,7 +88,7 @@ def jobs_of(source: str, name: str, smallest: int, weights: str, back: list[str]
     }
     jobs |= {peer: (case.onnx_peer, (peer, weights, folder), exported) for peer in case.ONNX_PEERS}
     if weights == "random":
-        jobs |= {peer: (case.back_peer, (peer, weights, folder), narrowed) for peer in back}
+        jobs |= {peer: (case.back_peer, (peer, weights, folder), narrowed) for peer in case.BACK}
     return jobs
 
 
@@ -98,15 +98,17 @@ def measure(chosen: argparse.Namespace, source: str, name: str, smallest: int, k
     for weights in WEIGHTS:
         label = {"network": f"{source} {name}", "weights": weights}
         with tempfile.TemporaryDirectory() as temporary:
-            jobs = jobs_of(source, name, smallest, weights, chosen.back, Path(temporary))
-            missing = {peer for peer in jobs if (label["network"], weights, peer) not in known}
+            jobs = jobs_of(source, name, smallest, weights, Path(temporary))
+            asked = [peer for peer in jobs if peer in chosen.peers]
+            missing = {peer for peer in asked if (label["network"], weights, peer) not in known}
             if missing & set(case.BACK):
                 missing.add("conet-graph")  # its file is what the converters are given
             if not missing:
                 continue
-            exported = limited(chosen, case.write, source, name, smallest, weights, Path(temporary))
-            if "error" in exported:
-                rows.append({**label, "peer": "export", **exported})
+            if missing - set(case.TORCH_PEERS):
+                exported = limited(chosen, case.write, source, name, smallest, weights, Path(temporary))
+                if "error" in exported:
+                    rows.append({**label, "peer": "export", **exported})
             for peer in (p for p in jobs if p in missing):
                 function, arguments, file = jobs[peer]
                 ready = file is None or file.exists()
@@ -135,7 +137,8 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=int, default=60, help="processor seconds for one peer")
     parser.add_argument("--memory", type=float, default=8, help="GiB for one peer")
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines: read, and added to")
-    parser.add_argument("--back", nargs="*", default=list(case.BACK), choices=case.BACK)
+    everybody = [*case.TORCH_PEERS, *case.ONNX_PEERS, *case.BACK]
+    parser.add_argument("--peers", nargs="+", default=everybody, choices=everybody)
     parser.add_argument("--only-table", action="store_true", help="print what the rows say, run nothing")
     return parser.parse_args(arguments)
 

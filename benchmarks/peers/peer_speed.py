@@ -44,7 +44,13 @@ NETWORKS = [
 ]
 SOURCE = "torchvision"
 PATIENCE = 600
+SIDE = "CONET_GRAPH_BENCH_SIDE"
 Clocked = Callable[[], Callable[[], object]]
+
+
+def image_side() -> int:
+    """The least side of images, which reaches the processes through the environment."""
+    return int(os.environ.get(SIDE, "64"))
 
 
 def torch_pruning_analysis(network: str, _: Path) -> Clocked:
@@ -52,7 +58,7 @@ def torch_pruning_analysis(network: str, _: Path) -> Clocked:
     import case
     import pruners
 
-    module, image = case.make(SOURCE, network, 64, "random")
+    module, image = case.make(SOURCE, network, image_side(), "random")
     return lambda: lambda: list(pruners.torch_pruning_graph(module, image).get_all_groups())
 
 
@@ -70,7 +76,7 @@ def torch_pruning_rewrite(network: str, _: Path) -> Clocked:
     import case
     import pruners
 
-    module, image = case.make(SOURCE, network, 64, "random")
+    module, image = case.make(SOURCE, network, image_side(), "random")
 
     def prepare() -> Callable[[], object]:
         fresh = copy.deepcopy(module)
@@ -150,7 +156,7 @@ def write(network: str, path: Path) -> None:
     """Export the network (in a process of its own)."""
     import case
 
-    case.write(SOURCE, network, 64, "random", path.parent)
+    case.write(SOURCE, network, image_side(), "random", path.parent)
 
 
 def measure(network: str, rounds: int) -> dict[str, list[float]]:
@@ -195,7 +201,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed beside the peers.")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="of torchvision")
+    parser.add_argument("--image", type=int, default=64, help="least side of the images")
     chosen = parser.parse_args(arguments)
+    os.environ[SIDE] = str(chosen.image)
     print("| network | " + " | ".join(f"{tool}, ms" for tool in TOOLS) + " |")
     print("|---|" + "---:|" * len(TOOLS))
     ratios: dict[tuple[str, str], dict[str, list[float]]] = {pair: {} for pair in PAIRS}
