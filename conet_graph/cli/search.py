@@ -110,22 +110,23 @@ def search(
         "max_hours": max_hours,
     }
     asked = {name: value for name, value in given.items() if value is not None}
+    from conet_graph.ir.load import load_model
     from conet_graph.search.begin import begin, go_on, network_in
     from conet_graph.search.run_folder import RunFolder
     from conet_graph.search.settings import RunSettings
-    from conet_graph.search.tools import standard_tools
 
     folder, tools = RunFolder(out), None
     if not resume:
         settings = RunSettings(data="digits").changed({"schedule": "adas", **asked})
         folder.require_empty()
-        tools = standard_tools(settings, download=download)
+        load_model(model)  # a wrong path is told before PyTorch is loaded
+        tools = _tools(settings, download)
         begin(model, folder, settings, " ".join(sys.argv))
     with folder.locked():
         store, settings = go_on(folder, model, asked)
         with closing(store):
             network = network_in(folder)
-            tools = tools or standard_tools(settings, download=download)
+            tools = tools or _tools(settings, download)
             interrupted = _run(folder, store, settings, network, tools)
             if json:
                 print_json(_summary(folder, store, network))
