@@ -16,9 +16,10 @@ from conet_graph.ir.check_nodes import check_nodes
 from conet_graph.ir.check_values import check_values
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.external import resolve
-from conet_graph.ir.graph import bodies
+from conet_graph.ir.graph import bodies, inlined
 from conet_graph.ir.load import LoadedModel
-from conet_graph.ir.order import check_names
+from conet_graph.ir.order import called, check_names
+from conet_graph.ir.save import copy_light
 from conet_graph.ir.scopes import all_tensors, scopes, sparse_tensors
 from conet_graph.ir.tensors import count, field_length, nbytes
 
@@ -193,6 +194,18 @@ def names(loaded: LoadedModel) -> None:
     check_names(loaded.proto)
 
 
+def calls(loaded: LoadedModel) -> None:
+    """Functions of the model are called with no more inputs and outputs than they have."""
+    formal = {(f.domain, f.name): (len(f.input), len(f.output)) for f in loaded.proto.functions}
+    for scope in scopes(loaded.proto) if formal else ():
+        for node in scope.nodes:
+            most_in, most_out = formal.get((node.domain, node.op_type), (len(node.input), len(node.output)))
+            if len(node.input) > most_in or len(node.output) > most_out:
+                raise InvalidModel(
+                    f"Node {called(node)} has more inputs or outputs than the function that it calls."
+                )
+
+
 def functions(loaded: LoadedModel) -> None:
     """Functions of the model do not call themselves, and put in place they stay of a sane size."""
     table = {(f.domain, f.name): _calls(f) for f in loaded.proto.functions}
@@ -233,7 +246,12 @@ def _calls(owner: onnx.GraphProto | onnx.FunctionProto) -> list[tuple[str, str]]
 
 def layers(loaded: LoadedModel) -> None:
     """Layers: types, groups, strides, padding and channel counts agree with the weights."""
-    check_layers(loaded.proto)
+    proto = loaded.proto
+    if proto.functions:
+        light = onnx.ModelProto()
+        copy_light(proto, light)
+        proto = inlined(light)
+    check_layers(proto)
 
 
-CHECKS = (texts, versions, graph_is_there, tensors, values, nodes, names, functions, layers)
+CHECKS = (texts, versions, graph_is_there, tensors, values, nodes, names, calls, functions, layers)

@@ -12,6 +12,9 @@ from conet_graph.ir.facts import POOLS, Known, Sizes
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.order import called
 
+# Entries of a shape in a message.
+MOST_SHOWN = 8
+
 
 def check_layers(proto: onnx.ModelProto) -> None:
     """Check convolutions, matrix products and normalisations of the main graph.
@@ -137,5 +140,6 @@ def _fed(node: onnx.NodeProto, x: Sizes | None, axis: int, wanted: int | None, w
     )
 
 
-def _shape(sizes: Any) -> list[Any]:
-    return ["?" if size is None else size for size in sizes]
+def _shape(sizes: Any) -> str:
+    told = ["?" if size is None else str(size) for size in sizes[:MOST_SHOWN]]
+    return "[" + ", ".join([*told, "..."] if len(sizes) > MOST_SHOWN else told) + "]"

@@ -127,6 +127,7 @@ class Known:
         self, node: onnx.NodeProto, x: Sizes | None, attributes: dict[str, onnx.AttributeProto]
     ) -> Sizes | None:
         w = self.input(node, 1).sizes
+        w = None if w is None or len(w) < 2 else w
         if node.op_type == "Conv" and w is not None:
             return (None, w[0], *(None for _ in w[2:]))
         if node.op_type == "ConvTranspose" and w is not None and w[1] is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import LoadedModel, tensor_array
 from conet_graph.ir.wire import assign
 
@@ -144,7 +145,7 @@ class Graph:
         """Make the graph of a loaded model; Constant nodes become constants at once."""
         proto = loaded.proto
         if proto.functions:
-            proto = _inlined(loaded)
+            proto = inlined(proto)
         constants = {t.name: Constant(t, t.name) for t in proto.graph.initializer}
         skeleton = onnx.ModelProto()
         for descriptor, value in proto.ListFields():
@@ -322,11 +323,21 @@ def literals(name: str, array: np.ndarray[Any, Any]) -> list[Entry]:
     return [Entry(v, ("const", name, k)) for k, v in enumerate(array.reshape(-1).tolist())]
 
 
-def _inlined(loaded: LoadedModel) -> onnx.ModelProto:
-    """The model with the calls of its own functions replaced by their bodies."""
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with the calls of its own functions replaced by their bodies.
+
+    Raises:
+        InvalidModel: a call does not fit its function.
+
+    """
     from onnx import inliner
 
-    return inliner.inline_local_functions(loaded.proto)
+    try:
+        return inliner.inline_local_functions(proto)
+    except (RuntimeError, ValueError):
+        raise InvalidModel(
+            "The functions of the model cannot be put in place of their calls: export it again."
+        ) from None
 
 
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:

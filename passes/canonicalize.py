@@ -54,6 +54,10 @@ def _constant_output(graph: Graph, op: Operator, constant: Constant) -> Constant
     target = graph.constants.get(op.input(1))
     if op.op_type != "Reshape" or target is None or not constant.is_float:
         return None
-    shape = [constant.dims[k] if n == 0 else n for k, n in enumerate(graph.array(op.input(1)).tolist())]
-    array = graph.array(op.input(0)).reshape(shape)
+    dims, wanted = constant.dims, graph.array(op.input(1)).reshape(-1).tolist()
+    shape = [dims[k] if n == 0 and k < len(dims) else n for k, n in enumerate(wanted)]
+    try:
+        array = graph.array(op.input(0)).reshape(shape)
+    except ValueError:
+        return None  # the target does not fit: what that means is for shape inference to say
     return Constant(numpy_helper.from_array(np.asarray(array), op.outputs[0]), constant.source)

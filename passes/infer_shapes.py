@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper
 
+from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import Constant, Dim, Graph, Shape
+from conet_graph.ir.inference import infer
 from conet_graph.passes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
@@ -37,7 +39,9 @@ class InferShapes:
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
+        return infer(model)
+    except InvalidModel:
+        raise
     except Exception:
         # Values whose shape stays unknown are frozen by the rules; nothing else depends on it.
         return model

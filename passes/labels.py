@@ -79,7 +79,8 @@ class ChannelLabels:
         """The groups on an axis; '' where it carries no channels."""
         found = self.units.stored.get((value, axis))
         if found is None and value in self.units.values:
-            found = self.units.values[value][axis]
+            axes = self.units.values[value]
+            found = axes[axis] if axis < len(axes) else None
         elif isinstance(found, int):
             reason = self.units.reasons[found] if found else ""
             return self._without_group(reason, self.units.graph.constants[value].dims[axis])

@@ -43,6 +43,7 @@ class Labels(Tracker):
         self.attributes: dict[int, dict[str, Any]] = {}
         self.shared_out: set[tuple[str, int]] = set()
         self.inexact: dict[str, None] = {}
+        self.unknown = {op.index: why for op, why, _ in units.unsupported}
 
     # -- labels ------------------------------------------------------------------------------------
 
@@ -160,10 +161,15 @@ class Labels(Tracker):
         """Old positions of the new positions of an axis."""
         return old_positions(self.old_classes(value, axis), self.labels(now))
 
+    def given_up(self, op: Operator) -> str | None:
+        """What the file does not tell, new widths do not tell either."""
+        return self.unknown.get(op.index)
+
     def not_understood(self, op: Operator, why: str, reason: str) -> None:
         """Refuse widths at which an operator no longer makes sense that does so in the file."""
-        known = any(other.index == op.index for other, _, _ in self.units.unsupported)
-        if not known and not self.new_hints:  # with hints this layout is thrown away anyway
+        if (
+            op.index not in self.unknown and not self.new_hints
+        ):  # with hints this layout is thrown away anyway
             raise Refused(f"At these widths the {reason}.")
 
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:

@@ -38,7 +38,10 @@ def constant_entries(graph: Graph, name: str) -> Entries | None:
 def evaluate(graph: Graph, op: Operator) -> Entries | None:
     """The numbers that an operator computes from shapes and small constants, or None."""
     handler = _EVALUATORS.get(op.op_type) if not op.domain else None
-    return None if handler is None else handler(graph, op)
+    try:
+        return None if handler is None else handler(graph, op)
+    except (IndexError, ValueError, TypeError, ArithmeticError):
+        return None  # its inputs and attributes contradict each other: nothing can be said of the result
 
 
 def _shape(graph: Graph, op: Operator) -> Entries | None:

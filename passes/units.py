@@ -175,6 +175,10 @@ class Tracker:
         """For each position of an axis now, its position in the file as it is."""
         raise NotImplementedError
 
+    def given_up(self, op: Operator) -> str | None:
+        """Why an operator was not understood in the file as it is; None where it was."""
+        return None
+
     def not_understood(self, op: Operator, why: str, reason: str) -> None:
         """Note that everything an operator touches was frozen."""
 
@@ -289,13 +293,10 @@ class Units(Tracker):
 
         """
         entries = self.numbers(op.input(slot))
-        if op.input(slot) in self.graph.constants:
-            return
         for position, number in enumerate(numbers):
             if number is None:
                 continue
-            source = None if entries is None else entries[position].source
-            if source is None:
+            if entries is None or position >= len(entries) or entries[position].source is None:
                 raise NoRule("its shape is computed in the graph")
 
     def equations(self) -> tuple[Ids, Ids]:

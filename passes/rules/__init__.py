@@ -48,22 +48,36 @@ def _gathered() -> dict[tuple[str, str], Rule]:
 
 
 RULES = _gathered()
+CONTRADICTION = "its inputs and attributes contradict each other"
 
 
 def apply_rule(tracker: Tracker, op: Operator) -> None:
     """Describe one operator; what cannot be described freezes what it touches and says why."""
     rule = RULES.get((op.domain, op.op_type))
     kind = f"{op.domain}::{op.op_type}" if op.domain else op.op_type
+    why = tracker.given_up(op)
+    if why is None:
+        why = _describe(tracker, op, rule)
+    if why is not None:
+        reason = f"operator {kind} (node {shown(op.name)}): {why}"
+        freeze_all(tracker, op, reason)
+        tracker.not_understood(op, why, reason)
+
+
+def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
+    """Apply a rule; returns why it cannot be, None when it could."""
+    if op.subgraphs():
+        return "it runs a sub-graph"
+    if rule is None:
+        return "it has no channel rule"
     try:
-        if op.subgraphs():
-            raise NoRule("it runs a sub-graph")
-        if rule is None:
-            raise NoRule("it has no channel rule")
         rule(tracker, op)
     except NoRule as refusal:
-        reason = f"operator {kind} (node {shown(op.name)}): {refusal}"
-        freeze_all(tracker, op, reason)
-        tracker.not_understood(op, str(refusal), reason)
+        return str(refusal)
+    except (IndexError, ValueError, TypeError, ArithmeticError):
+        # A file may claim any axis, block size or step of any value: rules read them as they stand.
+        return CONTRADICTION
+    return None
 
 
 def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:

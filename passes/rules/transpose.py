@@ -41,6 +41,8 @@ def unsqueeze(t: Tracker, op: Operator) -> None:
         raise NoRule("its axes are computed in the graph")
     rank = t.rank(op.input(0)) + len(named)
     new = {k % rank for k in named}
+    if len(new) < len(named):
+        raise NoRule("it names an axis twice")
     out: list[Axis] = [0 if k in new else next(rest) for k in range(rank)]
     t.set(op, 0, out)
 

@@ -55,6 +55,15 @@ def write_cases(path: Path, cases: list[Case]) -> None:
 
 
 def parsed(source: str) -> onnx.ModelProto:
+    """The valid model of a text: see ``filled``. The shapes of its outputs are inferred."""
+    model = filled(source)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    for value, known in zip(model.graph.output, inferred.graph.output, strict=True):
+        value.CopyFrom(known)
+    return model
+
+
+def filled(source: str) -> onnx.ModelProto:
     """The model of a text, its declared weights filled with numbers that depend on their names."""
     model = onnx.parser.parse_model(source if source.startswith("<") else HEADER + source)
     made = {name for node in model.graph.node for name in node.output}
@@ -65,10 +74,6 @@ def parsed(source: str) -> onnx.ModelProto:
         array = _numbers(value.name, dims, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         model.graph.initializer.append(numpy_helper.from_array(array, value.name))
         model.graph.value_info.remove(value)
-    # The text leaves the shapes of outputs out; a valid model has them.
-    inferred = onnx.shape_inference.infer_shapes(model)
-    for value, known in zip(model.graph.output, inferred.graph.output, strict=True):
-        value.CopyFrom(known)
     return model
 
 
