@@ -19,23 +19,23 @@ MOST_ROWS = 3_000
 _MOST_NAMES = 8
 
 
-def write_analysis_page(graph: Graph, path: Path) -> None:
+def write_analysis_page(graph: Graph, path: Path, analysis: Analysis | None = None) -> None:
     """Write the drawing of a network, its layers, its groups, and what is frozen and why.
 
     Args:
         graph: it went through all passes (``conet_graph.passes.analysed``).
         path: the HTML file.
+        analysis: of the graph; made here if not given.
 
     Raises:
         BadUsage: the file cannot be written.
 
     """
-    atomic_write(path, [analysis_page(graph).encode()])
+    atomic_write(path, [analysis_page(graph, analysis or analysis_of(graph)).encode()])
 
 
-def analysis_page(graph: Graph) -> str:
+def analysis_page(graph: Graph, analysis: Analysis) -> str:
     """The page of a network as HTML."""
-    analysis = analysis_of(graph)
     palette = Palette.of_analysis(analysis)
     model = analysis.model
     name = PurePath(model.path).name if model.path else "network"

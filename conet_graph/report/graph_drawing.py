@@ -38,6 +38,8 @@ def draw_graph(graph: Graph, analysis: Analysis, palette: Palette, name: str) ->
         name: what the drawing shows, for those who cannot see it.
 
     """
+    if len(analysis.layers) > MOST_PARTS:
+        return None
     network = network_of(graph, analysis)
     if len(network.parts) > MOST_PARTS:
         return None

@@ -23,7 +23,7 @@ _SWEEPS = 8
 MOST_WAYPOINTS = 30_000
 # Width to height that folding into columns aims at, and the width that it does not pass.
 _SHAPE = 1.7
-_WIDEST = 1500.0
+_WIDEST = 1600.0
 # How strongly an item keeps its line, against a node's 1: long edges are to be straight.
 _WAYPOINT_WEIGHT = 2.0
 
@@ -38,7 +38,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Placement:
-    """Centres of the nodes, a line of points for each edge, and the size of the whole."""
+    """Centres of the nodes, a line of points for each edge, and the size of the whole.
+
+    An edge that shares the first part of its way with another edge of its source begins where it
+    leaves it.
+    """
 
     centers: tuple[Point, ...]
     routes: tuple[tuple[Point, ...], ...]
@@ -75,7 +79,10 @@ class _Rows:
         self._order()
 
     def _waypoints(self, edges: Sequence[Edge]) -> None:
-        """Give every edge its path; one chain of waypoints serves all edges of a node."""
+        """Give every edge its path; one chain of waypoints serves all edges of a node.
+
+        A path begins where it leaves what earlier edges of its node have drawn already.
+        """
         self.real = len(self.boxes)
         reach = [0] * self.real
         for source, target in edges:
@@ -83,13 +90,15 @@ class _Rows:
         direct = sum(reach) > MOST_WAYPOINTS
         chains: list[list[int]] = [[] for _ in range(self.real)]
         for source, target in edges:
-            between = self.row[target] - self.row[source] - 1
+            between = 0 if direct else self.row[target] - self.row[source] - 1
             chain = chains[source]
-            while len(chain) < between and not direct:
+            drawn = min(between, len(chain))
+            while len(chain) < between:
                 chain.append(len(self.boxes))
                 self.boxes.append(Box(_WAYPOINT, 0.0))
                 self.row.append(self.row[source] + len(chain))
-            self.paths.append([source, *([] if direct else chain[:between]), target])
+            start = chain[drawn - 1] if drawn else source
+            self.paths.append([start, *chain[drawn:between], target])
 
     def _order(self) -> None:
         """Fewer crossings: each row by the mean place of its neighbours, down and up in turn."""

@@ -39,6 +39,16 @@ def count(number: int | None) -> str:
     return str(number)
 
 
+def short_count(number: float) -> str:
+    """A round number with a unit, as an axis bears it.
+
+    >>> short_count(1_500_000), short_count(0)
+    ('1.5 M', '0')
+    """
+    digits, space, unit = count(round(number)).partition(" ")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + space + unit
+
+
 def percent(share: float | None) -> str:
     """A share of 1 as a percentage with one digit.
 
@@ -52,7 +62,7 @@ def duration(seconds: float | None) -> str:
     """Seconds in the unit that suits them.
 
     >>> duration(4.2), duration(750), duration(8100)
-    ('4.2 s', '12.5 min', '2.25 h')
+    ('4.20 s', '12.5 min', '2.25 h')
     """
     if seconds is None:
         return UNKNOWN
@@ -75,10 +85,8 @@ def change(old: float, new: float) -> str:
 
 
 def _three(number: float) -> str:
-    """Three digits, none of them a trailing zero behind the point."""
-    digits = 2 if number < 10 else 1 if number < 100 else 0
-    text = f"{number:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    """A number below 1000 in three digits."""
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}"
 
 
 def kernel(shape: Sequence[int] | None) -> str:

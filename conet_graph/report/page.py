@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
 from matplotlib.axes import Axes
@@ -41,6 +41,10 @@ from conet_graph.report.tables import (
     trials_table,
 )
 
+_MAIN_SETTINGS = (
+    *("trials", "epochs", "delta", "mu", "gamma", "phi", "start_width", "own_widths", "warm"),
+    *("min_width", "max_width", "multiple", "schedule", "learning_rate", "batch", "seed"),
+)
 _STATES = ("running", "finished", "failed", "interrupted")
 _NO_TRIAL = '<p class="note">No trial has been measured yet.</p>'
 
@@ -64,7 +68,7 @@ def page(run: Run) -> str:
             _cards(run),
             _widths(run),
             _progress(run),
-            section("Final widths", _FINAL_NOTE, sizes_table(run)),
+            section("Last widths beside the first", _LAST_NOTE, sizes_table(run)),
             _ranks(run),
             _slopes(run),
             section("Decisions", _DECISIONS_NOTE, course_table(run)),
@@ -77,9 +81,9 @@ def page(run: Run) -> str:
     return document(f"{shown(name)[1:-1]}: channel search", [*parts, _footer(run)])
 
 
-_FINAL_NOTE = (
-    "The width of each size after the last trial; the thin bar below is the first trial's. "
-    "A row lights its curve."
+_LAST_NOTE = (
+    "The width of each size in the last trial; the thin bar below is the first trial's. Slope, condition and "
+    "what followed are the last measured trial's. A row lights its curve."
 )
 _DECISIONS_NOTE = (
     '<span class="key"><span>Each size\'s width in each trial, and what followed:</span>'
@@ -90,23 +94,30 @@ _DECISIONS_NOTE = (
 
 def _header(run: Run, name: str) -> str:
     status = run.status if run.status in _STATES else "unknown"
-    settings = "".join(
-        f"<li><span>{named(str(key), 40)}</span> {named(_value(value), 60)}</li>"
-        for key, value in run.settings.items()
-        if value is not None
-    )
+    given = {key: value for key, value in run.settings.items() if value not in (None, False)}
+    main = _chips({key: given[key] for key in _MAIN_SETTINGS if key in given})
+    others = {key: value for key, value in given.items() if key not in (*_MAIN_SETTINGS, "data")}
+    more = f"<details><summary>other settings</summary>{_chips(others)}</details>" if others else ""
     about = run.about
     return (
         f'<header><div class="line"><h1>{named(name)}</h1>'
         f'<span class="badge {status}">{named(run.status, 40)}</span></div>'
         f'<p class="note">Channel search on {named(about.get("data", "unknown data"))}, started '
         f"{named(about.get('started', 'at an unknown time').replace('T', ' '))}</p>"
-        f'<ul class="settings">{settings}</ul></header>'
+        f"{main}{more}</header>"
     )
 
 
+def _chips(settings: Mapping[str, object]) -> str:
+    items = "".join(
+        f"<li><span>{named(key.replace('_', ' '), 40)}</span> {named(_value(value), 60)}</li>"
+        for key, value in settings.items()
+    )
+    return f'<ul class="settings">{items}</ul>'
+
+
 def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cards(run: Run) -> str:
@@ -164,7 +175,7 @@ def _widths(run: Run) -> str:
 def _progress(run: Run) -> str:
     if not any(trial.epochs for trial in run.trials):
         return section("Parameters and accuracy", "", _NO_TRIAL)
-    shape = (4.9, 3.1)
+    shape = (4.0, 2.9)
     plots = [
         f"<div><h3>{title}</h3>{_plot(run, draw, shape, title)}</div>"
         for title, draw in (
@@ -187,8 +198,8 @@ def _ranks(run: Run) -> str:
     panels = []
     for k, size in enumerate(run.sizes):
         # Fixed margins: fitting the layout to labels would take longer than all the rest.
-        figure = Figure(figsize=(2.4, 1.4))
-        axes = figure.add_axes((0.13, 0.15, 0.83, 0.78))
+        figure = Figure(figsize=(2.0, 1.25))
+        axes = figure.add_axes((0.15, 0.17, 0.81, 0.76))
         draw_ranks(axes, run, k, top)
         outcome = run.last_outcomes.get(size.name)
         slope = f"{outcome.slope:.4f}" if outcome is not None and outcome.slope is not None else ""

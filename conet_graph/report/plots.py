@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from conet_graph.ir.errors import shown
 from conet_graph.report.colors import FEW, size_color
 from conet_graph.report.layout import separated
-from conet_graph.report.markup import count, percent
+from conet_graph.report.markup import count, percent, short_count
 from conet_graph.report.run_data import Run
 
 # Curves are named at their ends up to this many sizes; more would overlap.
@@ -93,12 +93,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_widths(axes: Axes, run: Run) -> list[Dot]:
-    """Channel sizes per trial (the paper's Fig. 5); the last point is what was decided at the end."""
+    """Channel sizes per trial (the paper's Fig. 5)."""
     curves = {k: run.course(size) for k, size in enumerate(run.sizes)}
     axes.set_ylabel("channels")
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     dots = _draw_sizes(axes, run, curves, lambda y: f"{y:g} channels")
-    _trial_axis(axes, run, end=any(len(curve) > len(run.trials) for curve in curves.values()))
+    _trial_axis(axes, run)
     return dots
 
 
@@ -108,20 +108,14 @@ def draw_slopes(axes: Axes, run: Run) -> list[Dot]:
     for k, size in enumerate(run.sizes):
         found = [(t.number, t.outcomes[size.name].slope) for t in run.trials if size.name in t.outcomes]
         curves[k] = [(x, y) for x, y in found if y is not None and math.isfinite(y)]
-    dots = _draw_sizes(axes, run, curves, lambda y: f"rank-slope {y:.4f}")
     axes.set_ylabel("rank-slope per epoch")
     delta = run.settings.get("delta")
     if isinstance(delta, int | float):
         ink = matplotlib.rcParams["text.color"]
-        axes.axhline(delta, color=ink, linewidth=1.1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"delta {delta:g}",
-            (0, delta),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 3),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        dashes = (0, (4, 3))
+        axes.axhline(delta, color=ink, linewidth=1.1, linestyle=dashes, label=f"delta {delta:g}", zorder=3)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
+    dots = _draw_sizes(axes, run, curves, lambda y: f"rank-slope {y:.4f}")
     _trial_axis(axes, run)
     return dots
 
@@ -131,7 +125,7 @@ def draw_parameters(axes: Axes, run: Run) -> list[Dot]:
     points = [(t.number, float(t.parameters)) for t in run.trials if t.parameters is not None]
     _draw_course(axes, points, PARAMETERS)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: count(round(y))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short_count(y)))
     axes.set_ylabel("parameters")
     _trial_axis(axes, run)
     return [Dot(x, y, f"trial {x}: {count(round(y))} parameters") for x, y in points]
@@ -170,7 +164,7 @@ def draw_tradeoff(axes: Axes, run: Run) -> list[Dot]:
             )
     axes.margins(x=0.12, y=0.16)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(round(x))))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_count(x)))
     axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
     axes.set_xlabel("parameters")
     axes.set_ylabel("test accuracy")
@@ -292,16 +286,12 @@ def _draw_course(axes: Axes, points: Sequence[tuple[int, float]], color: str) ->
     )
 
 
-def _trial_axis(axes: Axes, run: Run, end: bool = False) -> None:
-    numbers = [trial.number for trial in run.trials]
-    last = (max(numbers) if numbers else 0) + end
+def _trial_axis(axes: Axes, run: Run) -> None:
+    last = max((trial.number for trial in run.trials), default=0)
+    room = 0.3 if last else 0.6
     axes.set_xlabel("trial")
-    axes.set_xlim(-0.3, max(last, 1) + 0.3)
-    step = max(1, math.ceil(last / 13))
-    ticks = [n for n in range(0, last + 1, step) if not end or last - n >= step or n == last]
-    if end and last not in ticks:
-        ticks.append(last)
-    axes.set_xticks(ticks, labels=["end" if end and n == last else str(n) for n in ticks])
+    axes.set_xlim(-room, last + room)
+    axes.set_xticks(range(0, last + 1, max(1, math.ceil(last / 13))))
 
 
 def _percent_tick(y: float, _: object) -> str:

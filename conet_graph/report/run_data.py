@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.search.run_store import FORMAT
 
-FORMAT = "conet-graph.run/1"
+FINISHED = "finished"
 DATABASE = "run.sqlite"
 # A writer holds the database for milliseconds only.
 WAIT_SECONDS = 5.0
@@ -64,7 +65,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial; what is not known yet, or could not be counted, is None."""
+    """One trial, its times in seconds; what is not known yet, or could not be counted, is None."""
 
     number: int
     status: str
@@ -89,16 +90,15 @@ class Trial:
 
     @property
     def total_seconds(self) -> float:
-        """Time spent; of a trial under way, that of its epochs."""
-        return sum(e.seconds for e in self.epochs) if self.seconds is None else self.seconds
+        """Time spent on it; as long as it is under way, that of its epochs."""
+        if self.status == FINISHED and self.seconds is not None:
+            return self.seconds
+        return sum(epoch.seconds + epoch.indicator_seconds for epoch in self.epochs)
 
     @property
     def overhead_seconds(self) -> float:
         """Of it, time spent on indicators and on the graph."""
-        parts = sum(e.indicator_seconds for e in self.epochs)
-        return (parts if self.indicator_seconds is None else self.indicator_seconds) + (
-            self.graph_seconds or 0.0
-        )
+        return sum(epoch.indicator_seconds for epoch in self.epochs) + (self.graph_seconds or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,11 @@ class Run:
         return next((t.outcomes for t in reversed(self.trials) if t.outcomes), {})
 
     def course(self, size: Size) -> list[tuple[int, int]]:
-        """The size's width in each trial as (trial, width); after the last, what that one led to."""
-        found = [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
-        outcome = self.trials[-1].outcomes.get(size.name) if self.trials else None
-        return found if outcome is None else [*found, (self.trials[-1].number + 1, outcome.new_width)]
+        """The size's width in each trial, as (trial, width)."""
+        return [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
 
     def first_and_last(self, size: Size) -> tuple[int, int] | None:
-        """Width in the first trial, and the one decided last; None before the first trial."""
+        """Width in the first trial and in the last one; None before the first trial."""
         course = self.course(size)
         return (course[0][1], course[-1][1]) if course else None
 

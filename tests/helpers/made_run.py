@@ -12,26 +12,8 @@ from typing import Any
 from conet_graph.analysis import Analysis, analyze
 from conet_graph.indicators.slope import SizeIndicators, rank_slope
 from conet_graph.search.algorithm import SearchSettings, SizeState, finished, start_state, step_all
-
-TABLES = """
-CREATE TABLE about(key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE sizes(size TEXT PRIMARY KEY, position INTEGER, layers TEXT, groups TEXT, multiple INTEGER,
-    original_width INTEGER);
-CREATE TABLE trials(trial INTEGER PRIMARY KEY, status TEXT, parameters INTEGER, macs INTEGER, seconds REAL,
-    graph_seconds REAL, indicator_seconds REAL, test_accuracy REAL, onnx TEXT);
-CREATE TABLE widths(trial INTEGER, size TEXT, width INTEGER, action INTEGER, phi REAL, stopped INTEGER,
-    PRIMARY KEY(trial, size));
-CREATE TABLE epochs(trial INTEGER, epoch INTEGER, metrics TEXT, seconds REAL, indicator_seconds REAL,
-    PRIMARY KEY(trial, epoch));
-CREATE TABLE ranks(trial INTEGER, epoch INTEGER, size TEXT, rank REAL, condition REAL,
-    PRIMARY KEY(trial, epoch, size));
-CREATE TABLE layers(trial INTEGER, epoch INTEGER, layer TEXT, out_rank REAL, in_rank REAL,
-    out_condition REAL, in_condition REAL, PRIMARY KEY(trial, epoch, layer));
-CREATE TABLE outcomes(trial INTEGER, size TEXT, slope REAL, condition REAL, action INTEGER,
-    new_width INTEGER, stopped INTEGER, PRIMARY KEY(trial, size));
-CREATE TABLE comparison(kind TEXT, seed INTEGER, widths TEXT, parameters INTEGER, macs INTEGER,
-    epochs INTEGER, test_accuracy REAL, seconds REAL, PRIMARY KEY(kind, seed));
-"""
+from conet_graph.search.run_store import TABLES
+from conet_graph.search.settings import RunSettings
 
 
 def make_run(
@@ -60,7 +42,7 @@ def make_run(
             "model": "networks/resnet20.onnx" if model is None else str(model),
             "sha256": "9f" * 32,
             "data": "npz:cifar10_small.npz",
-            "settings": json.dumps({"trials": trials, "epochs": epochs, "delta": 0.012, "mu": 10.0}),
+            "settings": json.dumps(RunSettings("npz:cifar10_small.npz", settings).flat()),
             "status": status,
             "command": "conet-graph search networks/resnet20.onnx --data npz:cifar10_small.npz --out runs/a",
             "version": "0.1.0",
@@ -133,9 +115,10 @@ def _write_state(
         metrics = {"epoch": epoch, "train_loss": 2.3 * math.exp(-epoch / 4), "test_accuracy": accuracy}
         row = (trial, epoch, json.dumps(metrics), 21.4, 0.31)
         database.execute("INSERT INTO epochs VALUES(?, ?, ?, ?, ?)", row)
-    ended = (None,) * 4 if running else (21.4 * epochs, 0.42, 0.31 * epochs, accuracy)
-    status = "running" if running else "finished"
-    row = (trial, status, parameters, parameters * 400, *ended, f"trials/{trial:03d}.onnx")
+    spent = 21.4 * epochs, 0.42, 0.31 * epochs
+    finished_with = (sum(spent), *spent[1:], accuracy, f"trials/{trial:03d}.onnx")
+    ended = (0.0, 0.0, 0.0, None, None) if running else finished_with
+    row = (trial, "running" if running else "finished", parameters, parameters * 400, *ended)
     database.execute("INSERT INTO trials VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 

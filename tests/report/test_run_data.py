@@ -30,11 +30,11 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [e.number for e in first.epochs] == [1, 2, 3, 4, 5]
     assert [epoch for epoch, _ in first.ranks["s2"]] == [1, 2, 3, 4, 5]
     assert first.outcomes["s0"].new_width == run.trials[1].widths["s0"].width
-    assert run.seconds == pytest.approx(4 * 5 * 21.4)
+    assert run.seconds == pytest.approx(4 * (5 * (21.4 + 0.31) + 0.42))
     assert run.overhead_seconds == pytest.approx(4 * (5 * 0.31 + 0.42))
     assert run.best is not None
     assert run.best.accuracy == max(t.accuracy or 0 for t in run.trials)
-    assert run.first_and_last(run.sizes[0]) == (32, run.trials[-1].outcomes["s0"].new_width)
+    assert run.first_and_last(run.sizes[0]) == (32, run.trials[2].outcomes["s0"].new_width)
 
 
 def test_a_trial_under_way_counts_by_its_epochs(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_trial_under_way_counts_by_its_epochs(tmp_path: Path) -> None:
     last = run.trials[-1]
     assert (last.status, last.test_accuracy, len(last.epochs)) == ("running", None, 4)
     assert last.accuracy == last.epochs[-1].metrics["test_accuracy"]
-    assert run.seconds == pytest.approx(10 * 21.4)
+    assert run.seconds == pytest.approx(10 * (21.4 + 0.31) + 0.42)
     assert run.first_and_last(run.sizes[0]) == (32, last.widths["s0"].width)
 
 

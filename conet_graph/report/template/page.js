@@ -35,7 +35,10 @@ let lit = null;
 function light(size) {
   if (size === lit) return;
   for (const element of bySize.get(lit) || []) element.classList.remove("lit");
-  for (const element of bySize.get(size) || []) element.classList.add("lit");
+  for (const element of bySize.get(size) || []) {
+    element.classList.add("lit");
+    if (element.classList.contains("curve")) element.parentNode.append(element);  // in front of the others
+  }
   document.body.classList.toggle("lighting", size !== null);
   lit = size;
 }
