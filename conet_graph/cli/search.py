@@ -145,6 +145,12 @@ def _first_width(text: str | None) -> dict[str, Any]:
     return {"start_width": int(text), "own_widths": False}
 
 
+def _tools(settings: RunSettings, download: bool) -> Tools:
+    from conet_graph.search.tools import standard_tools
+
+    return standard_tools(settings, download=download)
+
+
 def _run(folder: RunFolder, store: RunStore, settings: RunSettings, network: Network, tools: Tools) -> bool:
     """Search; whether it was interrupted."""
     from conet_graph.search.runner import Search
