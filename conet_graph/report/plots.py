@@ -107,7 +107,7 @@ def draw_slopes(axes: Axes, run: Run) -> list[Dot]:
     curves: dict[int, list[tuple[int, float]]] = {}
     for k, size in enumerate(run.sizes):
         found = [(t.number, t.outcomes[size.name].slope) for t in run.trials if size.name in t.outcomes]
-        curves[k] = [(x, y) for x, y in found if y is not None and math.isfinite(y)]
+        curves[k] = [(x, y) for x, y in found if y is not None]
     axes.set_ylabel("rank-slope per epoch")
     delta = run.settings.get("delta")
     if isinstance(delta, int | float):
@@ -193,7 +193,7 @@ def draw_ranks(axes: Axes, run: Run, size: int, top: float) -> None:
 
 def rank_top(run: Run) -> float:
     """The upper end of all rank axes: the largest rank, rounded up to a fifth."""
-    ranks = (y for t in run.trials for curve in t.ranks.values() for _, y in curve if math.isfinite(y))
+    ranks = (y for t in run.trials for curve in t.ranks.values() for _, y in curve)
     return max(0.2, math.ceil(max(ranks, default=1.0) * 5 - 1e-9) / 5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -291,7 +292,7 @@ def _epochs(database: sqlite3.Connection) -> dict[int, list[Epoch]]:
         raw = json.loads(r["metrics"] or "{}")
         if not isinstance(raw, dict):
             raise ValueError("metrics are no object")
-        metrics = {k: float(v) for k, v in raw.items() if isinstance(v, int | float)}
+        metrics = {k: float(v) for k, v in raw.items() if isinstance(v, int | float) and math.isfinite(v)}
         spent = _maybe_float(r["seconds"]) or 0.0, _maybe_float(r["indicator_seconds"]) or 0.0
         found[int(r["trial"])].append(Epoch(int(r["epoch"]), metrics, *spent))
     return found
@@ -300,8 +301,9 @@ def _epochs(database: sqlite3.Connection) -> dict[int, list[Epoch]]:
 def _ranks(database: sqlite3.Connection) -> dict[int, dict[str, list[tuple[int, float]]]]:
     found: dict[int, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for r in database.execute("SELECT trial, size, epoch, rank FROM ranks ORDER BY trial, size, epoch"):
-        if r["rank"] is not None:
-            found[int(r["trial"])][str(r["size"])].append((int(r["epoch"]), float(r["rank"])))
+        rank = _maybe_float(r["rank"])
+        if rank is not None:
+            found[int(r["trial"])][str(r["size"])].append((int(r["epoch"]), rank))
     return found
 
 
@@ -338,4 +340,6 @@ def _maybe_int(value: object) -> int | None:
 
 
 def _maybe_float(value: object) -> float | None:
-    return None if value is None else float(str(value))
+    """A finite number; what has overflowed is as good as not measured."""
+    number = math.nan if value is None else float(str(value))
+    return number if math.isfinite(number) else None

@@ -116,6 +116,21 @@ def test_a_run_without_trials_has_a_page(tmp_path: Path) -> None:
     assert "No trial has been measured yet" in parsed.text()
 
 
+def test_numbers_that_overflowed_count_as_not_measured(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", sizes=2, trials=2)
+    with closing(sqlite3.connect(folder / "run.sqlite")) as database, database:
+        for column in ("trials SET test_accuracy", "outcomes SET slope", "outcomes SET condition"):
+            database.execute(f"UPDATE {column}=9e999")
+        database.execute("UPDATE ranks SET rank=-9e999 WHERE epoch=2")
+        database.execute("UPDATE epochs SET metrics='{\"test_accuracy\": NaN}'")
+    run = read_run(folder)
+    assert run.best is None
+    assert [epoch for epoch, _ in run.trials[0].ranks["s0"]] == [1, 3, 4, 5]
+    parsed = Page(page(run))
+    assert parsed.wrong == []
+    assert "inf" not in parsed.text("td")
+
+
 def test_the_comparison_gives_mean_and_spread(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", trials=1, compared=False)
     rows = [("uniform", s, "{}", 1000 + s, 5000, 20, a, 60.0) for s, a in enumerate((0.5, 0.6, 0.7))]
