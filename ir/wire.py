@@ -31,15 +31,15 @@ def serialised(proto: onnx.ModelProto) -> Iterator[bytes]:
         return
     before, after = _around(proto, "graph")
     first, last = _around(proto.graph, "initializer")
-    heads = [_head(proto.graph, "initializer", _size(t)) for t in proto.graph.initializer]
-    inside = len(first) + len(last) + sum(len(h) for h in heads)
-    inside += sum(_size(t) for t in proto.graph.initializer)
+    sizes = [_tensor_size(t) for t in proto.graph.initializer]
+    heads = [_head(proto.graph, "initializer", size) for size in sizes]
+    inside = len(first) + len(last) + sum(len(h) for h in heads) + sum(sizes)
     if len(before) + inside + len(after) > LARGEST_MESSAGE - 16:
         raise _too_large()
     yield from (before, _head(proto, "graph", inside) if proto.HasField("graph") else b"", first)
     for head, tensor in zip(heads, proto.graph.initializer, strict=True):
         yield head
-        yield _whole(tensor)
+        yield from _tensor_parts(tensor)
     yield from (last, after)
 
 
@@ -51,9 +51,20 @@ def _whole(message: Message) -> bytes:
     return data
 
 
-def _size(message: Message) -> int:
-    size: int = message.ByteSize()
-    return size
+def _tensor_parts(tensor: onnx.TensorProto) -> Iterator[bytes]:
+    """A tensor in pieces: protobuf would build its raw data twice more."""
+    if not tensor.HasField("raw_data") or len(UnknownFieldSet(tensor)):
+        yield _whole(tensor)
+        return
+    before, after = _around(tensor, "raw_data")
+    data: bytes = tensor.raw_data
+    yield before + _head(tensor, "raw_data", len(data))
+    yield data
+    yield after
+
+
+def _tensor_size(tensor: onnx.TensorProto) -> int:
+    return sum(len(part) for part in _tensor_parts(tensor))
 
 
 def _too_large() -> BadUsage:

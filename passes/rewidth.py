@@ -21,6 +21,8 @@ from conet_graph.passes.units import Ids
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
 ROUNDS = 32
+# Bytes of a weight that are gathered at once.
+PIECE = 2**24
 # Operators that round what they read to whole steps.
 QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 
@@ -137,10 +139,11 @@ def apply_plan(
     array: np.ndarray[Any, Any], plan: TensorPlan, zero: np.ndarray[Any, Any] | None = None
 ) -> np.ndarray[Any, Any]:
     """Gather, then scale (about the zero point of a quantised weight): the whole meaning of a plan."""
-    for axis, index in plan.axes.items():
-        array = np.take(array, index, axis=axis)
-        if zero is not None and zero.shape[axis] > 1:
-            zero = np.take(zero, index, axis=axis)
+    if zero is not None:
+        for axis, index in plan.axes.items():
+            if zero.shape[axis] > 1:
+                zero = np.take(zero, index, axis=axis)
+    array = _gathered(array, plan.axes)
     for axis, factors in plan.scale.items():
         shape = [1] * array.ndim
         shape[axis] = -1
@@ -151,6 +154,25 @@ def apply_plan(
             # Factors of a quantised weight are 0 or 1: keep it, or put its zero point there.
             array = np.where(factors != 0, array, zero.astype(array.dtype))
     return array
+
+
+def _gathered(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[Any, Any]:
+    """Gather along axes; a few rows at a time, so that a weight is not held half gathered."""
+    others = {axis: index for axis, index in axes.items() if axis != 0}
+    if not others or 0 not in axes:
+        for axis, index in axes.items():
+            array = np.take(array, index, axis=axis)
+        return array
+    rows = axes[0]
+    shape = [len(axes[axis]) if axis in axes else length for axis, length in enumerate(array.shape)]
+    gathered = np.empty(shape, array.dtype)
+    step = max(1, PIECE // max(1, array[:1].nbytes))
+    for start in range(0, len(rows), step):
+        piece = np.take(array, rows[start : start + step], axis=0)
+        for axis, index in others.items():
+            piece = np.take(piece, index, axis=axis)
+        gathered[start : start + step] = piece
+    return gathered
 
 
 # Input slot of a weight's zero point, by operator and slot of the weight (ONNX operator specs).
@@ -237,7 +259,10 @@ def _set_value(tensor: onnx.TensorProto, name: str, data_type: int, array: np.nd
         tensor.CopyFrom(numpy_helper.from_array(array, name))
         return
     tensor.dims.extend(array.shape)
-    tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    # The message takes a copy of its own: the array goes first, for the memory's sake.
+    del array
+    tensor.raw_data = data
 
 
 def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[int]) -> None:
