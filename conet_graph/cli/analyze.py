@@ -29,6 +29,10 @@ def analyze(
         str | None,
         typer.Option(metavar="LAYER", help="Say what ties or freezes a layer's channels."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
+    ] = None,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="Print the network after a pass, on stderr."),
@@ -44,8 +48,8 @@ def analyze(
     """
     if json + text + (explain is not None) > 1:
         raise BadUsage("--json, --text and --explain exclude each other: give one of them.")
-    if rank and (text or explain is not None):
-        raise BadUsage("--rank adds to the table or to --json: leave --text and --explain out.")
+    if (rank or html is not None) and (text or explain is not None):
+        raise BadUsage("--rank and --html go with the table or with --json: leave --text and --explain out.")
     from conet_graph.cli.hooks import BetweenPasses
     from conet_graph.ir.load import load_model
     from conet_graph.passes import analysed
@@ -62,6 +66,10 @@ def analyze(
 
         typer.echo(to_text(graph).rstrip("\n"))
         return
+    if html is not None:
+        from conet_graph.report.analysis_page import write_analysis_page
+
+        write_analysis_page(graph, html)
     from conet_graph.analysis import analysis_of
 
     found = analysis_of(graph, rank=rank)

@@ -17,6 +17,10 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     width: Annotated[int | None, typer.Option(min=1, help="Base width.")] = None,
     classes: Annotated[int, typer.Option(min=1, help="Outputs of the classifier.")] = 10,
+    widths_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Widths that a search of this network found.", show_default=False),
+    ] = None,
     image: Annotated[int | None, typer.Option(min=1, help="Side of the square input.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the fresh weights.")] = 0,
     debug: Debug = False,
@@ -24,12 +28,19 @@ def export(
     """Write a network of the zoo with fresh weights as ONNX.
 
     Example: conet-graph export resnet18 -o resnet18.onnx --width 32
+
+    Example: conet-graph export darts14 -o imagenet.onnx --image 224 --classes 1000 --widths-from RUN
     """
     from conet_graph.models.export import export_onnx
 
     if not output.parent.is_dir():
         raise BadUsage(f"There is no folder '{output.parent}': make it first.")
+    widths = None
+    if widths_from is not None:
+        from conet_graph.search.transfer import zoo_widths
+
+        widths = zoo_widths(widths_from, name, image)
     try:
-        export_onnx(name, output, width=width, classes=classes, image=image, seed=seed)
+        export_onnx(name, output, width=width, widths=widths, classes=classes, image=image, seed=seed)
     except (ValueError, OSError) as error:
         raise BadUsage(f"{name!r} cannot be exported: {error}.") from error
