@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from conet_graph.trials.schedules import half_wave
 from conet_graph.trials.settle_batchnorm import settle_batchnorm
 from conet_graph.trials.unlabelled import Images
 
-# Batches from which a BatchNorm without statistics gets its own.
-SETTLING_BATCHES = 20
+# Training batches from which a BatchNorm without statistics gets its own, and the heads get theirs.
+FIRST_BATCHES = 20
 # No setting makes sense above this; far above, it is no float32 any more.
 LARGEST = 1e6
 # Steps between two looks at the loss: on a GPU each look waits for the device.
@@ -125,7 +126,7 @@ class _Run:
     ) -> None:
         self.student, self.teacher, self.images, self.settings = student, teacher, images, settings
         self.device = device
-        self.heads = find_heads(teacher, self._aside(), names)
+        self.heads = find_heads(teacher, chain(self._aside(), self._first_batches()), names)
         self.steps = images.train_batches(settings.batch) * settings.epochs
         weights = [p for p in student.parameters() if p.requires_grad]
         if not weights:
@@ -218,7 +219,7 @@ class _Run:
         batches = self.images.train(self.settings.batch, seed=0, epoch=0, device=self.device)
         for number, batch in enumerate(batches):
             yield batch
-            if number + 1 == SETTLING_BATCHES:
+            if number + 1 == FIRST_BATCHES:
                 return
 
 

@@ -17,6 +17,8 @@ from torch.nn.functional import kl_div
 from conet_graph.ir.errors import BadUsage, shown
 
 FEATURES, LOGITS, PROBABILITIES = "features", "logits", "probabilities"
+# Where the teacher's output varies less (scores of what no image shows), differences are not worth learning.
+LEAST_VARIANCE = 1e-8
 # Probabilities are lifted to this before their logarithm is taken.
 TINY = 1e-8
 
@@ -111,4 +113,4 @@ class _Seen:
         mean_square = self.squares / self.count
         variance = (mean_square - (self.total / self.count).square()).clamp_min(0).mean()
         square = float(mean_square.mean())
-        return float(variance) if float(variance) > 1e-9 * square else max(square, 1e-30)
+        return max(float(variance) if float(variance) > 1e-9 * square else square, LEAST_VARIANCE)

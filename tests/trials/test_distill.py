@@ -184,3 +184,9 @@ def test_outputs_of_another_shape_are_refused() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(BadUsage):
         DistillSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_output_that_hardly_varies_does_not_outweigh_the_others() -> None:
+    (head,) = find_heads(lambda images: [images * 1e-9], [torch.randn(8, 1, 3, 3)], ("nothing",))
+    wanted = torch.zeros(8, 1, 3, 3)
+    assert float(head.error(wanted + 1e-3, wanted)) == pytest.approx(100, rel=0.01)
