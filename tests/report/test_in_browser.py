@@ -21,13 +21,19 @@ from conet_graph.report.run_data import read_run
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"),
+    # Nothing but the page: a fresh profile would first look for updates.
+    *("--no-first-run", "--disable-extensions", "--disable-component-update", "--disable-sync"),
+    "--disable-background-networking",
+)
+
 
 def in_browser(path: Path) -> tuple[Page, list[str]]:
     """The page as it is after its script has run, and what the browser's console says."""
     assert CHROMIUM is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     profile = f"--user-data-dir={path.parent / 'profile'}"
-    command = [CHROMIUM, *options, profile, "--dump-dom", path.as_uri()]
+    command = [CHROMIUM, *OPTIONS, profile, "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return Page(done.stdout), re.findall(r"CONSOLE[^\n]*", done.stderr)
 
