@@ -20,10 +20,10 @@ from conet_graph.indicators import layer_indicators
 from conet_graph.indicators.slope import mean_condition, mean_rank
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel, load_model
-from conet_graph.passes.fold_batchnorm import fold_batchnorm
 from conet_graph.rewriting import save
 from conet_graph.search.algorithm import SizeState, finished, start_state, step_all
-from conet_graph.search.network import Network, layer_widths
+from conet_graph.search.found import write_found
+from conet_graph.search.network import Network
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import EpochRecord, RunStore, TrialRow
 from conet_graph.search.settings import RunSettings
@@ -126,7 +126,7 @@ class Search:
             try:
                 states = self._trial(trial, states)
             except _OutOfTime:
-                self.watch.say(f"The hours are over within trial {trial}: --resume goes on with it.")
+                self.watch.say(f"The hours are over within trial {trial + 1}: --resume goes on with it.")
                 status = "interrupted"
                 break
             trial += 1
@@ -162,8 +162,10 @@ class Search:
 
     def _trial(self, trial: int, states: States) -> States:
         """Train at these widths and note everything; returns the next states."""
-        seed, name = seed_of(self.settings.seed, trial), f"{trial:03d}"
+        seed = seed_of(self.settings.seed, trial)
         begun = time.perf_counter()
+        if trial:
+            self.folder.drop_checkpoint(f"{trial - 1:03d}")
         widths = {size: state.width for size, state in states.items()}
         model = self._model(trial, widths, seed)
         parameters, macs = self.network.cost(widths)
@@ -183,7 +185,6 @@ class Search:
         times = (seconds, graph_seconds, measuring)
         row = TrialRow(trial, "finished", parameters, macs, *times, accuracy, onnx)
         self.store.finish_trial(row, self.store.indicators(trial), after)
-        self.folder.drop_checkpoint(name)
         self.watch.ends(row, states, after)
         return after
 
@@ -200,13 +201,14 @@ class Search:
         try:
             return self._attempt(trial, model, seed, SECOND_TRY if retried else 1.0)
         except TrialFailed as error:
+            # The checkpoint goes first: it belongs to the learning rate that failed.
+            self.folder.drop_checkpoint(f"{trial:03d}")
             if retried:
                 self.store.mark_trial(trial, "failed")
                 raise
-            self.watch.say(f"Trial {trial} failed ({error}); once more with half the learning rate.")
-        self.store.mark_trial(trial, "retried")
+            self.watch.say(f"Trial {trial + 1} failed ({error}); once more with half the learning rate.")
         self.store.forget_epochs(trial)
-        self.folder.drop_checkpoint(f"{trial:03d}")
+        self.store.mark_trial(trial, "retried")
         return self._trained(trial, model, seed)
 
     def _attempt(self, trial: int, model: LoadedModel, seed: int, share: float) -> tuple[LoadedModel, float]:
@@ -255,16 +257,12 @@ class Search:
 
     def _no_time_for_another(self, done: int) -> bool:
         """Whether a trial as long as those before would pass the limit; the first one may begin."""
-        limit, spent = self.settings.max_hours, self.store.hours()
-        last = self.store.last_trial()
+        limit, spent, last = self.settings.max_hours, self.store.hours(), self.store.last_trial()
         if limit is None or last is None or last.status != "finished":
-            return self._hours_over()
+            return False  # what is under way is stopped, if need be, after an epoch
         return spent + spent / done > limit
 
     def _conclude(self, trial: int) -> None:
-        """Write the network that was found: that of the last trial, with its trained weights."""
-        model = load_model(self.folder.trial(trial))
-        if self.network.batchnorm_inserted:
-            model = fold_batchnorm(model)
-        save(model, self.folder.final)
-        self.folder.save_widths(layer_widths(model))
+        """Leave the last trial's network as what was found."""
+        self.folder.drop_checkpoint(f"{trial:03d}")
+        write_found(self.folder, trial, self.network.batchnorm_inserted)

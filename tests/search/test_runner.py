@@ -9,6 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import golden_text
+import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -17,6 +20,8 @@ from torch import nn
 from conet_graph.analysis import analyze
 from conet_graph.bridge import from_torch, to_torch, weights_by_name
 from conet_graph.ir.errors import Refused
+from conet_graph.ir.load import load_model
+from conet_graph.rewriting import plan, rewrite
 from conet_graph.search.algorithm import step_all
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.run_folder import RunFolder
@@ -50,13 +55,17 @@ def tools(trial: Callable[..., Iterator[Metrics | None]] = learns) -> Tools:
 
 
 def searched(
-    out: Path, settings: RunSettings = SETTINGS, made: Tools | None = None, resume: bool = False
+    out: Path,
+    settings: RunSettings = SETTINGS,
+    made: Tools | None = None,
+    resume: bool = False,
+    model: Path = SAMPLE,
 ) -> RunStore:
     folder = RunFolder(out)
     if not resume:
-        begin(SAMPLE, folder, settings, "conet-graph search")
+        begin(model, folder, settings, "conet-graph search")
     given = {name: value for name, value in settings.flat().items() if value is not None}
-    store, found = go_on(folder, SAMPLE, given if resume else {})
+    store, found = go_on(folder, model, given if resume else {})
     Search(folder, store, found, network_in(folder), made or tools()).run()
     return store
 
@@ -107,7 +116,42 @@ def test_the_found_network_runs_and_its_widths_are_written(tmp_path: Path) -> No
     }
     session = ort.InferenceSession(tmp_path / "run" / "final.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].name == "logits"
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+# As exporters leave it: no BatchNorm, biases, nodes without names.
+FOLDED = """<ir_version: 8, opset_import: ["" : 17]> net (float[N,1,8,8] x) => (float[N,10] logits)
+<float[16,1,3,3] wa, float[16] ba, float[24,16,3,3] wb, float[24] bb, float[10,24] wc, float[10] bc> {
+    a = Conv<pads = [1, 1, 1, 1]>(x, wa, ba)  ra = Relu(a)
+    b = Conv<pads = [1, 1, 1, 1]>(ra, wb, bb)  rb = Relu(b)
+    p = GlobalAveragePool(rb)  f = Flatten(p)  logits = Gemm<transB = 1>(f, wc, bc) }"""
+
+
+def test_folded_batchnorms_are_put_back_to_train_and_folded_again(tmp_path: Path) -> None:
+    model = golden_text.parsed(FOLDED)
+    onnx.save(model, tmp_path / "folded.onnx")
+    searched(tmp_path / "run", SETTINGS.changed({"trials": 2}), model=tmp_path / "folded.onnx")
+
+    def operators(file: str) -> list[str]:
+        return [node.op_type for node in onnx.load(tmp_path / "run" / file).graph.node]
+
+    assert operators("trials/001.onnx").count("BatchNormalization") == 2
+    assert operators("final.onnx") == operators("original.onnx")
+    sessions = [
+        ort.InferenceSession(tmp_path / "run" / name, providers=["CPUExecutionProvider"])
+        for name in ("trials/001.onnx", "final.onnx")
+    ]
+    images = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    trained, folded = (session.run(None, {"x": images})[0] for session in sessions)
+    np.testing.assert_allclose(folded, trained, rtol=1e-3, atol=1e-3 * np.abs(trained).max())
+    # The names in widths.json are those of the file that was given.
+    widths = json.loads((tmp_path / "run" / "widths.json").read_text())
+    assert set(widths) == {"a", "b"}
+    given = load_model(tmp_path / "folded.onnx")
+    again = rewrite(given, plan(given, widths=widths), check=False)
+    assert {t.name: list(t.dims) for t in again.proto.graph.initializer}["wb"][:2] == [
+        widths["b"],
+        widths["a"],
+    ]
 
 
 class Stopped(Exception):
@@ -201,6 +245,7 @@ def test_a_trial_that_diverges_twice_ends_the_search(tmp_path: Path) -> None:
     with closing(RunStore(tmp_path / "run" / "run.sqlite")) as store:
         assert store.about()["status"] == "failed"
         assert [t.status for t in store.trials()] == ["failed"]
+    assert searched(tmp_path / "run", resume=True).about()["status"] == "finished"
 
 
 def test_hours_end_a_search_before_a_trial_that_would_pass_them(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def workers() -> set[int]:
     return found
 
 
-def kill_one(folder: Path, killed: list[int]) -> None:
+def kill_one(folder: Path, killed: list[int], over: threading.Event) -> None:
     """Wait until a search is under way, and kill a worker."""
-    for _ in range(3000):
+    while not over.is_set():
         found = workers()
         if found and list(folder.glob("*/trials/000.onnx")):
             killed.append(min(found))
@@ -50,13 +50,15 @@ def test_searches_go_on_when_a_worker_is_killed(tmp_path: Path) -> None:
     jobs = grid({"delta": [0.01]}, 2, tmp_path)
     codes: dict[int, int] = {}
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one, args=(tmp_path, killed))
+    over = threading.Event()
+    killer = threading.Thread(target=kill_one, args=(tmp_path, killed, over))
     killer.start()
 
     def tell(job: Job, code: int) -> None:
         codes[job.seed] = code
 
     RayCluster("local", run).search(jobs, SAMPLE, OPTIONS, tell)
+    over.set()
     killer.join()
     assert killed
     assert codes == {0: 0, 1: 0}
