@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.trials.answers import find_answers
 from conet_graph.trials.checkpoint_store import CheckpointStore
 from conet_graph.trials.distributed import Processes, chosen_device, joined
@@ -72,6 +74,7 @@ class ClassificationTrial:
 
         Raises:
             BadUsage: data, settings, checkpoint and module do not fit each other.
+            Refused: the device has too little memory.
             TrialFailed: the training diverged; the checkpoint is still that of the last complete epoch.
 
         """
@@ -130,6 +133,7 @@ class ClassificationTrial:
             learner.module.drop_path = self.settings.drop_path * reached  # type: ignore[assignment]
         with (
             noticed_stop(keeps is not None) as stop,
+            _memory_told(self.settings.batch),
             own_random_numbers(self.device),
             training_bar(learner, epochs, shows) as show,
         ):
@@ -148,3 +152,14 @@ class ClassificationTrial:
                     keeps.save(learner.checkpoint())
                 return metrics
         raise KeyboardInterrupt  # where a handler of the caller's own let the signal pass
+
+
+@contextmanager
+def _memory_told(batch: int) -> Iterator[None]:
+    """Say what to do when the device has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise Refused(
+            f"The device has too little memory for batches of {batch}: take smaller ones."
+        ) from None

@@ -12,7 +12,7 @@ import torch
 from small_trial import SETTINGS, Spots, numbers, small_net
 from torch import Tensor, nn
 
-from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.trials.interruption import noticed_stop
 from conet_graph.trials.settings import TrainSettings
 from conet_graph.trials.training import ClassificationTrial
@@ -181,6 +181,20 @@ def test_another_networks_checkpoint_is_refused(tmp_path: Path) -> None:
     trial = ClassificationTrial(Spots(), SETTINGS, "cpu")
     with pytest.raises(BadUsage, match="belongs to another network"):
         next(trial(nn.Conv2d(1, 4, 8), EPOCHS, seed=5, checkpoint=kept))
+
+
+def test_too_little_memory_is_told_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "trial.safetensors"
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(Refused, match="too little memory for batches of 32"):
+        trained(SETTINGS, kept, Interrupting(1, 5, full))
+    whole, expected = trained(SETTINGS)
+    module, found = trained(SETTINGS, kept)
+    assert found == expected
+    assert equal(module, whole)
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:

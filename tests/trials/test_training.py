@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from conet_graph.ir.errors import BadUsage
 from conet_graph.models import build
+from conet_graph.trials import training_bar
 from conet_graph.trials.errors import TrialFailed
 from conet_graph.trials.settings import SCHEDULES, TrainSettings
 from conet_graph.trials.training import ClassificationTrial
@@ -40,6 +43,17 @@ def test_a_network_learns_under_each_schedule(schedule: str) -> None:
 )
 def test_a_network_learns_with_each_option(changed: dict[str, object]) -> None:
     assert run(small_net(), replace(SETTINGS, **changed))[-1]["test_accuracy"] > 0.9  # type: ignore[arg-type]
+
+
+@pytest.mark.wide
+@pytest.mark.filterwarnings("ignore")  # inductor's own, while it compiles
+def test_a_compiled_network_learns_the_same() -> None:
+    module, other = small_net(), small_net()
+    for net in (module, other):
+        net[6] = nn.Identity()  # compiled, dropout draws other numbers
+    compiled, plain = run(module, replace(SETTINGS, compile=True), 2), run(other, epochs=2)
+    for one, two in zip(compiled, plain, strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)
 
 
 def test_options_change_what_is_learned() -> None:
@@ -218,3 +232,20 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     events.Reload()
     written = [(event.step, event.value) for event in events.Scalars("accuracy/test")]
     assert written == [(m["epoch"], pytest.approx(m["test_accuracy"])) for m in found]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_shows_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Terminal() if terminal else io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setattr(training_bar, "AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(training_bar, "REFRESH_SECONDS", 0.0)
+    list(ClassificationTrial(Spots(), SETTINGS, "cpu", progress=True)(small_net(), 1))
+    shown = [word in written.getvalue() for word in ("epoch 1/1", "accuracy", "loss", "left")]
+    assert shown == [terminal] * 4
