@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,21 +74,25 @@ def distill(
     save(recovery.student, output)
     best = min(history, key=lambda epoch: epoch["error"])
     if json:
-        print_json(
-            {
-                "format": "conet-graph.distill/1",
-                "output": str(output),
-                "images": recovery.images.count,
-                "images_aside": recovery.images.aside_count,
-                "best_epoch": int(best["epoch"]),
-                "epochs": history,
-            }
-        )
+        print_json(_summary(recovery, history, best, output))
         return
     out = console()
     out.print(f"at first: {_line(history[0])}")
     out.print(f"nearest to the teacher, after epoch {best['epoch']:.0f}: {_line(best)}")
     out.print(f"wrote {output}")
+
+
+def _summary(
+    recovery: Recovery, history: list[dict[str, float]], best: dict[str, float], output: Path
+) -> dict[str, Any]:
+    return {
+        "format": "conet-graph.distill/1",
+        "output": str(output),
+        "images": recovery.images.count,
+        "images_aside": recovery.images.aside_count,
+        "best_epoch": int(best["epoch"]),
+        "epochs": history,
+    }
 
 
 def _colours(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

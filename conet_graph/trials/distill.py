@@ -86,7 +86,7 @@ def distill(
 
     Raises:
         BadUsage: the outputs do not correspond, or none can be imitated.
-        TrialFailed: the loss is not finite.
+        TrialFailed: the loss is not finite, or the outputs are not from the start.
 
     """
     student.to(device)
@@ -95,7 +95,9 @@ def distill(
     run = _Run(student, teacher, images, settings, names, device)
     begun = time.perf_counter()
     found, kept = run.measure(), run.weights()
-    best = found["error"] if math.isfinite(found["error"]) else math.inf
+    best = found["error"]
+    if not math.isfinite(best):
+        raise TrialFailed("Student or teacher give numbers that are not finite on these images.")
     yield {"epoch": 0, **found, "seconds": time.perf_counter() - begun}
     try:
         for epoch in range(settings.epochs):
@@ -196,12 +198,7 @@ class _Run:
     def _loss(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
         return head.loss(student, teacher, self.settings.temperature)
 
-    def _over_heads(
-        self,
-        given: Sequence[Tensor],
-        wanted: Sequence[Tensor],
-        measure: Callable[[Head, Tensor, Tensor], Tensor],
-    ) -> Tensor:
+    def _over_heads(self, given: Sequence[Tensor], wanted: Sequence[Tensor], measure: Measure) -> Tensor:
         """The mean of a measure over the heads."""
         parts = []
         for head in self.heads:

@@ -252,6 +252,21 @@ def test_cifar_is_read_as_torchvision_unpacks_it(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_imagenet_is_read_as_torchvision_keeps_it(tmp_path: Path) -> None:
+    wnids = ["n01440764", "n01443537"]
+    torch.save(({w: (w, "fish") for w in wnids}, wnids), tmp_path / "meta.bin")
+    for split in ("train", "val"):
+        for wnid in wnids:
+            (tmp_path / split / wnid).mkdir(parents=True)
+            Image.fromarray(pixels(1, 300)[0]).save(tmp_path / split / wnid / f"{wnid}.JPEG")
+    data = open_data(f"imagenet:{tmp_path}", augment=True)
+    assert (data.name, data.classes, data.shape) == ("imagenet", 2, (3, 224, 224))
+    (images, labels), *others = batches(data, 8)
+    assert others == []
+    assert images.shape == (2, 3, 224, 224)
+    assert sorted(labels.tolist()) == [0, 1]
+
+
 def damaged(path: Path) -> str:
     spec = write_npz(path)
     path.write_bytes(path.read_bytes()[:4000])

@@ -166,6 +166,15 @@ def test_divergence_is_noticed_and_the_first_weights_come_back() -> None:
     assert torch.equal(student.conv.weight, before)
 
 
+def test_a_student_without_finite_outputs_is_refused() -> None:
+    student = TwoHeads(1)
+    nn.init.constant_(student.classify.bias, float("inf"))
+    images = open_images("digits", (1, 8, 8))
+    run = distill(student, as_teacher(TwoHeads(2)), images, DistillSettings(), names="ab", device=CPU)
+    with pytest.raises(TrialFailed, match="not finite"):
+        next(run)
+
+
 def test_outputs_of_another_shape_are_refused() -> None:
     teacher = as_teacher(TwoHeads(2))
     run = distill(
