@@ -6,6 +6,7 @@ many edges become a few lines, and the work stays linear in the nodes of real ne
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -21,9 +22,10 @@ _WAYPOINT = 6.0
 _SWEEPS = 8
 # Beyond this many waypoints long edges are drawn straight.
 MOST_WAYPOINTS = 30_000
-# Width to height that folding into columns aims at, and the width that it does not pass.
-_SHAPE = 1.7
+# Folding into columns passes neither this width to height nor this width.
+_SHAPE = 2.0
 _WIDEST = 1600.0
+_MOST_COLUMNS = 40
 # How strongly an item keeps its line, against a node's 1: long edges are to be straight.
 _WAYPOINT_WEIGHT = 2.0
 
@@ -195,7 +197,9 @@ class _Folding:
     def __init__(self, rows: _Rows, xs: list[float]) -> None:
         self.rows, self.xs = rows, xs
         self.heights = [max(rows.boxes[i].height for i in row) + ROW_GAP for row in rows.rows]
-        self.cuts = self._cuts()
+        self.row_spans = [self._row_span(row) for row in rows.rows]
+        self.crossing = [self._crossing(r) if r else 0 for r in range(len(rows.rows))]
+        self.cuts = self._best_cuts()
         self.column = [sum(cut <= r for cut in self.cuts) for r in range(len(rows.rows))]
         # Nodes and waypoints whose lines lead into the next column: each has a lane of its own.
         self.leaving = [[i for i in rows.rows[cut - 1] if rows.below[i]] for cut in self.cuts]
@@ -214,30 +218,40 @@ class _Folding:
         foot = ROW_GAP / 2 + LANE * self.lanes if self.cuts else 0.0
         return Placement(tuple(centers[: rows.real]), routes, self.width, self.bottom + foot)
 
-    def _span(self, members: Sequence[int]) -> tuple[float, float]:
-        """Left and right edge of some rows."""
-        items = [i for r in members for i in self.rows.rows[r]]
-        half = [self.rows.boxes[i].width / 2 for i in items]
+    def _row_span(self, row: Sequence[int]) -> tuple[float, float]:
+        """Left and right edge of a row."""
+        half = [self.rows.boxes[i].width / 2 for i in row]
         return (
-            min(self.xs[i] - h for i, h in zip(items, half, strict=True)),
-            max(self.xs[i] + h for i, h in zip(items, half, strict=True)),
+            min(self.xs[i] - h for i, h in zip(row, half, strict=True)),
+            max(self.xs[i] + h for i, h in zip(row, half, strict=True)),
         )
 
-    def _cuts(self) -> list[int]:
-        """Rows that begin a new column."""
-        total = sum(self.heights)
-        left, right = self._span(range(len(self.heights)))
-        wide = right - left + COLUMN_GAP
-        columns = min(round((_SHAPE * total / wide) ** 0.5), int((_WIDEST + COLUMN_GAP) / wide))
+    def _spans(self, cuts: Sequence[int]) -> list[tuple[float, float]]:
+        """Left and right edge of each column."""
+        columns = [self.row_spans[a:b] for a, b in pairwise([0, *cuts, len(self.row_spans)])]
+        return [(min(low for low, _ in rows), max(high for _, high in rows)) for rows in columns]
+
+    def _best_cuts(self) -> list[int]:
+        """Rows that begin a new column: as many columns as the page's width and shape allow."""
         starts = [0.0, *accumulate(self.heights)]
+        for columns in range(min(_MOST_COLUMNS, len(self.heights)), 1, -1):
+            cuts = self._cuts(columns, starts)
+            width = sum(high - low + COLUMN_GAP for low, high in self._spans(cuts))
+            ends = [starts[r] for r in (0, *cuts, len(self.heights))]
+            height = max(b - a for a, b in pairwise(ends))
+            if width <= min(_WIDEST, _SHAPE * height):
+                return cuts
+        return []
+
+    def _cuts(self, columns: int, starts: Sequence[float]) -> list[int]:
+        """Rows that begin a new column, near equal heights, where few lines lead across."""
         cuts: list[int] = []
         for k in range(1, columns):
-            ideal, slack = total * k / columns, 0.4 * total / columns
-            allowed = [r for r in range(1, len(self.heights)) if abs(starts[r] - ideal) <= slack]
+            ideal, slack = starts[-1] * k / columns, 0.4 * starts[-1] / columns
+            first, last = bisect_left(starts, ideal - slack), bisect_left(starts, ideal + slack)
+            allowed = range(max(first, 1, cuts[-1] + 1 if cuts else 1), min(last, len(self.heights)))
             if allowed:
-                best = min(allowed, key=lambda r: (self._crossing(r), abs(starts[r] - ideal)))
-                if not cuts or best > cuts[-1]:
-                    cuts.append(best)
+                cuts.append(min(allowed, key=lambda r: (self.crossing[r], abs(starts[r] - ideal))))
         return cuts
 
     def _crossing(self, row: int) -> int:
@@ -247,8 +261,7 @@ class _Folding:
     def _columns(self) -> tuple[list[float], list[float], float]:
         """How far each column moves, its right edge, and the width of all."""
         shifts, edges, x = [], [], 0.0
-        for k in range(len(self.cuts) + 1):
-            low, high = self._span([r for r, c in enumerate(self.column) if c == k])
+        for k, (low, high) in enumerate(self._spans(self.cuts)):
             shifts.append(x - low)
             edges.append(x + high - low)
             lanes = len(self.leaving[k]) if k < len(self.cuts) else 0
