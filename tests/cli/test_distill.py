@@ -53,7 +53,7 @@ def test_it_says_how_near_the_student_came(slim: Path, tmp_path: Path) -> None:
     result = run(slim, "--teacher", SAMPLE, "--images", "digits", "-o", out, "--epochs", 1)
     assert result.exit_code == 0
     first, nearest, wrote = result.stdout.splitlines()
-    assert first.startswith("at first: error 0.")
+    assert first.startswith("at first: error ")
     assert nearest.startswith("nearest to the teacher, after epoch 1: error 0.")
     assert "same class for" in nearest
     assert wrote == f"wrote {out}"
