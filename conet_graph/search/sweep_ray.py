@@ -67,8 +67,10 @@ class RayCluster:
             job, attempt = waiting.pop(reference)
             try:
                 code = int(ray.get(reference))
-            except ray.exceptions.RayError:
+            except ray.exceptions.RayError as error:
                 code = LOST
+                with job.log.open("a") as log:
+                    log.write(f"lost: {error}\n")
             if code in ANSWERS or attempt == ATTEMPTS:
                 tell(job, code)
             else:
