@@ -26,7 +26,7 @@ def runs(
     Example: conet-graph runs runs/
     """
     from conet_graph.ir.errors import BadUsage
-    from conet_graph.report.run_data import find_runs, read_run
+    from conet_graph.report.run_reader import find_runs, read_run
 
     found = []
     for path in find_runs(folder):
