@@ -9,6 +9,7 @@ from typing import Any
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.save import atomic_write
+from conet_graph.regular_file import require_regular
 
 TORCH_SUFFIXES = (".pt", ".pth")
 SAFE_SUFFIX = ".safetensors"
@@ -29,6 +30,7 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
     """
     check_suffix(path)
     name = shown(str(path))
+    require_regular(path, "checkpoint")
     try:
         with path.open("rb"):
             pass

@@ -31,19 +31,13 @@ def apply(
     from conet_graph.checkpoint import apply_plan_to_checkpoint
     from conet_graph.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
     from conet_graph.plans import Plan
+    from conet_graph.regular_file import read_text
 
     check_suffix(output)
-    made = Plan.loads(_text(plan, "plan"))
-    keys = None if mapping is None else _mapping(_text(mapping, "mapping"), mapping)
+    made = Plan.loads(read_text(plan, "plan"))
+    keys = None if mapping is None else _mapping(read_text(mapping, "mapping"), mapping)
     old, metadata = read_checkpoint(checkpoint)
     write_checkpoint(apply_plan_to_checkpoint(made, old, keys), output, metadata)
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise BadUsage(f"The {what} {shown(str(path))} cannot be read: check the path.") from None
 
 
 def _mapping(text: str, path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 BUG = 70  # EX_SOFTWARE of sysexits.h: a fault of ours, not of the user's
 INTERRUPTED = 130
 WIDTH = 100
+# Of stdout: a full disk, a quota, a failing one.
+_OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
@@ -37,6 +40,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()  # what cannot be written is told here, not by Python at exit
         except typer.Exit:
             raise
         except Exception as error:
@@ -48,8 +52,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def report(error: BaseException, debug: bool) -> int:
     """Say on stderr what went wrong; returns the exit code."""
     if isinstance(error, BrokenPipeError):
-        # The reader has gone (`| head`): nothing more can be said to it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()  # the reader has gone (`| head`)
         return 0
     if debug:
         traceback.print_exception(error, file=sys.stderr)
@@ -59,10 +62,22 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, MemoryError):
         say("There is not enough memory for this network: use a machine with more.")
         return 2
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch itself may not be imported here
+        say("The GPU has not enough memory for this: free some, use a smaller batch, or --device cpu.")
+        return 2
+    if isinstance(error, OSError) and not error.filename and error.errno in _OUTPUT_FAILS:
+        _close_stdout()
+        say(f"The output cannot be written: {error.strerror}.")
+        return 2
     what = shown(f"{type(error).__name__}: {error}", 200)
     hint = "" if debug else " (run again with --debug to see where)"
     say(f"This is a bug in conet-graph, please report it{hint}: {what}")
     return BUG
+
+
+def _close_stdout() -> None:
+    """Nothing more can be said on stdout, not even what Python still holds back at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(sentence: str) -> None:

@@ -127,10 +127,11 @@ def _widths_file(path: Path | None) -> dict[str, int]:
         return {}
     import json
 
+    from conet_graph.regular_file import read_text
+
+    text = read_text(path, "file of widths")
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadUsage(f"{shown(str(path))} cannot be read: {error.strerror}.") from None
+        data = json.loads(text)
     except (ValueError, RecursionError):
         raise BadUsage(f'{shown(str(path))} is not JSON: write {{"g3": 48}}.') from None
     if not isinstance(data, dict) or not all(type(v) is int for v in data.values()):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
-from conet_graph.ir.errors import BadUsage, shown
 
 
 @guarded
@@ -25,13 +24,11 @@ def verify(
     """
     from conet_graph.ir.load import load_model
     from conet_graph.plans import Plan
+    from conet_graph.regular_file import read_text
     from conet_graph.rewriting import compare_models
 
-    try:
-        text = plan.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise BadUsage(f"The plan {shown(str(plan))} cannot be read: check the path.") from None
-    report = compare_models(load_model(original), load_model(rewritten), Plan.loads(text))
+    made = Plan.loads(read_text(plan, "plan"))
+    report = compare_models(load_model(original), load_model(rewritten), made)
     if json:
         print_json(report.to_json())
     elif report.ok:
