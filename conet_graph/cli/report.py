@@ -10,7 +10,7 @@ import typer
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json
 
 if TYPE_CHECKING:
-    from conet_graph.report.run_data import Run
+    from conet_graph.report.run import Run
 
 
 @guarded
@@ -31,7 +31,7 @@ def report(
     """
     from conet_graph.report.page import write_page
     from conet_graph.report.plot_files import write_plots
-    from conet_graph.report.run_reader import read_run
+    from conet_graph.report.run_data import read_run
 
     data = read_run(run)
     folder = run / "report"

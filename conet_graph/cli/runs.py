@@ -10,7 +10,7 @@ import typer
 from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity, say
 
 if TYPE_CHECKING:
-    from conet_graph.report.run_data import Run
+    from conet_graph.report.run import Run
 
 
 @guarded
@@ -26,7 +26,7 @@ def runs(
     Example: conet-graph runs runs/
     """
     from conet_graph.ir.errors import BadUsage
-    from conet_graph.report.run_reader import find_runs, read_run
+    from conet_graph.report.run_data import find_runs, read_run
 
     found = []
     for path in find_runs(folder):

@@ -31,7 +31,7 @@ from conet_graph.report.plots import (
     rank_top,
     themed,
 )
-from conet_graph.report.run_data import Run
+from conet_graph.report.run import Run
 from conet_graph.report.tables import (
     comparison_table,
     course_table,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from conet_graph.analysis import Analysis
 from conet_graph.report.colors import FROZEN, size_color
-from conet_graph.report.run_data import Run
+from conet_graph.report.run import Run
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from conet_graph.report.plots import (
     size_label,
     themed,
 )
-from conet_graph.report.run_data import Run
+from conet_graph.report.run import Run
 
 _DPI = 160
 

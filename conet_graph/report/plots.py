@@ -22,7 +22,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.report.colors import FEW, size_color
 from conet_graph.report.layout import separated
 from conet_graph.report.markup import count, percent, short_count
-from conet_graph.report.run_data import Run
+from conet_graph.report.run import Run
 
 # Curves are named at their ends up to this many sizes; more would overlap.
 MOST_LABELS = 24

@@ -1,151 +1,202 @@
-"""A search as plain data: its sizes, trials and comparison, as they stand in the run folder."""
+"""Reading a run folder's ``run.sqlite``, also while a search writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+import json
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-FINISHED = "finished"
+from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.report.run import Compared, Epoch, Outcome, Run, Size, Trial, Width
+from conet_graph.search.run_store import FORMAT
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """One channel size of a search; ``layers`` are those that produce it."""
-
-    name: str
-    layers: tuple[str, ...]
-    groups: tuple[str, ...]
-    multiple: int
-    original_width: int | None
+DATABASE = "run.sqlite"
+# A writer holds the database for milliseconds only.
+WAIT_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Width:
-    """What a size was trained with in one trial."""
+def read_run(folder: str | Path) -> Run:
+    """Read a run folder; one consistent state of it, also while a search writes there.
 
-    width: int
-    action: int
-    phi: float
-    stopped: bool
+    Raises:
+        BadUsage: there is no run in the folder, or its database is damaged or of another format.
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a trial measured of a size, and what Algorithm 2 made of it."""
-
-    slope: float | None
-    condition: float | None
-    action: int
-    new_width: int
-    stopped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One epoch of a trial: the trial's own metrics (accuracies in 0..1) and seconds."""
-
-    number: int
-    metrics: Mapping[str, float]
-    seconds: float
-    indicator_seconds: float
+    """
+    folder = Path(folder)
+    path = folder / DATABASE
+    if not path.is_file():
+        raise BadUsage(
+            f"{shown(str(folder))} holds no {DATABASE}: give the folder that `conet-graph search --out` made."
+        )
+    with _clear_errors(path), closing(_opened(path)) as database:
+        database.row_factory = sqlite3.Row
+        database.execute("BEGIN")
+        about = {str(r["key"]): str(r["value"]) for r in database.execute("SELECT key, value FROM about")}
+        if about.get("format") != FORMAT:
+            found = shown(about.get("format", "none"))
+            raise BadUsage(f"{shown(str(path))} is not a {FORMAT} database: its format is {found}.")
+        settings = json.loads(about.get("settings", "{}"))
+        if not isinstance(settings, dict):
+            raise ValueError("settings are no object")
+        return Run(folder, about, settings, _sizes(database), _trials(database), _comparison(database))
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One trial, its times in seconds; what is not known yet, or could not be counted, is None."""
+def find_runs(folder: Path) -> list[Path]:
+    """Folders at or below ``folder`` that hold a run, sorted; symbolic links are not followed.
 
-    number: int
-    status: str
-    parameters: int | None
-    macs: int | None
-    seconds: float | None
-    graph_seconds: float | None
-    indicator_seconds: float | None
-    test_accuracy: float | None
-    onnx: str | None
-    widths: Mapping[str, Width] = field(default_factory=dict)
-    epochs: tuple[Epoch, ...] = ()
-    ranks: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    Raises:
+        BadUsage: there is no such folder.
 
-    @property
-    def accuracy(self) -> float | None:
-        """The test accuracy; where a trial is under way, that of its last epoch."""
-        if self.test_accuracy is not None:
-            return self.test_accuracy
-        return self.epochs[-1].metrics.get("test_accuracy") if self.epochs else None
-
-    @property
-    def total_seconds(self) -> float:
-        """Time spent on it; as long as it is under way, that of its epochs."""
-        if self.status == FINISHED and self.seconds is not None:
-            return self.seconds
-        return sum(epoch.seconds + epoch.indicator_seconds for epoch in self.epochs)
-
-    @property
-    def overhead_seconds(self) -> float:
-        """Of it, time spent on indicators and on the graph."""
-        return sum(epoch.indicator_seconds for epoch in self.epochs) + (self.graph_seconds or 0.0)
+    """
+    if not folder.is_dir():
+        raise BadUsage(f"{shown(str(folder))} is not a folder: give one that holds runs.")
+    return sorted(path.parent for path in folder.rglob(DATABASE) if path.is_file())
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One network of a comparison, trained with one seed."""
+def _opened(path: Path) -> sqlite3.Connection:
+    """The database, for reading only; where its folder is read-only too, taken as settled."""
+    address = path.resolve().as_uri()
+    database = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        database.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError:
+        # A database with a write-ahead log cannot be read without its index file. Without a log
+        # beside it nobody is writing, and it can be read as it is.
+        database.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        database = sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None)
+    return database
 
-    kind: str
-    seed: int
-    parameters: int | None
-    macs: int | None
-    epochs: int
-    test_accuracy: float | None
-    seconds: float | None
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise BadUsage(f"{shown(str(path))} is locked by another program: try again.") from None
+        raise BadUsage(f"{shown(str(path))} cannot be read as a run: {error}.") from None
+    except (sqlite3.Error, ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        reason = shown(str(error))
+        raise BadUsage(f"{shown(str(path))} is damaged, or no run's database: {reason}.") from None
 
 
-@dataclass(frozen=True)
-class Run:
-    """A search as it stands; sizes in the network's order, trials by number."""
+def _sizes(database: sqlite3.Connection) -> tuple[Size, ...]:
+    rows = database.execute("SELECT * FROM sizes ORDER BY position, size")
+    return tuple(
+        Size(
+            str(r["size"]),
+            _names(r["layers"]),
+            _names(r["groups"]),
+            int(r["multiple"]),
+            _maybe_int(r["original_width"]),
+        )
+        for r in rows
+    )
 
-    folder: Path
-    about: Mapping[str, str]
-    settings: Mapping[str, Any]
-    sizes: tuple[Size, ...]
-    trials: tuple[Trial, ...]
-    comparison: tuple[Compared, ...]
 
-    @property
-    def status(self) -> str:
-        """Of the search: running, finished, failed or interrupted."""
-        return self.about.get("status", "unknown")
+def _names(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise ValueError("a list of names is none")
+    return tuple(found)
 
-    @cached_property
-    def seconds(self) -> float:
-        """Time spent in all trials."""
-        return sum(trial.total_seconds for trial in self.trials)
 
-    @cached_property
-    def overhead_seconds(self) -> float:
-        """Of it, time spent on indicators and on the graph."""
-        return sum(trial.overhead_seconds for trial in self.trials)
+def _trials(database: sqlite3.Connection) -> tuple[Trial, ...]:
+    widths = _widths(database)
+    epochs = _epochs(database)
+    ranks = _ranks(database)
+    outcomes = _outcomes(database)
+    found = []
+    for r in database.execute("SELECT * FROM trials ORDER BY trial"):
+        number = int(r["trial"])
+        found.append(
+            Trial(
+                number,
+                str(r["status"]),
+                _maybe_int(r["parameters"]),
+                _maybe_int(r["macs"]),
+                _maybe_float(r["seconds"]),
+                _maybe_float(r["graph_seconds"]),
+                _maybe_float(r["indicator_seconds"]),
+                _maybe_float(r["test_accuracy"]),
+                None if r["onnx"] is None else str(r["onnx"]),
+                widths[number],
+                tuple(epochs[number]),
+                {size: tuple(curve) for size, curve in ranks[number].items()},
+                outcomes[number],
+            )
+        )
+    return tuple(found)
 
-    @cached_property
-    def best(self) -> Trial | None:
-        """The trial of the best test accuracy, the first of several."""
-        measured = [trial for trial in self.trials if trial.accuracy is not None]
-        return max(measured, key=lambda trial: trial.accuracy or 0.0, default=None)
 
-    @cached_property
-    def last_outcomes(self) -> Mapping[str, Outcome]:
-        """What the last measured trial led to, by size."""
-        return next((t.outcomes for t in reversed(self.trials) if t.outcomes), {})
+def _widths(database: sqlite3.Connection) -> dict[int, dict[str, Width]]:
+    found: dict[int, dict[str, Width]] = defaultdict(dict)
+    for r in database.execute("SELECT * FROM widths"):
+        made = Width(int(r["width"]), int(r["action"]), float(r["phi"]), bool(r["stopped"]))
+        found[int(r["trial"])][str(r["size"])] = made
+    return found
 
-    def course(self, size: Size) -> list[tuple[int, int]]:
-        """The size's width in each trial, as (trial, width)."""
-        return [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
 
-    def first_and_last(self, size: Size) -> tuple[int, int] | None:
-        """Width in the first trial and in the last one; None before the first trial."""
-        course = self.course(size)
-        return (course[0][1], course[-1][1]) if course else None
+def _epochs(database: sqlite3.Connection) -> dict[int, list[Epoch]]:
+    found: dict[int, list[Epoch]] = defaultdict(list)
+    for r in database.execute("SELECT * FROM epochs ORDER BY trial, epoch"):
+        raw = json.loads(r["metrics"] or "{}")
+        if not isinstance(raw, dict):
+            raise ValueError("metrics are no object")
+        metrics = {k: float(v) for k, v in raw.items() if isinstance(v, int | float) and math.isfinite(v)}
+        spent = _maybe_float(r["seconds"]) or 0.0, _maybe_float(r["indicator_seconds"]) or 0.0
+        found[int(r["trial"])].append(Epoch(int(r["epoch"]), metrics, *spent))
+    return found
+
+
+def _ranks(database: sqlite3.Connection) -> dict[int, dict[str, list[tuple[int, float]]]]:
+    found: dict[int, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    for r in database.execute("SELECT trial, size, epoch, rank FROM ranks ORDER BY trial, size, epoch"):
+        rank = _maybe_float(r["rank"])
+        if rank is not None:
+            found[int(r["trial"])][str(r["size"])].append((int(r["epoch"]), rank))
+    return found
+
+
+def _outcomes(database: sqlite3.Connection) -> dict[int, dict[str, Outcome]]:
+    found: dict[int, dict[str, Outcome]] = defaultdict(dict)
+    for r in database.execute("SELECT * FROM outcomes"):
+        found[int(r["trial"])][str(r["size"])] = Outcome(
+            _maybe_float(r["slope"]),
+            _maybe_float(r["condition"]),
+            int(r["action"]),
+            int(r["new_width"]),
+            bool(r["stopped"]),
+        )
+    return found
+
+
+def _comparison(database: sqlite3.Connection) -> tuple[Compared, ...]:
+    return tuple(
+        Compared(
+            str(r["kind"]),
+            int(r["seed"]),
+            _maybe_int(r["parameters"]),
+            _maybe_int(r["macs"]),
+            int(r["epochs"]),
+            _maybe_float(r["test_accuracy"]),
+            _maybe_float(r["seconds"]),
+        )
+        for r in database.execute("SELECT * FROM comparison ORDER BY kind, seed")
+    )
+
+
+def _maybe_int(value: object) -> int | None:
+    return None if value is None else int(str(value))
+
+
+def _maybe_float(value: object) -> float | None:
+    """A finite number; what has overflowed is as good as not measured."""
+    number = math.nan if value is None else float(str(value))
+    return number if math.isfinite(number) else None

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from conet_graph.report.colors import size_color
 from conet_graph.report.markup import UNKNOWN, change, count, duration, named, percent, safe
-from conet_graph.report.run_data import Compared, Outcome, Run, Size, Trial
+from conet_graph.report.run import Compared, Outcome, Run, Size, Trial
 
 _ACTIONS = {1: ("up", "▲", "grows"), -1: ("down", "▼", "shrinks"), 0: ("", "", "stays")}
 # Kinds of networks in a comparison, in the order of the paper's tables.
