@@ -66,13 +66,13 @@ def analyze(
 
         typer.echo(to_text(graph).rstrip("\n"))
         return
-    if html is not None:
-        from conet_graph.report.analysis_page import write_analysis_page
-
-        write_analysis_page(graph, html)
     from conet_graph.analysis import analysis_of
 
     found = analysis_of(graph, rank=rank)
+    if html is not None:
+        from conet_graph.report.analysis_page import write_analysis_page
+
+        write_analysis_page(graph, html, found)
     if json:
         print_json(found.to_dict())
     else:
