@@ -40,11 +40,13 @@ WEIGHTS = ("fresh", "random")
 
 
 def work(
-    sender: Connection, function: Callable[..., Row], arguments: tuple[Any, ...], gigabytes: float
+    sender: Connection, function: Callable[..., Row], arguments: tuple[Any, ...], limits: tuple[int, int]
 ) -> None:
     """Run a function and send its row; what it prints is thrown away."""
-    limit = int(gigabytes * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    gigabytes, seconds = limits
+    resource.setrlimit(resource.RLIMIT_DATA, (gigabytes * 2**30, gigabytes * 2**30))
+    # Of processor time, so that a busy machine is nobody's fault.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -135,7 +137,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=10**6, help="the first N of each source")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no network after this time")
     parser.add_argument("--timeout", type=int, default=60, help="processor seconds for one peer")
-    parser.add_argument("--memory", type=float, default=8, help="GiB for one peer")
+    parser.add_argument("--memory", type=int, default=6, help="GiB for one peer")
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines: read, and added to")
     everybody = [*case.TORCH_PEERS, *case.ONNX_PEERS, *case.BACK]
     parser.add_argument("--peers", nargs="+", default=everybody, choices=everybody)

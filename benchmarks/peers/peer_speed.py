@@ -173,6 +173,7 @@ def measure(network: str, rounds: int) -> dict[str, list[float]]:
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(tool, network, path, theirs))
             process.start()
+            theirs.close()  # so that the end of a process that dies is seen
             fault = ours.recv() if ours.poll(PATIENCE) else f"no answer in {PATIENCE} s"
             if fault:
                 print(f"{network}: {tool}: {fault[:150]}", file=sys.stderr)
