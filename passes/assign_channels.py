@@ -82,7 +82,7 @@ class _View:
                 found = self._names_along(axis)
                 if found:
                     return found
-        if value not in self.depths:
+        if value not in self.depths or len(axes) < 2:
             return []
         unit = axes[1]
         key = int(self.of_class[self.channels.units.classes[unit]]) if isinstance(unit, int) else -1

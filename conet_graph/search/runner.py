@@ -8,7 +8,7 @@ trial under way, which goes on from its checkpoint, and ends where it would have
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from conet_graph.indicators import layer_indicators
 from conet_graph.indicators.slope import mean_condition, mean_rank
-from conet_graph.ir.errors import Refused
+from conet_graph.ir.errors import ConetGraphError, Refused, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.rewriting import save
 from conet_graph.search.algorithm import SizeState, finished, start_state, step_all
@@ -28,7 +28,7 @@ from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import EpochRecord, RunStore, TrialRow
 from conet_graph.search.settings import RunSettings
 from conet_graph.search.watch import Silent, Watch
-from conet_graph.trials.errors import TrialFailed
+from conet_graph.trials.errors import TrialBroke, TrialFailed
 from conet_graph.trials.protocol import Trial, start
 from conet_graph.trials.randomness import seed_of
 
@@ -68,11 +68,32 @@ def epochs_of(
     """
     torch.manual_seed(seed)  # for trials that do not take a seed
     begun = time.perf_counter()
-    for count, yielded in enumerate(start(trial, module, epochs, seed=seed, checkpoint=checkpoint), 1):
+    training = _named_errors(start(trial, module, epochs, seed=seed, checkpoint=checkpoint))
+    for count, yielded in enumerate(training, 1):
         metrics = {name: float(value) for name, value in (yielded or {}).items()}
         seconds = metrics.get("seconds", time.perf_counter() - begun)
         yield int(metrics.get("epoch", count)), metrics, seconds
         begun = time.perf_counter()
+
+
+def _named_errors(training: Iterator[Mapping[str, float] | None]) -> Iterator[Mapping[str, float] | None]:
+    """What a trial yields; what it raises, as one sentence.
+
+    Raises:
+        TrialBroke: its data, its code or the GPU's memory failed; the checkpoint of its last epoch is kept.
+
+    """
+    try:
+        yield from training
+    except ConetGraphError:
+        raise
+    except torch.OutOfMemoryError:
+        raise TrialBroke(
+            "The GPU has not enough memory for the trial: free some and go on, or take a smaller batch."
+        ) from None
+    except Exception as error:
+        what = shown(f"{type(error).__name__}: {error}", 200)
+        raise TrialBroke(f"The trial stopped with {what}: mend that and go on.") from error
 
 
 class Search:

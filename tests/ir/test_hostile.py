@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from corpus import CORPUS, needs_corpus
 
 from conet_graph.ir.check import check_model
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
+from tests.helpers.corpus import CORPUS, needs_corpus
 
 LINKS = {
     "ext_symlink.onnx": ("ext_symlink.bin", "/etc/passwd"),

@@ -154,7 +154,7 @@ def test_folded_batchnorms_are_put_back_to_train_and_folded_again(tmp_path: Path
     ]
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """Stands for a process that ends."""
 
 
