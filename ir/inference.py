@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def _answer(model: onnx.ModelProto, strict: bool, writing: int) -> None:
     """The child: write what inference says, and end."""
     try:
         faulthandler.disable()
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the assertion's text would go
         try:
             answer = _DONE + _infer(model, strict).SerializeToString()

@@ -1,0 +1,63 @@
+"""What verification makes of networks that ONNX Runtime does not load, and of those that nobody can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from golden_text import filled
+
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes import analysed
+from conet_graph.plans import Plan
+from conet_graph.rewriting import planned, rewritten
+from conet_graph.targets import WidthRequest, choose_copies
+from conet_graph.verification import Report, verify
+
+SEEDS = Path(__file__).parent / "fuzz" / "seeds"
+PRIVATE = """<ir_version: 8, opset_import: ["": 17, "private": 1]> g (float[N,3,8,8] x) => (float[N,2,h,w] y)
+<float[4,3,3,3] k, float[4,4,3,3] l, float[2,4,3,3] m> {
+    a = Conv(x, k)
+    b = Conv(a, l)
+    c = private.Sharpen(b)
+    y = Conv(c, m)
+}"""
+
+
+def halved(model: onnx.ModelProto) -> tuple[Graph, onnx.ModelProto, Plan]:
+    graph = analysed(LoadedModel(model))
+    plan, layout = planned(graph, choose_copies(graph, WidthRequest(scale=0.5)), "keep", False, 0)
+    return graph, rewritten(graph, plan, layout), plan
+
+
+def report(model: onnx.ModelProto) -> Report:
+    return verify(*halved(model))
+
+
+def test_what_onnx_runtime_calls_invalid_is_no_valid_file() -> None:
+    found = report(filled((SEEDS / "depth_to_space_mode_unknown.txt").read_text()))
+    assert not found.ok
+    assert "ONNX Runtime refuses it, and the original too" in found.failures[0]
+
+
+def test_operators_of_another_runtime_are_no_fault() -> None:
+    found = report(filled(PRIVATE))
+    assert found.ok
+    assert found.equality == "not checked: ONNX Runtime loads neither network"
+
+
+def test_a_network_of_absurd_size_is_not_run() -> None:
+    found = report(filled((SEEDS / "input_too_large_to_draw.txt").read_text()))
+    assert found.ok
+    assert found.runs[0]["skipped"].endswith("too many to run")
+    assert found.equality == "not checked"
+
+
+def test_what_would_not_be_read_again_fails() -> None:
+    graph, new, plan = halved(filled(PRIVATE))
+    conv = next(n for n in new.graph.node if n.output[0] == "b")
+    conv.attribute.add(name="kernel_shape", type=onnx.AttributeProto.INTS, ints=[5, 5])
+    found = verify(graph, new, plan)
+    assert not found.ok
+    assert "kernel_shape [5, 5]" in found.failures[0]
