@@ -134,9 +134,6 @@ PAIRS = (
 
 def serve(tool: str, network: str, path: Path, pipe: Connection) -> None:
     """Prepare once, then time a run for each message, until the other side hangs up."""
-    import torch
-
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
         prepare = TOOLS[tool](network, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+TRIES = 16
 Kept = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -40,15 +41,15 @@ def _positions(values: NDArray[np.float32], among: NDArray[np.float32]) -> NDArr
 
 
 def _dense(old: NDArray[np.float32], new: NDArray[np.float32]) -> Kept | None:
-    for output in np.flatnonzero((old == new[0, 0]).all(-1).any(1)):
-        inputs = _positions(new[0], old[output])
-        if inputs is None:
-            continue
-        outputs = _positions(new[:, 0], old[:, inputs[0]])
-        if outputs is None:
+    # Two values of a long row may be equal by chance: another row says the same.
+    for row in new[:TRIES]:
+        for output in np.flatnonzero((old == row[0]).all(-1).any(1)):
+            inputs = _positions(row, old[output])
+            if inputs is None:
+                continue
             outputs = _positions(new.reshape(len(new), -1), old[:, inputs].reshape(len(old), -1))
-        if outputs is not None and np.array_equal(old[outputs][:, inputs], new):
-            return outputs, inputs
+            if outputs is not None:
+                return outputs, inputs
     return None
 
 
