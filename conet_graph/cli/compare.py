@@ -77,8 +77,10 @@ def _trained(made: Comparison, epochs: int, seeds: int) -> bool:
         accuracy = "diverged" if done.test_accuracy is None else f"accuracy {done.test_accuracy:.1%}"
         say(f"{NAMES[done.kind]}, seed {done.seed}: {accuracy}")
 
+    from conet_graph.search.threads import threads_for
+
     try:
-        with terminated_like_interrupted():
+        with terminated_like_interrupted(), threads_for(made.network, made.settings.training.batch):
             made.run(epochs, seeds, tell)
     except KeyboardInterrupt:
         return True

@@ -154,9 +154,11 @@ def _tools(settings: RunSettings, download: bool) -> Tools:
 def _run(folder: RunFolder, store: RunStore, settings: RunSettings, network: Network, tools: Tools) -> bool:
     """Search; whether it was interrupted."""
     from conet_graph.search.runner import Search
+    from conet_graph.search.threads import threads_for
 
+    threads = threads_for(network, settings.training.batch)
     try:
-        with terminated_like_interrupted(), _watching(settings, network) as watch:
+        with terminated_like_interrupted(), threads, _watching(settings, network) as watch:
             Search(folder, store, settings, network, tools, watch).run()
     except KeyboardInterrupt:
         return True
