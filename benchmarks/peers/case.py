@@ -91,7 +91,7 @@ def torch_peer(peer: str, source: str, name: str, smallest: int, weights: str) -
         with torch.no_grad():
             pruned.eval()(two)
         row["runs"] = True
-        row |= judged(*compare_torch(module, pruned, two))
+        row |= checked(lambda: compare_torch(module, pruned, two))
     except Exception as error:  # any: a peer fails in its own way, and the row says so
         row["error"] = sentence(error)
     return row
@@ -105,6 +105,14 @@ def compare_torch(
     return found, 0.0, why
 
 
+def checked(compare: Callable[[], tuple[float | None, float, str]]) -> Row:
+    """What a comparison says; that it could not be made is no fault of the peer."""
+    try:
+        return judged(*compare())
+    except Exception as error:  # any: memory, time, an operator that the reference cannot run
+        return {"equal": "unchecked", "why": sentence(error)}
+
+
 def judged(difference: float | None, nudge: float, why: str) -> Row:
     """Whether a difference means equal: within the tolerance, or four times what a nudge does."""
     if difference is None:
@@ -115,25 +123,25 @@ def judged(difference: float | None, nudge: float, why: str) -> Row:
 
 def onnx_peer(peer: str, weights: str, folder: Path) -> Row:
     """A row of a peer that takes an ONNX file."""
-    path = folder / f"{weights}.onnx"
+    path, narrowed = folder / f"{weights}.onnx", folder / f"{peer}-{weights}.onnx"
     original = onnx.load(path)
     before = masked_onnx.conv_widths(original)
     row: Row = {"parameters": 1.0}
     image = np.load(folder / "image.npy")
     try:
         if peer == "conet-graph":
-            pruned, row["mixing"] = pruners.conet_graph(path)
+            row["mixing"] = pruners.conet_graph(path, narrowed)
         else:
-            pruned = pruners.onnxsim(path)
+            onnx.save(pruners.onnxsim(path), narrowed)
         row["built"] = True
+        pruned = onnx.load(narrowed)
         row["parameters"] = masked_onnx.parameters(pruned) / masked_onnx.parameters(original)
         after = masked_onnx.conv_widths(pruned)
         row["changed"] = sum(after.get(n) != width for n, width in before.items())
         row["layers"] = len(before)
-        onnx.save(pruned, folder / f"{peer}-{weights}.onnx")
-        masked_onnx.run(folder / f"{peer}-{weights}.onnx", image)
+        masked_onnx.run(narrowed, image)
         row["runs"] = True
-        row |= judged(*masked_onnx.difference(original, pruned, image, folder))
+        row |= checked(lambda: masked_onnx.difference(original, pruned, image, folder))
     except Exception as error:  # any, as above
         row["error"] = sentence(error)
     return row
@@ -169,8 +177,12 @@ def back_peer(peer: str, weights: str, folder: Path) -> Row:
         nudged = masked_onnx.run(path, image * np.float32(1 + 1e-6))
         found = masked_onnx.relative(got.detach().numpy(), wanted)
         row |= judged(found, masked_onnx.relative(nudged, wanted), "")
-        got.square().mean().backward()
-        row["trains"] = sum(p.grad is not None for p in module.parameters()) > 0
     except Exception as error:  # any, as above
         row["error"] = sentence(error)
+        return row
+    try:
+        got.square().mean().backward()
+        row["trains"] = any(p.grad is not None for p in module.parameters())
+    except Exception as error:  # any, as above
+        row |= {"trains": False, "why": sentence(error)}
     return row

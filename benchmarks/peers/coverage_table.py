@@ -17,6 +17,7 @@ LEGEND = """A cell is *convolutions changed / all, parameters left, result*, or 
   channels without weights (layer norm, softmax, a mean over channels), where no pruner can be equal.
 - *unchecked*: it runs, and its weights do not say which channels stayed: they are computed in the graph, or
   all equal.
+- *equal* in the totals: of the networks that are not mixing or unchecked.
 - *breaks*: the result does not run. *fails*: an error, no result. *no graph*: not even the graph was built.
 """
 
@@ -47,7 +48,8 @@ def back_cell(row: Row | None) -> str:
         return ""
     if "error" in row:
         return "does not run" if row.get("built") else "does not convert"
-    return "equal" if row["equal"] == "yes" else "differs"
+    told = "equal" if row["equal"] == "yes" else "differs"
+    return told if row["trains"] else f"{told}, no gradients"
 
 
 class Rows:
@@ -88,7 +90,14 @@ def table(rows: list[Row]) -> str:
 
 def totals(found: Rows, weights: str) -> list[str]:
     """The last rows: networks built, run and equal; convolutions changed; parameters left."""
-    titles = ("graph built", "result runs", "equal", "differs, breaks or fails", "convolutions changed")
+    titles = (
+        "graph built",
+        "result runs",
+        "equal",
+        "differs, breaks or fails",
+        "mixing or unchecked",
+        "convolutions changed",
+    )
     lines: dict[str, list[str]] = defaultdict(list)
     for peer in PRUNERS:
         keys = [(network, weights, peer) for network in found.networks]
@@ -99,7 +108,9 @@ def totals(found: Rows, weights: str) -> list[str]:
         changed = sum(r.get("changed", 0) for r in own.values() if r.get("runs"))
         lines["graph built"].append(f"{sum(bool(r.get('built')) for r in own.values())} of {len(own)}")
         lines["result runs"].append(f"{sum(bool(r.get('runs')) for r in own.values())} of {len(own)}")
-        lines["equal"].append(f"{told.count('equal')} of {len(own) - told.count('mixing')}")
+        judged = len(told) - told.count("mixing") - told.count("unchecked")
+        lines["equal"].append(f"{told.count('equal')} of {judged}")
+        lines["mixing or unchecked"].append(str(len(told) - judged))
         bad = len([t for t in told if t in ("differs", "breaks", "fails")])
         lines["differs, breaks or fails"].append(str(bad))
         share = 100 * changed / max(sum(layers.values()), 1)

@@ -27,12 +27,34 @@ def weights_of(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, onnx.T
 
 
 def conv_widths(model: onnx.ModelProto) -> dict[str, int]:
-    """Output channels of every convolution whose weight is stored."""
-    return {
-        name: tensor.dims[0] if node.op_type == "Conv" else tensor.dims[1] * _attribute(node, "group", 1)
-        for name, (node, tensor) in weights_of(model).items()
-        if node.op_type in CONVS
-    }
+    """Output channels of every convolution, by the name of its output, its weight stored or computed."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        # Inference needs the numbers of shapes and indices, and no weights.
+        if tensor.data_type == onnx.TensorProto.INT64:
+            light.graph.initializer.append(tensor)
+        else:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(value)
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.value_info, *graph.output]}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in CONVS:
+            shape = shapes.get(node.output[0], ())
+            found[node.output[0]] = shape[1].dim_value if len(shape) > 1 else 0
+    stored = weights_of(model)
+    return {name: width or _stored_width(stored, name) for name, width in found.items()}
+
+
+def _stored_width(stored: dict[str, tuple[onnx.NodeProto, onnx.TensorProto]], name: str) -> int:
+    """Outputs of a convolution whose shape inference could not tell; 0 where its weight is computed too."""
+    if name not in stored:
+        return 0
+    node, tensor = stored[name]
+    return int(tensor.dims[0] if node.op_type == "Conv" else tensor.dims[1] * _attribute(node, "group", 1))
 
 
 def parameters(model: onnx.ModelProto) -> int:
@@ -54,6 +76,12 @@ def _output_first(node: onnx.NodeProto, weight: Array) -> Array:
 def masked(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str]:
     """The original with masks wherever a layer of ``pruned`` lost channels; or None and why not."""
     others = weights_of(pruned)
+    before, after = conv_widths(original), conv_widths(pruned)
+    computed = [
+        name for name in before.keys() - weights_of(original).keys() if before[name] != after.get(name)
+    ]
+    if computed:
+        return None, f"the weight of {computed[0]} is computed"
     model = onnx.ModelProto()
     model.CopyFrom(original)
     nodes: list[onnx.NodeProto] = []
@@ -65,17 +93,16 @@ def masked(original: onnx.ModelProto, pruned: onnx.ModelProto) -> tuple[onnx.Mod
             continue
         if name not in others:
             return None, f"layer {name} is gone"
-        before = numpy_helper.to_array(layers[name][1])
-        after = numpy_helper.to_array(others[name][1])
-        if before.shape == after.shape:
+        old, new = (numpy_helper.to_array(each[name][1]) for each in (layers, others))
+        if old.shape == new.shape:
             nodes.append(node)
             continue
-        if before.ndim < 2 or (node.op_type == "MatMul" and before.ndim != 2):
+        if old.ndim < 2 or (node.op_type == "MatMul" and old.ndim != 2):
             return None, f"the weight of {name} is no matrix"
-        found = _kept(node, before, after)
+        found = _kept(node, old, new)
         if found is None:
             return None, f"the weight of {name} does not say which channels stayed"
-        nodes.extend(_with_masks(model, node, found, _output_first(node, before)))
+        nodes.extend(_with_masks(model, node, found, _output_first(node, old)))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model, ""

@@ -45,8 +45,9 @@ def work(
     """Run a function and send its row; what it prints is thrown away."""
     gigabytes, seconds = limits
     resource.setrlimit(resource.RLIMIT_DATA, (gigabytes * 2**30, gigabytes * 2**30))
-    # Of processor time, so that a busy machine is nobody's fault.
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    # Of processor time, so that a busy machine is nobody's fault; what was found until then is kept.
+    signal.signal(signal.SIGXCPU, out_of_time)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 20))
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -55,6 +56,11 @@ def work(
         sender.send(function(*arguments))
     except BaseException as error:  # any: the row says what
         sender.send({"error": sentence(error) if isinstance(error, Exception) else type(error).__name__})
+
+
+def out_of_time(*_: object) -> None:
+    """The soft limit of processor time is over."""
+    raise TimeoutError("out of processor time")
 
 
 def limited(chosen: argparse.Namespace, function: Callable[..., Row], *arguments: Any) -> Row:

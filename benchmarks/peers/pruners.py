@@ -85,10 +85,11 @@ def onnxsim(path: Path) -> onnx.ModelProto:
     return apply_structured_pruning(onnx.load(path), 0.5)
 
 
-def conet_graph(path: Path) -> tuple[onnx.ModelProto, list[str]]:
-    """conet-graph's rewrite of an ONNX file, and the operators that mix channels without weights."""
+def conet_graph(path: Path, output: Path) -> list[str]:
+    """conet-graph's rewrite of an ONNX file; returns the operators that mix channels without weights."""
     import conet_graph as cg
 
     model = cg.load(path)
     plan = cg.plan(model, scale=0.5)
-    return cg.rewrite(model, plan).proto, list(plan.inexact_because)
+    cg.save(cg.rewrite(model, plan), output)
+    return list(plan.inexact_because)

@@ -33,6 +33,7 @@ def kept_channels(old: NDArray[np.float32], new: NDArray[np.float32], groups: in
 
 def _positions(values: NDArray[np.float32], among: NDArray[np.float32]) -> NDArray[np.int64] | None:
     """Where each of ``values`` stands ``among`` others; None where one stands nowhere, or twice."""
+    among, values = np.ascontiguousarray(among), np.ascontiguousarray(values)
     found = {entry.tobytes(): place for place, entry in enumerate(among)}
     places = [found.get(entry.tobytes(), -1) for entry in values]
     if len(found) != len(among) or -1 in places or len(set(places)) != len(places):
@@ -41,15 +42,29 @@ def _positions(values: NDArray[np.float32], among: NDArray[np.float32]) -> NDArr
 
 
 def _dense(old: NDArray[np.float32], new: NDArray[np.float32]) -> Kept | None:
-    # Two values of a long row may be equal by chance: another row says the same.
-    for row in new[:TRIES]:
-        for output in np.flatnonzero((old == row[0]).all(-1).any(1)):
-            inputs = _positions(row, old[output])
-            if inputs is None:
-                continue
-            outputs = _positions(new.reshape(len(new), -1), old[:, inputs].reshape(len(old), -1))
-            if outputs is not None:
-                return outputs, inputs
+    inputs = _kept_inputs(old, new)
+    if inputs is None:
+        return None
+    outputs = _positions(new.reshape(len(new), -1), old[:, inputs].reshape(len(old), -1))
+    return None if outputs is None else (outputs, inputs)
+
+
+def _kept_inputs(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Old inputs that a dense weight kept, from the first rows whose old row can be told."""
+    came_from: list[tuple[int, int]] = []
+    for number, row in enumerate(new[:TRIES]):
+        rows = np.flatnonzero((old == row[0]).all(-1).any(1))
+        if len(rows) > TRIES:
+            return None  # values that are all alike
+        matching = [int(output) for output in rows if np.isin(row, old[output]).all()]
+        if len(matching) != 1:
+            continue
+        came_from.append((number, matching[0]))
+        # Two values of a long row may be equal by chance: so look at one row, then two, three, ...
+        news, olds = (list(each) for each in zip(*came_from, strict=True))
+        inputs = _positions(new[news].swapaxes(0, 1), old[olds].swapaxes(0, 1))
+        if inputs is not None:
+            return inputs
     return None
 
 
