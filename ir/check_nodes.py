@@ -27,6 +27,14 @@ _FIELDS = {
     onnx.AttributeProto.TYPE_PROTOS: "type_protos",
 }
 _NO_VALUE = {"name", "type", "doc_string", "ref_attr_name"}
+# Attributes that are sizes: all real ones fit 32 bits, and arithmetic on larger ones overflows in runtimes.
+_SIZES = frozenset(
+    (
+        *("blocksize", "dilations", "group", "hidden_size", "kernel_shape", "num_groups", "num_outputs"),
+        *("output_padding", "output_shape", "pads", "size", "strides"),
+    )
+)
+_LARGEST_SIZE = 2**31 - 1
 # Writers that leave out default values leave out zeros, but cannot mean an absent message.
 _MESSAGES = {"t", "g", "sparse_tensor", "tp"}
 
@@ -95,7 +103,16 @@ def _standard_attributes(node: onnx.NodeProto, schema: Schema) -> None:
             raise InvalidModel(
                 f"Node {called(node)} has an attribute {shown(attribute.name)} of a wrong type."
             )
+        _sane_size(node, attribute)
     given = {attribute.name for attribute in node.attribute}
     for name in schema.required:
         if name not in given:
             raise InvalidModel(f"Node {called(node)} lacks its attribute {shown(name)}.")
+
+
+def _sane_size(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
+    what = f"Node {called(node)} has the attribute {shown(attribute.name)}"
+    if attribute.name in _SIZES and any(abs(n) > _LARGEST_SIZE for n in (attribute.i, *attribute.ints)):
+        raise InvalidModel(f"{what} with a size beyond {_LARGEST_SIZE}, which no network has.")
+    if attribute.name == "num_outputs" and not attribute.ref_attr_name and attribute.i != len(node.output):
+        raise InvalidModel(f"{what} of {attribute.i}, but {len(node.output)} outputs.")

@@ -15,9 +15,9 @@ from onnx import shape_inference
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import bodies
 
-# Operators whose inference aborts the process on a negative size (of a window larger than what it moves
-# over, say): the bounds in their C++ code are asserted in the Linux builds of onnx.
-ABORTING = frozenset({"Slice"})
+# Operators whose inference aborts the process, as the Linux builds of onnx assert bounds in C++: Slice of
+# a negative size (of a window larger than what it moves over, say), Split with more outputs than it says.
+ABORTING = frozenset({"Slice", "Split"})
 _DONE, _FAILED = b"d", b"f"
 
 
@@ -65,7 +65,8 @@ def _in_child(model: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
     if answer.startswith(_FAILED):
         raise shape_inference.InferenceError(answer[1:].decode("utf-8", "replace"))
     raise InvalidModel(
-        "The shapes of the network cannot be inferred, onnx itself crashes on it: a size in it is negative."
+        "The shapes of the network cannot be inferred, onnx itself crashes on it:"
+        " a size in it is negative, or numbers in it contradict each other."
     )
 
 

@@ -27,6 +27,8 @@ Axis = Ids | int
 
 # An axis with more positions than this carries no channels; a file may claim any size.
 LONGEST_AXIS = 2**22
+# Positions of all axes together: operators that double what they read say much with few bytes.
+MOST_POSITIONS = 2**23
 
 
 class NoRule(Exception):
@@ -47,6 +49,8 @@ class Tracker:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.values: dict[str, list[Axis]] = {}
+        self.positions = 0
+        self._held: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
         self.choices: dict[tuple[int, int], int] = {}
         self.generated: dict[tuple[str, int], tuple[Operator, int]] = {}
@@ -145,7 +149,23 @@ class Tracker:
     def set(self, op: Operator, output: int, axes: Sequence[Axis]) -> None:
         """Say what axes an output has."""
         if output < len(op.proto.output) and op.proto.output[output]:
+            for axis in axes:
+                self._hold(axis)
             self.values[op.proto.output[output]] = list(axes)
+
+    def _hold(self, axis: Axis) -> None:
+        """Count the positions of an axis that was made, once however often it is passed on.
+
+        Raises:
+            NoRule: it is too long, or there are too many in all.
+
+        """
+        if isinstance(axis, int) or id(axis) in self._held:
+            return
+        if len(axis) > LONGEST_AXIS or self.positions + len(axis) > MOST_POSITIONS:
+            raise NoRule("an axis is too long to carry channels")
+        self._held[id(axis)] = axis
+        self.positions += len(axis)
 
     def new_axis(self, value: str, axis: int) -> Axis:
         """The axis of a constant that nobody has asked for before."""

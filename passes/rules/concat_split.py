@@ -40,6 +40,8 @@ def join(t: Tracker, op: Operator, names: list[str]) -> None:
                 out.append(parts[0])
             else:
                 full = [t.ones(op, p, t.dim(n, k)) for p, n in zip(parts, names, strict=True)]
+                if sum(len(part) for part in full) > LONGEST_AXIS:
+                    raise NoRule("an axis is too long to carry channels")
                 out.append(np.concatenate(full))
             continue
         lead = next(
