@@ -17,6 +17,11 @@ demo: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/conet-graph analyze models/samples/digits.onnx
 	$(BIN)/conet-graph rewrite models/samples/digits.onnx -o build/digits-half.onnx --macs 0.5
+	rm -rf build/search
+	$(BIN)/conet-graph search models/samples/digits.onnx --data digits --out build/search --trials 12 --epochs 8 \
+		--delta 0.04 --gamma 0.05 --min-width 8 --max-width 96 --batch 32 --lr 0.2 --weight-decay 0.005 \
+		--schedule cosine
+	$(BIN)/conet-graph report build/search
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto

@@ -15,6 +15,7 @@ from conet_graph.cli import (
     rewrite,
     runs,
     search,
+    sweep,
     train,
     verify,
 )
@@ -35,6 +36,7 @@ app.command()(verify.verify)
 app.command()(apply.apply)
 app.command()(search.search)
 app.command()(compare.compare)
+app.command()(sweep.sweep)
 app.command(name="report")(report_command.report)
 app.command()(runs.runs)
 app.command()(train.train)

@@ -104,7 +104,7 @@ def test_a_cut_off_database_is_one_sentence(tmp_path: Path) -> None:
     file = make_run(tmp_path / "a", sizes=40, trials=5) / "run.sqlite"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadUsage, match=r"run\.sqlite"):
+    with pytest.raises(BadUsage, match=r"is damaged, or no run's database"):
         read_run(tmp_path / "a")
 
 

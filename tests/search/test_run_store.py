@@ -95,7 +95,7 @@ def test_a_change_that_fails_half_way_leaves_no_trace(store: RunStore) -> None:
     store.begin_trial(0, STATES, 1000, 5000)
     store.record_epoch(0, record(1, 0.1))
     unstorable = EpochRecord(2, {}, 1.0, 0.1, {}, {"s0": (object(), 1.0)})  # type: ignore[dict-item]
-    with pytest.raises(BadUsage, match=r"'.*run\.sqlite' is damaged"):
+    with pytest.raises(BadUsage, match=r"' is damaged"):
         store.record_epoch(0, unstorable)
     assert len(store.metrics(0)) == 1
     store.tell("status", "interrupted")

@@ -28,4 +28,5 @@ def main() -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main()
