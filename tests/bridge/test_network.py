@@ -191,5 +191,18 @@ def test_batch_norm_keeps_statistics_while_it_trains() -> None:
     assert np.allclose(back["m"], 0.1 * x.mean((0, 2, 3)).numpy(), atol=1e-5)
 
 
+def test_batch_norm_with_a_computed_scale_has_gradients() -> None:
+    model = network(
+        "g (float[n,3,4,4] x) => (float[n,3,4,4] y) { c = Relu(s) y = BatchNormalization(x, c, b, m, v) }",
+        s=np.ones(3, np.float32),
+        b=np.zeros(3, np.float32),
+        m=np.zeros(3, np.float32),
+        v=np.ones(3, np.float32),
+    )
+    module = to_torch(model).eval()
+    module(torch.from_numpy(floats(2, 3, 4, 4))).square().mean().backward()
+    assert sum(p.grad is not None for p in module.parameters()) == 2
+
+
 def test_the_helper_notices_a_difference() -> None:
     assert largest_difference([np.ones(3)], [np.array([1.0, 1.0, 2.0])]) == 0.5

@@ -29,7 +29,9 @@ def batch_norm(site: Site) -> fx.Node:
         raise NotConverted("has statistics for each position (spatial = 0)")
     epsilon, momentum = float(site.attr("epsilon", 1e-5)), 1 - float(site.attr("momentum", 0.9))
     if not all(site.is_constant(slot) for slot in (1, 2, 3, 4)):
-        scale, bias, mean, variance = (site.x(slot) for slot in (1, 2, 3, 4))
+        scale, bias = site.x(1), site.x(2)
+        # Statistics do not learn: no gradient goes into them.
+        mean, variance = (site.call(torch.Tensor.detach, site.x(slot)) for slot in (3, 4))
         return site.call(
             functional.batch_norm, site.x(0), mean, variance, scale, bias, False, momentum, epsilon
         )
