@@ -111,7 +111,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
     for scope in scopes(proto):
         yield from (scope.owner.name, scope.owner.doc_string)
         if scope.graph is None:
-            yield from (scope.owner.domain, *scope.inputs, *scope.outputs)
+            yield from (scope.owner.domain, *scope.inputs, *scope.outputs, *scope.owner.attribute)
         else:
             for declared in (scope.graph.input, scope.graph.output, scope.graph.value_info):
                 for value in declared:

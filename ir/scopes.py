@@ -38,12 +38,12 @@ class Scope:
     @property
     def inputs(self) -> list[str]:
         """Names of the inputs."""
-        return [v if isinstance(v, str) else v.name for v in self.owner.input]
+        return [_name(v) for v in self.owner.input]
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs."""
-        return [v if isinstance(v, str) else v.name for v in self.owner.output]
+        return [_name(v) for v in self.owner.output]
 
     @property
     def attributes(self) -> Iterator[onnx.AttributeProto]:
@@ -58,6 +58,11 @@ class Scope:
         if graph is None:
             return []
         return [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
+
+
+def _name(value: onnx.ValueInfoProto | str) -> str:
+    """The name of a graph's or a function's value (bytes, which ``check`` refuses, where it is not UTF-8)."""
+    return value.name if isinstance(value, onnx.ValueInfoProto) else value
 
 
 def opset_of(imports: Sequence[onnx.OperatorSetIdProto]) -> int:

@@ -383,3 +383,21 @@ def test_real_files_pass_untouched(path: Path) -> None:
     before = loaded.proto.SerializeToString(deterministic=True)
     check_model(loaded)
     assert loaded.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("text", ["INPUT", "OUTPUT", "ATTRIBUTE", "DOMAIN", "FUNCTION", "INNER"])
+def test_texts_of_functions_that_are_not_utf8(text: str) -> None:
+    inner = helper.make_node("LeakyRelu", ["INPUT"], ["OUTPUT"], name="INNER")
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("DOMAIN", 1)]
+    function = helper.make_function(
+        "DOMAIN", "FUNCTION", ["INPUT"], ["OUTPUT"], [inner], imports[:1], attributes=["ATTRIBUTE"]
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])
+    call = helper.make_node("FUNCTION", ["x"], ["y"], domain="DOMAIN")
+    graph = helper.make_graph([call], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8, functions=[function])
+    check_model(LoadedModel(model))
+    data = model.SerializeToString().replace(text.encode(), b"\xff" * len(text))
+    with pytest.raises(InvalidModel, match="UTF-8"):
+        check_model(LoadedModel(onnx.ModelProto.FromString(data)))
