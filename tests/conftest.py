@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -21,6 +22,9 @@ def refuse_in_ci() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run started in the background inherits ignored signals; tests of interruption need the usual ones.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not config.getoption("--update-golden") or hasattr(config, "workerinput"):
         return
     refuse_in_ci()
