@@ -30,6 +30,19 @@ class VerificationFailed(ConetGraphError):
 
 
 def shown(name: str, limit: int = 80) -> str:
-    """A name from a model, safe to print: quoted, control characters escaped, shortened."""
-    text = name[: limit + 1].encode("unicode_escape").decode("ascii")
-    return "'" + (text if len(text) <= limit else text[: limit - 3] + "...") + "'"
+    """A name from a model or a path, safe to print: quoted, control characters escaped, shortened.
+
+    What is too long loses its middle: the end of a path, or of a layer's name, says most.
+
+    >>> shown("/a/long/way/to/model.onnx", 20)
+    "'/a/lon.../model.onnx'"
+    """
+    if len(name) <= limit and len(text := _escaped(name)) <= limit:
+        return f"'{text}'"
+    end = (limit - 3) * 2 // 3
+    begin = limit - 3 - end
+    return f"'{_escaped(name[:begin])[:begin]}...{_escaped(name[-end:])[-end:]}'"
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")

@@ -79,7 +79,7 @@ def distill(
     out = console()
     out.print(f"at first: {_line(history[0])}")
     out.print(f"nearest to the teacher, after epoch {best['epoch']:.0f}: {_line(best)}")
-    out.print(f"wrote {output}")
+    out.print(f"wrote {output}", soft_wrap=True)
 
 
 def _summary(

@@ -42,8 +42,8 @@ def report(
         print_json(_summary(data, page, plots))
         return
     out = console()
-    out.print(f"wrote {page}")
-    out.print(f"wrote {len(plots)} plots to {folder}")
+    out.print(f"wrote {page}", soft_wrap=True)
+    out.print(f"wrote {len(plots)} plots to {folder}", soft_wrap=True)
 
 
 def _summary(run: Run, page: Path, plots: list[Path]) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: 
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
     if output is not None and report is not None:
-        out.print(f"wrote {output}")
+        out.print(f"wrote {output}", soft_wrap=True)
 
 
 def _share(old: int | None, new: int | None) -> str:

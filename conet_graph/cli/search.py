@@ -247,7 +247,7 @@ def _show(folder: RunFolder, store: RunStore, network: Network) -> None:
         f" {_share(found, 'graph_seconds')} on the graph"
     )
     if found["final"]:
-        out.print(f"wrote {found['final']} and {folder.widths}")
+        out.print(f"wrote {found['final']} and {folder.widths}", soft_wrap=True)
 
 
 def _share(found: dict[str, Any], part: str) -> str:

@@ -140,7 +140,7 @@ def train(
     if json:
         print_json(_summary(history, output))
     else:
-        out.print(f"wrote {output}")
+        out.print(f"wrote {output}", soft_wrap=True)
 
 
 def _checkpoint_file(folder: Path | None, resume: bool) -> Path | None:

@@ -176,6 +176,9 @@ def test_names_are_shown_short_and_printable() -> None:
     assert shown("a\nb\x1b[31m\0") == r"'a\nb\x1b[31m\x00'"
     assert len(shown("n" * 10**6)) <= 82
     assert shown("模" * 100).isascii()
+    path = "/tmp/" + "folder/" * 30 + "model.onnx"
+    assert shown(path).startswith("'/tmp/folder")
+    assert shown(path).endswith("/model.onnx'")
 
 
 PEAK = """
