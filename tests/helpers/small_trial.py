@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from conet_graph.trials.settings import TrainSettings
+from conet_graph.trials.training import ClassificationTrial
 
 SETTINGS = TrainSettings(batch=32, learning_rate=0.05)
+EPOCHS = 3
 
 
 def images_of(count: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -83,3 +87,26 @@ def small_net(classes: int = 4, seed: int = 0, *tail: nn.Module) -> nn.Sequentia
 def numbers(metrics: dict[str, float]) -> dict[str, float]:
     """Metrics without the seconds, which no two runs share."""
     return {name: value for name, value in metrics.items() if name != "seconds"}
+
+
+class Interrupting(Spots):
+    """Does something when a certain batch is asked for, such as a signal or an error."""
+
+    def __init__(self, epoch: int, batch: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.place, self.action = (epoch, batch), action
+
+    def train(self, batch: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, both in enumerate(super().train(batch, **options), options["first_batch"]):
+            if (options["epoch"], number) == self.place:
+                self.action()
+            yield both
+
+
+def trained(
+    settings: TrainSettings, kept: Path | None = None, data: Spots | None = None, seed: int = 5
+) -> Any:
+    """The network after all epochs, and what was yielded."""
+    module = small_net()
+    trial = ClassificationTrial(data or Spots(), settings, "cpu")
+    return module, [numbers(m) for m in trial(module, EPOCHS, seed=seed, checkpoint=kept)]

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_trial import SETTINGS, Spots, numbers, small_net
+from small_trial import EPOCHS, SETTINGS, Interrupting, Spots, small_net, trained
 from torch import Tensor, nn
 
 from conet_graph.ir.errors import BadUsage, Refused
@@ -18,30 +20,6 @@ from conet_graph.trials.settings import TrainSettings
 from conet_graph.trials.training import ClassificationTrial
 
 ADAS = replace(SETTINGS, schedule="adas", weight_decay=1e-3)
-EPOCHS = 3
-
-
-class Interrupting(Spots):
-    """Does something when a certain batch is asked for, such as a signal or an error."""
-
-    def __init__(self, epoch: int, batch: int, action: Callable[[], object]) -> None:
-        super().__init__()
-        self.place, self.action = (epoch, batch), action
-
-    def train(self, batch: int, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, both in enumerate(super().train(batch, **options), options["first_batch"]):
-            if (options["epoch"], number) == self.place:
-                self.action()
-            yield both
-
-
-def trained(
-    settings: TrainSettings, kept: Path | None = None, data: Spots | None = None, seed: int = 5
-) -> Any:
-    """The network after all epochs, and what was yielded."""
-    module = small_net()
-    trial = ClassificationTrial(data or Spots(), settings, "cpu")
-    return module, [numbers(m) for m in trial(module, EPOCHS, seed=seed, checkpoint=kept)]
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
@@ -202,15 +180,22 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         trained(SETTINGS, tmp_path / "nowhere" / "trial.safetensors")
 
 
+HELPERS = Path(__file__).parents[1] / "helpers"
+WITH_HELPERS = {**os.environ, "PYTHONPATH": str(HELPERS)}
+TERMINATED = """
+import signal, sys
+from pathlib import Path
+import torch
+from small_trial import SETTINGS, Interrupting, trained
+torch.set_num_threads(1)
+trained(SETTINGS, Path(sys.argv[1]), Interrupting(1, 5, lambda: signal.raise_signal(signal.SIGTERM)))
+"""
+
+
 def test_sigterm_is_passed_on_once_the_state_is_kept(tmp_path: Path) -> None:
     kept = tmp_path / "trial.safetensors"
-    child = os.fork()
-    if child == 0:
-        try:
-            trained(SETTINGS, kept, Interrupting(1, 5, lambda: signal.raise_signal(signal.SIGTERM)))
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    done = subprocess.run([sys.executable, "-c", TERMINATED, str(kept)], env=WITH_HELPERS, timeout=120)
+    assert done.returncode == -signal.SIGTERM
     whole, expected = trained(SETTINGS)
     module, found = trained(SETTINGS, kept)
     assert found == expected
