@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from coverage import Case, build, cases_of, export, networks, sentence, silence, smallest_image
+from coverage import Case, TooLarge, cases_of, export, networks, prepared, sentence, silence
 from torch import nn
 
 from conet_graph.bridge import to_torch, weights_by_name
-from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.layers import layers_of
-from conet_graph.passes import STRUCTURE
-from conet_graph.passes.base import PassManager
+from conet_graph.passes import structured
 from conet_graph.verification import open_session, random_inputs
 
 TOLERANCE = 1e-3
@@ -121,8 +119,7 @@ def gradients(module: nn.Module, arguments: list[torch.Tensor], path: Path) -> s
     torch.stack([o.square().mean() for o in floats]).sum().backward()
     reached = {p.data_ptr() for p in module.parameters() if p.grad is not None}
     held = weights_by_name(module)
-    graph = PassManager(STRUCTURE).run(Graph.of(load_model(path)))
-    weights = {op.input(s) for layer in layers_of(graph) for op, s in [(layer.op, layer.weight_slot)]}
+    weights = {layer.op.input(layer.weight_slot) for layer in layers_of(structured(load_model(path)))}
     known = [held[name] for name in weights if name in held]
     got = sum(w.data_ptr() in reached for w in known)
     total = sum(t.numel() for t in held.values())
@@ -167,11 +164,9 @@ def rows_of(source: str, name: str, smallest: int, chosen: argparse.Namespace) -
     """The rows of one network."""
     cases: list[Case] = cases_of(source, name, chosen)
     try:
-        with silence():
-            model = build(source, name)
-        if sum(p.numel() for p in model.parameters()) > chosen.largest * 1e6:
-            return
-        image = smallest_image(model, smallest)
+        model, image = prepared(source, name, smallest, chosen.largest)
+    except TooLarge:
+        return
     except Exception as error:  # any: what a network of another library raises is a row
         yield Row(f"{source} {name} | | ", f"not run: {sentence(error)}")
         return

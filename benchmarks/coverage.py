@@ -38,6 +38,10 @@ OUT_OF_TIME = "not run: out of time (--seconds)"
 SIZES = (64, 96, 128, 192, 224, 256, 299, 384)
 
 
+class TooLarge(ValueError):
+    """More parameters than --largest: left for another run."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One export of one network."""
@@ -173,6 +177,21 @@ def export(model: Any, image: Any, case: Case, path: Path, dynamic: bool) -> Non
     torch.onnx.export(model, (image,), str(path), **options)
 
 
+def prepared(source: str, name: str, smallest: int, largest: float) -> tuple[Any, Any]:
+    """A network, and the smallest image it takes.
+
+    Raises:
+        TooLarge: it has more million parameters than ``largest``.
+
+    """
+    with silence():
+        model = build(source, name)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    if millions > largest:
+        raise TooLarge(f"{millions:.0f} million parameters (--largest {largest:g})")
+    return model, smallest_image(model, smallest)
+
+
 def measure(case: Case, graph: Graph, seconds: float) -> Row:
     """Count the free layers and the reasons for the rest."""
     channels, layers = graph.notes["channels"], graph.notes["layers"]
@@ -194,12 +213,7 @@ def measure(case: Case, graph: Graph, seconds: float) -> Row:
 def run(cases: list[Case], smallest: int, chosen: argparse.Namespace) -> Iterator[Row]:
     """The rows of one network."""
     try:
-        with silence():
-            model = build(cases[0].source, cases[0].name)
-        millions = sum(p.numel() for p in model.parameters()) / 1e6
-        if millions > chosen.largest:
-            raise ValueError(f"{millions:.0f} million parameters (--largest {chosen.largest:g})")
-        image = smallest_image(model, smallest)
+        model, image = prepared(cases[0].source, cases[0].name, smallest, chosen.largest)
     except Exception as error:  # any: what a network of another library raises is a row
         yield from (Row(case, reasons=f"not run: {sentence(error)}") for case in cases)
         return

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from coverage import Case, build, export, networks, sentence, silence, smallest_image
+from coverage import Case, TooLarge, export, networks, prepared, sentence, silence
 from numpy.typing import NDArray
 
 from conet_graph import models
@@ -56,10 +56,6 @@ inference, a run in ONNX Runtime, and equality with the original.
 - 0.5, 0.75, 1.25: every free size times that. Random: a random part of each free size, three seeds.
 
 """
-
-
-class TooLarge(Exception):
-    """More parameters than --largest: left for another run."""
 
 
 @dataclass
@@ -150,11 +146,7 @@ def write(source: str, name: str, smallest: int, path: Path, largest: float) -> 
     if source == "zoo":
         models.export_onnx(name, path)
         return
-    model = build(source, name)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    if millions > largest:
-        raise TooLarge
-    image = smallest_image(model, smallest)
+    model, image = prepared(source, name, smallest, largest)
     try:
         export(model, image, Case(source, name, "torchscript", False), path, dynamic=False)
     except Exception:  # any: what this exporter cannot do, the other one may

@@ -13,14 +13,13 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.equivalence import masked_reference
-from conet_graph.ir.check import MOST_AXES, check_model
+from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.errors import ConetGraphError, InvalidModel, VerificationFailed, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.inference import infer
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import copy_light, save_model
-from conet_graph.passes import STRUCTURE
-from conet_graph.passes.base import PassManager
+from conet_graph.passes import structured
 from conet_graph.plans import Plan, copies_of
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -114,9 +113,7 @@ def _check(graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None
 def _is_read_again(model: onnx.ModelProto, folder: Path | None, report: Report) -> bool:
     """Whether what was written passes the checks that every model passes that is read."""
     try:
-        PassManager(STRUCTURE).run(
-            Graph.of(check_model(LoadedModel(model, None if folder is None else folder / "rewritten.onnx")))
-        )
+        structured(LoadedModel(model, None if folder is None else folder / "rewritten.onnx"))
     except InvalidModel as error:
         report.checker = str(error)
         report.fail(str(error).removesuffix("."))

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import LoadedModel, tensor_array
-from conet_graph.ir.wire import assign
+from conet_graph.ir.wire import copy_without
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -148,12 +148,8 @@ class Graph:
             proto = inlined(proto)
         constants = {t.name: Constant(t, t.name) for t in proto.graph.initializer}
         skeleton = onnx.ModelProto()
-        for descriptor, value in proto.ListFields():
-            if descriptor.name != "graph":
-                assign(skeleton, descriptor.name, value)
-        for descriptor, value in proto.graph.ListFields():
-            if descriptor.name not in ("initializer", "node"):
-                assign(skeleton.graph, descriptor.name, value)
+        copy_without(proto, skeleton, "graph")
+        copy_without(proto.graph, skeleton.graph, "initializer", "node")
         for node in proto.graph.node:
             tensor = _constant_tensor(node)
             if tensor is None:

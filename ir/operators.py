@@ -49,7 +49,8 @@ WEIGHTED = {
     **RECURRENT,
     "Einsum": WeightedOperator(0, 1, None),
 }
-KNOWN_DOMAINS = ("", "com.microsoft")
+MICROSOFT = "com.microsoft"
+KNOWN_DOMAINS = ("", MICROSOFT)
 
 # Operators that combine feature maps position by position: a summation, in the paper's word.
 SUMMATIONS = frozenset(

@@ -22,7 +22,7 @@ from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.load import load_model, tensor_bytes
 from conet_graph.ir.scopes import all_tensors
 from conet_graph.ir.tensors import nbytes
-from conet_graph.ir.wire import assign, serialised
+from conet_graph.ir.wire import copy_without, serialised
 
 # One protobuf message cannot exceed 2 GiB; stay clear of it.
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -213,12 +213,8 @@ def _whole(proto: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
 
 def copy_light(proto: onnx.ModelProto, into: onnx.ModelProto) -> None:
     """Copy a model, of each weight of the main graph everything but its data."""
-    for descriptor, value in proto.ListFields():
-        if descriptor.name != "graph":
-            assign(into, descriptor.name, value)
-    for descriptor, value in proto.graph.ListFields():
-        if descriptor.name != "initializer":
-            assign(into.graph, descriptor.name, value)
+    copy_without(proto, into, "graph")
+    copy_without(proto.graph, into.graph, "initializer")
     for tensor in proto.graph.initializer:
         light = into.graph.initializer.add(
             name=tensor.name,

@@ -110,3 +110,10 @@ def assign(message: Message, name: str, value: object) -> None:
         target.SetInParent()  # an empty message that is there is not one that is absent
     else:
         setattr(message, name, value)
+
+
+def copy_without(message: Message, into: Message, *left_out: str) -> None:
+    """Copy a message's fields, but for some."""
+    for descriptor, value in message.ListFields():
+        if descriptor.name not in left_out:
+            assign(into, descriptor.name, value)

@@ -30,6 +30,16 @@ PIPELINE: tuple[Pass, ...] = (
 )
 
 
+def structured(loaded: LoadedModel) -> Graph:
+    """The graph of a model with its layers known, its channels not solved.
+
+    Raises:
+        InvalidModel: the model breaks an invariant; the message says which, and where.
+
+    """
+    return PassManager(STRUCTURE).run(Graph.of(check_model(loaded)))
+
+
 def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
     """The graph of a model with its channels solved.
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 
 from conet_graph.ir.check import check_model
-from conet_graph.ir.graph import Constant, Graph, Operator, read_inside
+from conet_graph.ir.graph import Constant, Graph, Operator, inlined, read_inside
 from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.save import has_external
 from conet_graph.ir.scopes import scopes
-from conet_graph.ir.wire import assign
+from conet_graph.ir.wire import copy_without
 from conet_graph.passes import STRUCTURE
 from conet_graph.passes.base import PassManager
 
@@ -39,10 +40,12 @@ class FileEdit:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = check_model(loaded)
-        proto = inliner.inline_local_functions(loaded.proto) if loaded.proto.functions else loaded.proto
+        proto = inlined(loaded.proto) if loaded.proto.functions else loaded.proto
         self.source = proto
         self.graph = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, loaded.path, loaded.external)))
-        self.model = _without_weights(proto)
+        self.model = onnx.ModelProto()
+        copy_without(proto, self.model, "graph")
+        copy_without(proto.graph, self.model.graph, "initializer")
         self.nodes: list[onnx.NodeProto] = list(self.model.graph.node)
         # How many times each value of the main graph is read; as an output of the graph, too.
         self.reads = Counter(name for n in self.nodes for name in (*n.input, *read_inside(n)))
@@ -143,13 +146,11 @@ class FileEdit:
                 body.node.append(node)
             if id(node) in self._added:
                 body.node.append(self._added[id(node)])
-        # A changed weight cannot stay an input that callers may override.
-        overridable = [v for v in body.input if v.name not in self._gone and v.name not in self._weights]
-        infos = [v for v in body.value_info if v.name not in self._gone and v.name not in self._weights]
-        for field, kept in ((body.input, overridable), (body.value_info, infos)):
-            if len(kept) != len(field):
-                del field[:]
-                field.extend(kept)
+        changed = self._gone.union(self._weights)
+        infos = [v for v in body.value_info if v.name not in changed]
+        if len(infos) != len(body.value_info):
+            del body.value_info[:]
+            body.value_info.extend(infos)
         for tensor in self.source.graph.initializer:
             if tensor.name in self._weights:
                 array = self._weights.pop(tensor.name)
@@ -158,22 +159,9 @@ class FileEdit:
                 body.initializer.append(tensor)
         for name, array in self._weights.items():
             body.initializer.append(numpy_helper.from_array(array, name))
-        if {t.name for t in body.initializer} - {v.name for v in body.input}:
-            self.model.ir_version = max(self.model.ir_version, 4)  # before, weights had to be inputs
+        drop_inputs(self.model, changed)
         beside = has_external(self.loaded.proto) or None
         return LoadedModel(self.model, self.loaded.path, beside)
-
-
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model without the main graph's initializers."""
-    model = onnx.ModelProto()
-    for descriptor, value in proto.ListFields():
-        if descriptor.name != "graph":
-            assign(model, descriptor.name, value)
-    for descriptor, value in proto.graph.ListFields():
-        if descriptor.name != "initializer":
-            assign(model.graph, descriptor.name, value)
-    return model
 
 
 def _all_names(proto: onnx.ModelProto) -> set[str]:

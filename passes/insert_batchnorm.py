@@ -43,6 +43,15 @@ def insert_batchnorm(model: LoadedModel) -> LoadedModel:
     return edit.finished()
 
 
+def was_inserted(before: LoadedModel, after: LoadedModel) -> bool:
+    """Whether ``insert_batchnorm`` put any into ``before`` to make ``after``."""
+    return _norms(after) > _norms(before)
+
+
+def _norms(model: LoadedModel) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in model.proto.graph.node)
+
+
 def _insert(edit: FileEdit, conv: Made) -> None:
     weight = edit.constant(conv, 1)
     assert weight is not None  # else lost_batchnorm had left it out

@@ -167,9 +167,8 @@ class Labels(Tracker):
 
     def not_understood(self, op: Operator, why: str, reason: str) -> None:
         """Refuse widths at which an operator no longer makes sense that does so in the file."""
-        if (
-            op.index not in self.unknown and not self.new_hints
-        ):  # with hints this layout is thrown away anyway
+        # With hints this layout is thrown away anyway.
+        if op.index not in self.unknown and not self.new_hints:
             raise Refused(f"At these widths the {reason}.")
 
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:

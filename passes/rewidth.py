@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Graph, Operator, set_attribute
 from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.relabel import COPIES, Labels, old_positions
@@ -140,9 +141,7 @@ def apply_plan(
 ) -> np.ndarray[Any, Any]:
     """Gather, then scale (about the zero point of a quantised weight): the whole meaning of a plan."""
     if zero is not None:
-        for axis, index in plan.axes.items():
-            if zero.shape[axis] > 1:
-                zero = np.take(zero, index, axis=axis)
+        zero = _taken(zero, {axis: index for axis, index in plan.axes.items() if zero.shape[axis] > 1})
     array = _gathered(array, plan.axes)
     for axis, factors in plan.scale.items():
         shape = [1] * array.ndim
@@ -160,19 +159,21 @@ def _gathered(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[A
     """Gather along axes; a few rows at a time, so that a weight is not held half gathered."""
     others = {axis: index for axis, index in axes.items() if axis != 0}
     if not others or 0 not in axes:
-        for axis, index in axes.items():
-            array = np.take(array, index, axis=axis)
-        return array
+        return _taken(array, axes)
     rows = axes[0]
     shape = [len(axes[axis]) if axis in axes else length for axis, length in enumerate(array.shape)]
     gathered = np.empty(shape, array.dtype)
     step = max(1, PIECE // max(1, array[:1].nbytes))
     for start in range(0, len(rows), step):
-        piece = np.take(array, rows[start : start + step], axis=0)
-        for axis, index in others.items():
-            piece = np.take(piece, index, axis=axis)
-        gathered[start : start + step] = piece
+        part = slice(start, start + step)
+        gathered[part] = _taken(np.take(array, rows[part], axis=0), others)
     return gathered
+
+
+def _taken(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[Any, Any]:
+    for axis, index in axes.items():
+        array = np.take(array, index, axis=axis)
+    return array
 
 
 # Input slot of a weight's zero point, by operator and slot of the weight (ONNX operator specs).
@@ -225,7 +226,7 @@ def with_constants(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]]) -> onn
     model.CopyFrom(graph.skeleton)
     changed = set(arrays)
     _write_constants(graph, model, arrays)
-    _settle_inputs(model, changed)
+    drop_inputs(model, changed)
     return model
 
 
@@ -285,7 +286,7 @@ def _replace_input(model: onnx.ModelProto, index: int, slot: int, numbers: list[
 def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) -> None:
     """Declared shapes follow."""
     body = model.graph
-    _settle_inputs(model, changed)
+    drop_inputs(model, changed)
     known = [v for v in body.value_info if v.name in labels.values]
     del body.value_info[:]
     body.value_info.extend(known)
@@ -295,19 +296,6 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
         for dim, units in zip(dims, axes, strict=False):
             if not isinstance(units, int):
                 dim.dim_value = len(units)
-
-
-def _settle_inputs(model: onnx.ModelProto, changed: set[str]) -> None:
-    """A changed weight cannot stay an input that callers may override."""
-    body = model.graph
-    names = {t.name for t in body.initializer}
-    if model.ir_version < 4 and names - {v.name for v in body.input}:
-        model.ir_version = 4  # from version 4 on initializers need not be inputs
-    kept = [v for v in body.input if v.name not in changed]
-    if len(kept) != len(body.input):
-        model.ir_version = max(model.ir_version, 4)
-        del body.input[:]
-        body.input.extend(kept)
 
 
 def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:

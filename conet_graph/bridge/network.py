@@ -6,17 +6,14 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from conet_graph.bridge import converters
 from conet_graph.bridge.builder import Builder
-from conet_graph.bridge.registry import CONVERTERS
+from conet_graph.bridge.converters import CONVERTERS
 from conet_graph.bridge.site import NotConverted, Site
 from conet_graph.bridge.upstream import convert_upstream
-from conet_graph.ir.check import check_model
 from conet_graph.ir.errors import BadUsage, Refused, shown
-from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.graph import Operator
 from conet_graph.ir.load import LoadedModel
-from conet_graph.passes import STRUCTURE
-from conet_graph.passes.base import PassManager
+from conet_graph.passes import structured
 from conet_graph.passes.rewidth import with_constants
 from conet_graph.rewriting import in_place_of
 
@@ -39,7 +36,7 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
         Refused: operators have no form in PyTorch; all of them are named.
 
     """
-    graph = _structure(model)
+    graph = structured(model)
     builder = Builder(graph)
     for number, name in enumerate(graph.inputs, 1):
         builder.values[name] = builder.code.placeholder(f"input_{number}")
@@ -61,13 +58,8 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
     return module
 
 
-def _structure(model: LoadedModel) -> Graph:
-    return PassManager(STRUCTURE).run(Graph.of(check_model(model)))
-
-
 def _convert(builder: Builder, op: Operator) -> None:
     """Enter an operator's outputs into the code."""
-    assert converters.FAMILIES
     if op.subgraphs():
         raise NotConverted("runs a sub-graph")
     convert = CONVERTERS.get((op.domain, op.op_type), convert_upstream)
@@ -104,7 +96,7 @@ def from_torch(module: nn.Module, model: LoadedModel) -> LoadedModel:
         BadUsage: the module belongs to another model.
 
     """
-    graph = _structure(model)
+    graph = structured(model)
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
     for name, tensor in weights_by_name(module).items():
         constant = graph.constants.get(name)

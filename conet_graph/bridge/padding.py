@@ -31,9 +31,25 @@ def torch_order(pads: list[int]) -> list[int]:
 
 
 def padded(
-    site: Site, x: Any, kernel: list[int], strides: list[int], dilations: list[int], value: float = 0.0
+    site: Site,
+    x: Any,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    *,
+    value: float = 0.0,
+    most: list[int] | None = None,
 ) -> tuple[Any, list[int]]:
     """The input with those pads added that the operator in PyTorch cannot add itself.
+
+    Args:
+        site: the operator.
+        x: its input.
+        kernel: the window, a number for each spatial axis; so too what follows.
+        strides: of the operator.
+        dilations: of the operator.
+        value: what pads are filled with.
+        most: the largest pads that the operator in PyTorch takes; any without it.
 
     Returns:
         the input, and the same pads on both sides of each axis that the operator has to add.
@@ -42,16 +58,21 @@ def padded(
     spatial = len(kernel)
     mode = auto_pad(site)
     if mode in ("SAME_UPPER", "SAME_LOWER"):
-        lower = mode == "SAME_LOWER"
-        made = site.call(
-            pad_same, x, tuple(kernel), tuple(strides), tuple(dilations), lower=lower, value=value
-        )
+        window = (tuple(kernel), tuple(strides), tuple(dilations))
+        made = site.call(pad_same, x, *window, lower=mode == "SAME_LOWER", value=value)
         return made, [0] * spatial
     pads = [0] * 2 * spatial if mode == "VALID" else explicit_pads(site, spatial)
-    if pads[:spatial] == pads[spatial:] and min(pads, default=0) >= 0:
+    if is_even(pads, most):
         return x, pads[:spatial]
     made = site.call(functional.pad, x, tuple(torch_order(pads)), value=value)
     return made, [0] * spatial
+
+
+def is_even(pads: list[int], most: list[int] | None = None) -> bool:
+    """Whether pads are the same on both sides of each axis, not negative, and within limits."""
+    half = len(pads) // 2
+    fits = most is None or all(p <= m for p, m in zip(pads, most, strict=False))
+    return pads[:half] == pads[half:] and min(pads, default=0) >= 0 and fits
 
 
 def pad_same(

@@ -101,10 +101,11 @@ class Site:
         """Write a call of a function."""
         return self.builder.code.call_function(function, args, kwargs)
 
-    def parts(self, made: fx.Node, count: int | None = None) -> tuple[fx.Node | None, ...]:
+    def parts(self, made: fx.Node) -> tuple[fx.Node | None, ...]:
         """The outputs of a call that returns a tuple, for those outputs that the operator has."""
-        outputs = self.op.outputs[: count or len(self.op.outputs)]
-        return tuple(self.call(operator.getitem, made, k) if name else None for k, name in enumerate(outputs))
+        return tuple(
+            self.call(operator.getitem, made, k) if name else None for k, name in enumerate(self.op.outputs)
+        )
 
     def module(self, module: nn.Module, *args: Argument, **slots: int) -> fx.Node:
         """Write a call of a module, named after the operator.

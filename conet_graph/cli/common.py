@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from conet_graph.ir.errors import ConetGraphError, shown
+from conet_graph.report.markup import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,11 +108,4 @@ def plain(name: str) -> str:
 
 def quantity(number: int | None) -> str:
     """A number in three digits with a unit, as in 1.81 G; '?' where it is not known."""
-    if number is None:
-        return "?"
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            scaled = number / size
-            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
-            return f"{scaled:.{digits}f} {unit}"
-    return str(number)
+    return "?" if number is None else count(number)

@@ -12,7 +12,7 @@ from typing import Any
 from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import atomic_write
-from conet_graph.passes.insert_batchnorm import insert_batchnorm
+from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
 from conet_graph.rewriting import save
 from conet_graph.search.network import Network
 from conet_graph.search.run_folder import RunFolder
@@ -94,7 +94,7 @@ def stored_settings(about: Mapping[str, str]) -> RunSettings:
 def searched_network(model: LoadedModel) -> Network:
     """The network that trials train: the model's own, with the BatchNorms that an export folded put back."""
     whole = insert_batchnorm(model)
-    return Network(whole, len(whole.proto.graph.node) > len(model.proto.graph.node))
+    return Network(whole, was_inserted(model, whole))
 
 
 def network_in(folder: RunFolder) -> Network:

@@ -24,6 +24,7 @@ from conet_graph.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
 from conet_graph.indicators.slope import Voice
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.layer_weights import is_input_first
 from conet_graph.layers import Facts, facts, layers_of
 from conet_graph.passes.classify_edges import Layer
 
@@ -151,10 +152,8 @@ def _input_first(graph: Graph, speaking: set[str]) -> frozenset[str]:
 
 
 def _is_input_first(graph: Graph, layer: Layer, found: Facts) -> bool:
-    if found.op not in PRODUCTS:
-        return found.op == "ConvTranspose"
-    stored = graph.shape(found.weight) or ()
-    if found.in_channels != found.out_channels:  # the shape tells, also behind a Transpose
+    if found.op in PRODUCTS and found.in_channels != found.out_channels:
+        # The shape in the file tells, also behind a Transpose.
+        stored = graph.shape(found.weight) or ()
         return tuple(stored[-2:]) == (found.in_channels, found.out_channels)
-    on_the_left = layer.weight_slot < layer.data_slot
-    return on_the_left == bool(layer.op.attr("transA" if on_the_left else "transB", 0))
+    return is_input_first(layer)

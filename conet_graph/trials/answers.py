@@ -69,9 +69,12 @@ def find_answers(module: nn.Module, data: ClassificationData, device: torch.devi
             f" {shown(data.name)} has {data.classes} classes: the network must give {data.classes} scores"
             " an image."
         )
-    sums = scores.float().sum(1)
-    shares = bool((scores >= 0).all()) and bool((sums - 1).abs().max() < 1e-3)
-    return Answers(last, shares and data.classes > 1)
+    return Answers(last, are_probabilities(scores.float()) and data.classes > 1)
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether no number is negative and each row sums to one."""
+    return bool((rows >= 0).all()) and bool((rows.sum(1) - 1).abs().max() < 1e-3)
 
 
 def _run(module: nn.Module, images: Tensor, data: ClassificationData) -> tuple[bool, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.trials.errors import TrialFailed
 from conet_graph.trials.heads import Head, Teacher, find_heads
-from conet_graph.trials.learner import own_random_numbers
+from conet_graph.trials.learner import LOOK_EVERY, own_random_numbers
 from conet_graph.trials.randomness import seed_of
 from conet_graph.trials.schedules import half_wave
 from conet_graph.trials.settle_batchnorm import settle_batchnorm
@@ -24,8 +24,6 @@ from conet_graph.trials.unlabelled import Images
 FIRST_BATCHES = 20
 # No setting makes sense above this; far above, it is no float32 any more.
 LARGEST = 1e6
-# Steps between two looks at the loss: on a GPU each look waits for the device.
-LOOK_EVERY = 10
 # Compares a head of the student with the teacher's.
 Measure = Callable[[Head, Tensor, Tensor], Tensor]
 

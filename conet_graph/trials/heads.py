@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.trials.answers import are_probabilities
 
 FEATURES, LOGITS, PROBABILITIES = "features", "logits", "probabilities"
 # Where the teacher's output varies less (scores of what no image shows), differences are not worth learning.
@@ -97,8 +98,7 @@ class _Seen:
         self.count += images
         self.total = values.sum(0) + (0 if self.total is None else self.total)
         self.squares = values.square().sum(0) + (0 if self.squares is None else self.squares)
-        row_sums = values.flatten(1).sum(1)
-        self.shares &= bool((values >= 0).all()) and bool((row_sums - 1).abs().max() < 1e-3)
+        self.shares &= are_probabilities(values.flatten(1))
 
     def kind(self) -> str:
         assert self.total is not None

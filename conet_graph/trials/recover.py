@@ -15,7 +15,7 @@ from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.fold_batchnorm import fold_batchnorm
-from conet_graph.passes.insert_batchnorm import insert_batchnorm
+from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
 from conet_graph.trials.distill import DistillSettings, distill
 from conet_graph.trials.heads import Teacher
 from conet_graph.trials.onnx_teacher import OnnxTeacher
@@ -141,9 +141,4 @@ class Recovery:
             after_step=after_step,
         )
         trained = from_torch(module, prepared)
-        inserted = _norms(prepared) > _norms(self.student)
-        self.student = fold_batchnorm(trained) if inserted else trained
-
-
-def _norms(model: LoadedModel) -> int:
-    return sum(node.op_type == "BatchNormalization" for node in model.proto.graph.node)
+        self.student = fold_batchnorm(trained) if was_inserted(self.student, prepared) else trained

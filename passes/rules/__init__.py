@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
+from conet_graph.ir.op_table import gathered
 from conet_graph.passes.rules import (
     concat_split,
     conv,
@@ -21,33 +22,23 @@ from conet_graph.passes.rules import (
 from conet_graph.passes.rules.registry import Rule
 from conet_graph.passes.units import NoRule, Tracker
 
-_FAMILIES = (
-    concat_split,
-    conv,
-    elementwise,
-    matmul,
-    normalize,
-    pool,
-    quantize,
-    recurrent,
-    reduce,
-    reshape,
-    resize,
-    transpose,
+RULES = gathered(
+    family.RULES
+    for family in (
+        concat_split,
+        conv,
+        elementwise,
+        matmul,
+        normalize,
+        pool,
+        quantize,
+        recurrent,
+        reduce,
+        reshape,
+        resize,
+        transpose,
+    )
 )
-
-
-def _gathered() -> dict[tuple[str, str], Rule]:
-    table: dict[tuple[str, str], Rule] = {}
-    for family in _FAMILIES:
-        for key, rule in family.RULES.items():
-            if key in table:
-                raise ValueError(f"two rules for {key}")
-            table[key] = rule
-    return table
-
-
-RULES = _gathered()
 CONTRADICTION = "its inputs and attributes contradict each other"
 
 

@@ -1,4 +1,4 @@
-"""One file an operator family; importing the package enters all converters."""
+"""The converters: one file an operator family, gathered here in one table."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from conet_graph.bridge.converters import (
     reshape,
     resize,
 )
+from conet_graph.ir.op_table import gathered
 
-FAMILIES = (
-    arrange,
-    conv,
-    elementwise,
-    matmul,
-    normalize,
-    pick,
-    pool,
-    private,
-    quantize,
-    recurrent,
-    reduce,
-    reshape,
-    resize,
+CONVERTERS = gathered(
+    family.CONVERTERS
+    for family in (
+        arrange,
+        conv,
+        elementwise,
+        matmul,
+        normalize,
+        pick,
+        pool,
+        private,
+        quantize,
+        recurrent,
+        reduce,
+        reshape,
+        resize,
+    )
 )

@@ -9,9 +9,12 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from conet_graph.bridge.padding import auto_pad, explicit_pads, padded, torch_order
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, padded, torch_order
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 _MODULES: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {
@@ -51,8 +54,13 @@ def _geometry(site: Site) -> tuple[list[int], list[int], list[int]]:
     return [int(k) for k in kernel], [int(s) for s in strides], [int(d) for d in dilations]
 
 
-@converter("Conv")
+@converter(CONVERTERS, "Conv")
 def conv(site: Site) -> fx.Node:
+    """A convolution and nothing more."""
+    return convolution(site)
+
+
+def convolution(site: Site) -> fx.Node:
     """A module where the weights are constants, else a function of computed weights."""
     kernel, strides, dilations = _geometry(site)
     x, pads = padded(site, site.x(0), kernel, strides, dilations)
@@ -68,7 +76,7 @@ def conv(site: Site) -> fx.Node:
     return site.module(module, x, **_weight_slots(site))
 
 
-@converter("ConvTranspose")
+@converter(CONVERTERS, "ConvTranspose")
 def conv_transpose(site: Site) -> fx.Node:
     """The full transposed convolution where pads differ between the sides, cut to size afterwards."""
     kernel, strides, dilations = _geometry(site)
@@ -120,9 +128,8 @@ def _transposed_pads(
         pads = [*small, *large] if mode == "SAME_UPPER" else [*large, *small]
     if mode == "VALID":
         pads = [0] * 2 * spatial
-    even = pads[:spatial] == pads[spatial:] and min(pads, default=0) >= 0
     fits = all(e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True))
-    if even and fits:
+    if is_even(pads) and fits:
         return pads[:spatial], extra, []
     # Output padding adds positions at the end: the same as cutting less there, where that is possible.
     cut = [*pads[:spatial], *(p - e for p, e in zip(pads[spatial:], extra, strict=True))]
@@ -137,7 +144,7 @@ def _weight_slots(site: Site) -> dict[str, int]:
     return {"weight": 1, "bias": 2} if site.has(2) else {"weight": 1}
 
 
-@converter("DeformConv")
+@converter(CONVERTERS, "DeformConv")
 def deform_conv(site: Site) -> fx.Node:
     """The deformable convolution of torchvision."""
     from torchvision.ops import deform_conv2d

@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 
-@converter("MatMul")
+@converter(CONVERTERS, "MatMul")
 def matmul(site: Site) -> fx.Node:
     """As numpy's."""
     return site.call(torch.matmul, site.x(0), site.x(1))
 
 
-@converter("Gemm")
+@converter(CONVERTERS, "Gemm")
 def gemm(site: Site) -> fx.Node:
     """A linear module where that says the same, else the formula alpha A B + beta C."""
     if _is_linear(site):
@@ -52,7 +55,7 @@ def general_product(
     return product + (c if beta == 1 else beta * c)
 
 
-@converter("Einsum")
+@converter(CONVERTERS, "Einsum")
 def einsum(site: Site) -> fx.Node:
     """PyTorch reads the same equations."""
     return site.call(torch.einsum, str(site.attr("equation")).replace(" ", ""), *site.inputs())

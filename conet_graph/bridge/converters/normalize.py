@@ -8,8 +8,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -20,7 +23,7 @@ class BatchNorm(nn.BatchNorm2d):
             raise ValueError(f"BatchNorm needs at least two axes, the input has {input.dim()}")
 
 
-@converter("BatchNormalization")
+@converter(CONVERTERS, "BatchNormalization")
 def batch_norm(site: Site) -> fx.Node:
     """A module that keeps statistics when it trains; ONNX's momentum is one minus PyTorch's."""
     if any(site.uses(k) for k in (1, 2, 3, 4)):
@@ -40,14 +43,14 @@ def batch_norm(site: Site) -> fx.Node:
     return site.module(module, site.x(0), weight=1, bias=2, running_mean=3, running_var=4)
 
 
-@converter("InstanceNormalization")
+@converter(CONVERTERS, "InstanceNormalization")
 def instance_norm(site: Site) -> fx.Node:
     """Over the positions of each channel of each image."""
     epsilon = float(site.attr("epsilon", 1e-5))
     return site.call(functional.instance_norm, site.x(0), None, None, site.x(1), site.x(2), eps=epsilon)
 
 
-@converter("LayerNormalization")
+@converter(CONVERTERS, "LayerNormalization")
 def layer_norm(site: Site) -> Converted:
     """Over all axes from ``axis`` on."""
     rank = site.rank(0)
@@ -69,7 +72,7 @@ def normalised_layer(
     return made if bias is None else made + bias
 
 
-@converter("RMSNormalization")
+@converter(CONVERTERS, "RMSNormalization")
 def rms_norm(site: Site) -> fx.Node:
     """As layer normalisation, without mean and bias."""
     start = int(site.attr("axis", -1)) % site.rank(0)
@@ -81,14 +84,14 @@ def normalised_rms(x: torch.Tensor, scale: torch.Tensor, start: int, epsilon: fl
     return functional.rms_norm(x, x.shape[start:], eps=epsilon) * scale
 
 
-@converter("GroupNormalization")
+@converter(CONVERTERS, "GroupNormalization")
 def group_norm(site: Site) -> fx.Node:
     """Over groups of channels; scale and bias are one for each channel (from version 21 on)."""
     groups, epsilon = int(site.attr("num_groups")), float(site.attr("epsilon", 1e-5))
     return site.call(functional.group_norm, site.x(0), groups, site.x(1), site.x(2), epsilon)
 
 
-@converter("LRN")
+@converter(CONVERTERS, "LRN")
 def lrn(site: Site) -> fx.Node:
     """Local response normalisation across channels."""
     size, alpha, beta = (
@@ -109,7 +112,7 @@ def local_response(x: torch.Tensor, size: int, alpha: float, beta: float, bias: 
     return x / (bias + alpha * summed.reshape(x.shape)).pow(beta)
 
 
-@converter("LpNormalization")
+@converter(CONVERTERS, "LpNormalization")
 def lp_normalization(site: Site) -> fx.Node:
     """Over the length along one axis."""
     return site.call(unit_length, site.x(0), int(site.attr("p", 2)), int(site.attr("axis", -1)))
@@ -121,7 +124,7 @@ def unit_length(x: torch.Tensor, p: int, axis: int) -> torch.Tensor:
     return torch.where(length == 0, torch.zeros_like(x), x / length)
 
 
-@converter("MeanVarianceNormalization")
+@converter(CONVERTERS, "MeanVarianceNormalization")
 def mean_variance(site: Site) -> fx.Node:
     """Zero mean and unit variance over some axes."""
     return site.call(standardised, site.x(0), tuple(site.attr("axes", [0, 2, 3])))
@@ -133,7 +136,7 @@ def standardised(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
 
 
-@converter("Softmax", "LogSoftmax", "Hardmax")
+@converter(CONVERTERS, "Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site) -> fx.Node:
     """Along one axis; before version 13 over all axes from that one on."""
     functions: dict[str, Callable[..., torch.Tensor]] = {
@@ -158,7 +161,7 @@ def hardmax(x: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.zeros_like(x).scatter(axis, best, 1.0)
 
 
-@converter("Dropout")
+@converter(CONVERTERS, "Dropout")
 def dropout(site: Site) -> Converted:
     """A module that drops only when it trains; exported networks mostly have none left."""
     if site.uses(1):

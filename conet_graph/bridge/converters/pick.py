@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 
 def _counted_from_start(index: torch.Tensor, length: int) -> torch.Tensor:
@@ -16,7 +19,7 @@ def _counted_from_start(index: torch.Tensor, length: int) -> torch.Tensor:
     return torch.where(index < 0, index + length, index)
 
 
-@converter("Gather")
+@converter(CONVERTERS, "Gather")
 def gather(site: Site) -> fx.Node:
     """Positions along one axis."""
     axis = int(site.attr("axis", 0))
@@ -34,7 +37,7 @@ def picked(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:
     return made.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-@converter("GatherElements")
+@converter(CONVERTERS, "GatherElements")
 def gather_elements(site: Site) -> fx.Node:
     """A position along one axis for every element."""
     return site.call(picked_each, site.x(0), site.x(1), int(site.attr("axis", 0)))
@@ -45,7 +48,7 @@ def picked_each(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor
     return x.gather(axis, _counted_from_start(index.to(x.device, torch.int64), x.shape[axis]))
 
 
-@converter("GatherND")
+@converter(CONVERTERS, "GatherND")
 def gather_nd(site: Site) -> fx.Node:
     """Places of several coordinates."""
     return site.call(picked_places, site.x(0), site.x(1), int(site.attr("batch_dims", 0)))
@@ -68,7 +71,7 @@ def picked_places(x: torch.Tensor, index: torch.Tensor, batch_dims: int) -> torc
 _REDUCED: dict[str, str] = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@converter("ScatterElements", "Scatter")
+@converter(CONVERTERS, "ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> fx.Node:
     """Write to a position along one axis for every element."""
     how = str(site.attr("reduction", "none"))
@@ -85,7 +88,7 @@ def written_each(
     return x.scatter_reduce(axis, place, updates, _REDUCED[how])
 
 
-@converter("ScatterND")
+@converter(CONVERTERS, "ScatterND")
 def scatter_nd(site: Site) -> fx.Node:
     """Write to places of several coordinates."""
     how = str(site.attr("reduction", "none"))
@@ -101,7 +104,7 @@ def written_places(x: torch.Tensor, index: torch.Tensor, updates: torch.Tensor, 
     return x.index_put(places, updates, accumulate=add)
 
 
-@converter("ArgMax", "ArgMin")
+@converter(CONVERTERS, "ArgMax", "ArgMin")
 def arg_extreme(site: Site) -> fx.Node:
     """The position of the largest or smallest along one axis."""
     function = most if site.op.op_type == "ArgMax" else least
@@ -123,7 +126,7 @@ def least(x: torch.Tensor, axis: int, keep: bool, last: bool) -> torch.Tensor:
     return x.argmin(axis, keepdim=keep)
 
 
-@converter("TopK")
+@converter(CONVERTERS, "TopK")
 def top_k(site: Site) -> Converted:
     """The k largest or smallest, and where they are."""
     count = int(site.attr("k")) if site.version < 10 else site.array(1)
@@ -143,7 +146,7 @@ def largest(
     return values.narrow(axis, 0, int(k)), positions.narrow(axis, 0, int(k))
 
 
-@converter("OneHot")
+@converter(CONVERTERS, "OneHot")
 def one_hot(site: Site) -> fx.Node:
     """One value at the positions given, another elsewhere."""
     return site.call(hot, site.x(0), site.x(1), site.x(2), int(site.attr("axis", -1)))
@@ -158,7 +161,7 @@ def hot(index: torch.Tensor, depth: torch.Tensor, values: torch.Tensor, axis: in
     return torch.where(place.unsqueeze(axis) == numbers, values[1], values[0])
 
 
-@converter("NonZero")
+@converter(CONVERTERS, "NonZero")
 def non_zero(site: Site) -> fx.Node:
     """Coordinates of what is not zero, one row an axis."""
     return site.call(coordinates_of, site.x(0))
@@ -169,7 +172,7 @@ def coordinates_of(x: torch.Tensor) -> torch.Tensor:
     return torch.nonzero(x).T
 
 
-@converter("CumSum")
+@converter(CONVERTERS, "CumSum")
 def cumulative_sum(site: Site) -> fx.Node:
     """Running sums along one axis."""
     axis = site.numbers(1)

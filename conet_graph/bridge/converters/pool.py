@@ -8,9 +8,12 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from conet_graph.bridge.padding import auto_pad, explicit_pads, pad_same, torch_order
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, pad_same, padded, torch_order
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 _MAX: dict[int, Callable[..., torch.Tensor]] = {
     1: functional.max_pool1d,
@@ -36,35 +39,24 @@ def _window(site: Site) -> Window:
     return kernel, [int(s) for s in strides], [int(d) for d in dilations]
 
 
-def _fits(kernel: list[int], pads: list[int]) -> bool:
-    """Whether PyTorch's pooling can add these pads itself."""
-    half = len(kernel)
-    return pads[:half] == pads[half:] and all(2 * p <= k for p, k in zip(pads, kernel, strict=False))
+def _most(kernel: list[int]) -> list[int]:
+    """The largest pads that PyTorch's pooling adds itself: half a window."""
+    return [k // 2 for k in kernel]
 
 
-@converter("MaxPool")
+@converter(CONVERTERS, "MaxPool")
 def max_pool(site: Site) -> Converted:
     """The largest value in a window."""
     if site.uses(1):
         raise NotConverted("gives the positions of its maxima as an output")
     kernel, strides, dilations = _window(site)
-    ceil, spatial, x = bool(site.attr("ceil_mode", 0)), len(kernel), site.x(0)
-    pads = [0] * 2 * spatial
-    if auto_pad(site).startswith("SAME"):
-        lower = auto_pad(site) == "SAME_LOWER"
-        x = site.call(
-            pad_same, x, tuple(kernel), tuple(strides), tuple(dilations), lower=lower, value=float("-inf")
-        )
-    elif auto_pad(site) == "NOTSET":
-        pads = explicit_pads(site, spatial)
-        if not _fits(kernel, pads):
-            x = site.call(functional.pad, x, tuple(torch_order(pads)), value=float("-inf"))
-            pads = [0] * 2 * spatial
-    given = (tuple(kernel), tuple(strides), tuple(pads[:spatial]), tuple(dilations))
-    return site.call(_MAX[spatial], x, *given, ceil_mode=ceil)
+    lowest = float("-inf")
+    x, pads = padded(site, site.x(0), kernel, strides, dilations, value=lowest, most=_most(kernel))
+    given = (tuple(kernel), tuple(strides), tuple(pads), tuple(dilations))
+    return site.call(_MAX[len(kernel)], x, *given, ceil_mode=bool(site.attr("ceil_mode", 0)))
 
 
-@converter("AveragePool")
+@converter(CONVERTERS, "AveragePool")
 def average_pool(site: Site) -> fx.Node:
     """The mean of a window; padding counts only if it says so."""
     kernel, strides, dilations = _window(site)
@@ -77,7 +69,7 @@ def average_pool(site: Site) -> fx.Node:
     window = (tuple(kernel), tuple(strides))
     if same:
         return site.call(mean_same, x, *window, lower=auto_pad(site) == "SAME_LOWER", counts=counts)
-    if _fits(kernel, pads):
+    if is_even(pads, _most(kernel)):
         pad = tuple(pads[:spatial])
         return site.call(_MEAN[spatial], x, *window, pad, ceil_mode=ceil, count_include_pad=counts)
     return site.call(mean_padded, x, *window, tuple(torch_order(pads)), ceil=ceil, counts=counts)
@@ -128,7 +120,7 @@ def _mean_of_padded(
     return made / pool(pad(torch.ones_like(x[:1, :1])), kernel, strides, ceil_mode=ceil)
 
 
-@converter("LpPool")
+@converter(CONVERTERS, "LpPool")
 def lp_pool(site: Site) -> fx.Node:
     """The p-norm of a window: the mean of powers times their number, to the power 1/p."""
     kernel, strides, dilations = _window(site)
@@ -147,19 +139,19 @@ def norm_pooled(
     return (_MEAN[len(kernel)](functional.pad(x.abs().pow(p), pads), kernel, strides) * count).pow(1 / p)
 
 
-@converter("GlobalAveragePool")
+@converter(CONVERTERS, "GlobalAveragePool")
 def global_average_pool(site: Site) -> fx.Node:
     """The mean over all positions."""
     return site.call(torch.mean, site.x(0), tuple(range(2, site.rank(0))), keepdim=True)
 
 
-@converter("GlobalMaxPool")
+@converter(CONVERTERS, "GlobalMaxPool")
 def global_max_pool(site: Site) -> fx.Node:
     """The largest of all positions."""
     return site.call(torch.amax, site.x(0), tuple(range(2, site.rank(0))), keepdim=True)
 
 
-@converter("GlobalLpPool")
+@converter(CONVERTERS, "GlobalLpPool")
 def global_lp_pool(site: Site) -> fx.Node:
     """The p-norm of all positions."""
     axes = tuple(range(2, site.rank(0)))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 _RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
@@ -26,7 +29,7 @@ def _axis(site: Site) -> int:
     return int(site.attr("axis", 1))
 
 
-@converter("QuantizeLinear")
+@converter(CONVERTERS, "QuantizeLinear")
 def quantize(site: Site) -> fx.Node:
     """To whole steps, kept as floats."""
     graph, zero = site.builder.graph, site.op.input(2)
@@ -47,7 +50,7 @@ def quantized(
     return steps.clamp(low, high)
 
 
-@converter("DequantizeLinear")
+@converter(CONVERTERS, "DequantizeLinear")
 def dequantize(site: Site) -> fx.Node:
     """From whole steps to numbers."""
     return site.call(dequantized, site.x(0), site.x(1), site.x(2), _axis(site))

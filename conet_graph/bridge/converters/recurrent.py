@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
@@ -18,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
 
-@converter("RNN", "GRU", "LSTM")
+@converter(CONVERTERS, "RNN", "GRU", "LSTM")
 def recurrent(site: Site) -> Converted:
     """All steps of all directions."""
     kind = site.op.op_type
@@ -64,9 +67,10 @@ def unrolled(
         bias = x.new_zeros(2 * w.shape[1]) if b is None else b[d]
         h, c = (x.new_zeros(x.shape[1], hidden) if s is None else s[d] for s in states)
         functions = [_ACTIVATIONS[n] for n in activations[d * each : (d + 1) * each]]
+        cell = Cell(w[d], r[d], bias, functions, before_reset)
         steps = []
         for step in x.flip(0) if backwards else x:
-            h, c = _STEPS[kind](step, h, c, w[d], r[d], bias, functions, before_reset)
+            h, c = _STEPS[kind](step, h, c, cell)
             steps.append(h)
         sequences.append(torch.stack(steps[::-1] if backwards else steps))
         last_states.append(h)
@@ -75,58 +79,44 @@ def unrolled(
 
 
 Step = tuple[torch.Tensor, torch.Tensor]
-Functions = list[Callable[[torch.Tensor], torch.Tensor]]
 
 
-def _rnn(
-    x: torch.Tensor,
-    h: torch.Tensor,
-    c: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    bias: torch.Tensor,
-    functions: Functions,
-    before_reset: bool,
-) -> Step:
-    wb, rb = bias.chunk(2)
-    return functions[0](x @ w.T + wb + h @ r.T + rb), c
+class Cell(NamedTuple):
+    """One direction's input and recurrent weights, both biases in a row, and how it computes."""
+
+    w: torch.Tensor
+    r: torch.Tensor
+    bias: torch.Tensor
+    functions: list[Callable[[torch.Tensor], torch.Tensor]]
+    before_reset: bool
 
 
-def _gru(
-    x: torch.Tensor,
-    h: torch.Tensor,
-    c: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    bias: torch.Tensor,
-    functions: Functions,
-    before_reset: bool,
-) -> Step:
-    gate, act = functions
-    wz, wr, wh = w.chunk(3)
-    rz, rr, rh = r.chunk(3)
-    bz, br, bh, cz, cr, ch = bias.chunk(6)
+def _rnn(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+    wb, rb = cell.bias.chunk(2)
+    return cell.functions[0](x @ cell.w.T + wb + h @ cell.r.T + rb), c
+
+
+def _gru(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+    gate, act = cell.functions
+    wz, wr, wh = cell.w.chunk(3)
+    rz, rr, rh = cell.r.chunk(3)
+    bz, br, bh, cz, cr, ch = cell.bias.chunk(6)
     z = gate(x @ wz.T + bz + h @ rz.T + cz)
     reset = gate(x @ wr.T + br + h @ rr.T + cr)
-    past = reset * (h @ rh.T + ch) if before_reset else (reset * h) @ rh.T + ch
+    past = reset * (h @ rh.T + ch) if cell.before_reset else (reset * h) @ rh.T + ch
     return (1 - z) * act(x @ wh.T + bh + past) + z * h, c
 
 
-def _lstm(
-    x: torch.Tensor,
-    h: torch.Tensor,
-    c: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    bias: torch.Tensor,
-    functions: Functions,
-    before_reset: bool,
-) -> Step:
-    gate, act, out = functions
-    wb, rb = bias.chunk(2)
-    i, o, f, g = (x @ w.T + wb + h @ r.T + rb).chunk(4, dim=-1)
+def _lstm(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+    gate, act, out = cell.functions
+    wb, rb = cell.bias.chunk(2)
+    i, o, f, g = (x @ cell.w.T + wb + h @ cell.r.T + rb).chunk(4, dim=-1)
     c = gate(f) * c + gate(i) * act(g)
     return gate(o) * out(c), c
 
 
-_STEPS: dict[str, Callable[..., Step]] = {"RNN": _rnn, "GRU": _gru, "LSTM": _lstm}
+_STEPS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cell], Step]] = {
+    "RNN": _rnn,
+    "GRU": _gru,
+    "LSTM": _lstm,
+}

@@ -7,8 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 Axes = tuple[int, ...]
 
@@ -59,7 +62,7 @@ _REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-@converter(*_REDUCTIONS)
+@converter(CONVERTERS, *_REDUCTIONS)
 def reduce(site: Site) -> fx.Node:
     """Over the axes named, or all."""
     axes = site.numbers(1, "axes")

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from conet_graph.bridge.registry import converter
+from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site, torch_dtype
 from conet_graph.ir.graph import Shape
+from conet_graph.ir.op_table import enter as converter
+
+CONVERTERS: Table = {}
 
 
-@converter("Reshape")
+@converter(CONVERTERS, "Reshape")
 def reshape(site: Site) -> fx.Node:
     """To a target that the file holds, or one that the run computes."""
     target = site.attr("shape") if site.version < 5 else None
@@ -73,7 +76,7 @@ def reshaped_as_computed(x: torch.Tensor, target: torch.Tensor, allow_zero: bool
     return reshaped(x, tuple(sizes))
 
 
-@converter("Flatten")
+@converter(CONVERTERS, "Flatten")
 def flatten(site: Site) -> fx.Node:
     """To a matrix, split before ``axis``."""
     axis = int(site.attr("axis", 1))
@@ -88,7 +91,7 @@ def as_matrix(x: torch.Tensor, axis: int) -> torch.Tensor:
     return x.reshape(rows, -1) if rows else x.reshape(0, 0)
 
 
-@converter("Squeeze")
+@converter(CONVERTERS, "Squeeze")
 def squeeze(site: Site) -> fx.Node:
     """Drop axes of length one."""
     axes = site.numbers(1, "axes")
@@ -97,7 +100,7 @@ def squeeze(site: Site) -> fx.Node:
     return site.call(torch.squeeze, site.x(0), tuple(int(a) for a in axes))
 
 
-@converter("Unsqueeze")
+@converter(CONVERTERS, "Unsqueeze")
 def unsqueeze(site: Site) -> fx.Node:
     """Add axes of length one."""
     axes = [int(a) for a in site.numbers(1, "axes") or []]
@@ -108,7 +111,7 @@ def unsqueeze(site: Site) -> fx.Node:
     return site.call(torch.clone, made) if not axes else made
 
 
-@converter("Transpose")
+@converter(CONVERTERS, "Transpose")
 def transpose(site: Site) -> fx.Node:
     """Axes in another order; all of them turned round where none is given."""
     order = site.attr("perm")
@@ -117,14 +120,14 @@ def transpose(site: Site) -> fx.Node:
     return site.call(torch.permute, site.x(0), tuple(int(a) for a in order))
 
 
-@converter("Identity")
+@converter(CONVERTERS, "Identity")
 def identity(site: Site) -> fx.Node:
     """Nothing: the value itself."""
     made: fx.Node = site.x(0)
     return made
 
 
-@converter("Shape")
+@converter(CONVERTERS, "Shape")
 def shape(site: Site) -> fx.Node:
     """The shape as whole numbers, which stay on the processor."""
     start, end = site.attr("start", 0), site.attr("end")
@@ -136,7 +139,7 @@ def shape_of(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
     return torch.tensor(list(x.shape[start:end]), dtype=torch.int64)
 
 
-@converter("Size")
+@converter(CONVERTERS, "Size")
 def size(site: Site) -> fx.Node:
     """The number of elements."""
     return site.call(size_of, site.x(0))
@@ -147,7 +150,7 @@ def size_of(x: torch.Tensor) -> torch.Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
-@converter("ConstantOfShape")
+@converter(CONVERTERS, "ConstantOfShape")
 def constant_of_shape(site: Site) -> fx.Node:
     """A tensor of one value."""
     tensor = site.attr("value")
@@ -168,7 +171,7 @@ def filled(shape: torch.Tensor, value: float, dtype: torch.dtype) -> torch.Tenso
     return torch.full(shape.tolist(), value, dtype=dtype)
 
 
-@converter("Expand")
+@converter(CONVERTERS, "Expand")
 def expand(site: Site) -> fx.Node:
     """Broadcast to a shape."""
     sizes = site.array(1)
@@ -185,7 +188,7 @@ def expanded(x: torch.Tensor, sizes: torch.Tensor | tuple[int, ...]) -> torch.Te
     return x.expand([a if b == 1 else b for a, b in zip(own, more, strict=True)])
 
 
-@converter("Range")
+@converter(CONVERTERS, "Range")
 def range_(site: Site) -> fx.Node:
     """From a start to a limit, which is left out."""
     return site.call(counted, site.x(0), site.x(1), site.x(2))
@@ -196,7 +199,7 @@ def counted(start: torch.Tensor, limit: torch.Tensor, step: torch.Tensor) -> tor
     return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)
 
 
-@converter("EyeLike")
+@converter(CONVERTERS, "EyeLike")
 def eye_like(site: Site) -> fx.Node:
     """Ones on a diagonal."""
     kind = site.attr("dtype")
