@@ -28,8 +28,9 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
 
     It takes the graph's inputs in their order, in float32 where the file has half floats, for any
     batch size, and gives the graph's output, or a tuple where there are several. Every float constant
-    of more than one number is a Parameter; a weight that several operators read is one Parameter.
-    Vectors that an exporter stored once for several operators are parameters of their own.
+    of more than one number is a Parameter, but for running statistics and what prepares the inputs
+    (a mean subtracted from the image), which are buffers; a weight that several operators read is one
+    Parameter. Vectors that an exporter stored once for several operators are parameters of their own.
 
     Raises:
         InvalidModel: the model breaks an invariant.
@@ -53,8 +54,11 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
         raise Refused(f"The network has no form in PyTorch: {'; '.join(refusals[:SHOWN])}{more}.")
     outputs = tuple(builder.value(name) for name in graph.outputs)
     builder.code.output(outputs[0] if len(outputs) == 1 else outputs)
+    # Statistics that a BatchNorm takes of its own input are computed in the file nevertheless.
+    builder.code.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module = fx.GraphModule(builder.root, builder.code)
-    module.meta[_PATHS] = dict(builder.paths)
+    held = _tensors(module)
+    module.meta[_PATHS] = {name: path for name, path in builder.paths.items() if path in held}
     return module
 
 
@@ -80,9 +84,15 @@ def weights_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
     meta = getattr(module, "meta", None)
     if not isinstance(meta, dict) or _PATHS not in meta:
         raise BadUsage("This module was not made by to_torch: its weights have no places in a graph.")
+    tensors = _tensors(module)
+    return {name: tensors[path].detach() for name, path in meta[_PATHS].items()}
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their paths."""
     tensors: dict[str, torch.Tensor] = dict(module.named_buffers(remove_duplicate=False))
     tensors.update(module.named_parameters(remove_duplicate=False))
-    return {name: tensors[path].detach() for name, path in meta[_PATHS].items()}
+    return tensors
 
 
 def from_torch(module: nn.Module, model: LoadedModel) -> LoadedModel:

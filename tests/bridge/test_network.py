@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bridge_case import difference, in_torch, largest_difference
+from bridge_case import difference, in_runtime, in_torch, largest_difference
 from onnx import helper, numpy_helper, parser
 
 from conet_graph import models
@@ -200,8 +200,62 @@ def test_batch_norm_with_a_computed_scale_has_gradients() -> None:
         v=np.ones(3, np.float32),
     )
     module = to_torch(model).eval()
+    assert difference(model.proto, {"x": floats(2, 3, 4, 4)}) < 1e-5
     module(torch.from_numpy(floats(2, 3, 4, 4))).square().mean().backward()
-    assert sum(p.grad is not None for p in module.parameters()) == 2
+    assert [p.grad is not None for p in module.parameters()] == [True, True]
+
+
+# A convolution whose weight is standardised, as TorchScript's exporter writes it: the statistics come from a
+# transposed copy of the weight, and the BatchNorm takes its own.
+STANDARDISED = (
+    "g (float[n,2,5,5] x) => (float[n,3,3,3] y) {"
+    " mean = ReduceMean<axes=[0,1],keepdims=0>(copy)"
+    " centred = Sub(copy, mean) square = Mul(centred, centred)"
+    " variance = ReduceMean<axes=[0,1],keepdims=0>(square)"
+    " s, m, v = BatchNormalization<training_mode=1,momentum=1.0>(flat, gain, zeros, mean, variance)"
+    " shape = Constant<value_ints=[3,2,3,3]>() w = Reshape(s, shape) y = Conv(x, w) }"
+)
+
+
+def test_standardised_weights_learn_and_the_file_follows() -> None:
+    flat = floats(1, 3, 18)
+    model = network(
+        STANDARDISED, flat=flat, copy=flat.transpose(0, 2, 1).copy(), gain=floats(3), zeros=floats(3) * 0
+    )
+    x = floats(4, 2, 5, 5)
+    module = to_torch(model).eval()
+    assert {n: tuple(w.shape) for n, w in weights_by_name(module).items()} == {
+        "flat": (1, 3, 18),
+        "gain": (3,),
+        "zeros": (3,),
+    }
+    module(torch.from_numpy(x)).square().mean().backward()
+    weight = torch.from_numpy(flat).requires_grad_()
+    deviation = (weight.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    standard = (weight - weight.mean(2, keepdim=True)) / deviation * torch.from_numpy(floats(3)).view(3, 1)
+    torch.conv2d(torch.from_numpy(x), standard.view(3, 2, 3, 3)).square().mean().backward()
+    grads = {tuple(p.shape): p.grad for p in module.parameters()}
+    assert weight.grad is not None
+    assert torch.allclose(grads[1, 3, 18], weight.grad, atol=1e-6)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += torch.randn_like(parameter)
+    trained = from_torch(module, model)
+    assert largest_difference(in_torch(module, {"x": x}), in_runtime(trained.proto, {"x": x})) < 1e-5
+
+
+def test_statistics_computed_from_weights_pass_gradients_on() -> None:
+    model = network(
+        "g (float[n,3,4,4] x) => (float[n,3,4,4] y) {"
+        " v = Exp(w) m = Neg(w) y = BatchNormalization(x, s, b, m, v) }",
+        w=floats(3),
+        s=floats(3),
+        b=floats(3),
+    )
+    module = to_torch(model).eval()
+    assert difference(model.proto, {"x": floats(2, 3, 4, 4)}) < 1e-5
+    module(torch.from_numpy(floats(2, 3, 4, 4))).square().mean().backward()
+    assert all(p.grad is not None and bool((p.grad != 0).all()) for p in module.parameters())
 
 
 def test_the_helper_notices_a_difference() -> None:

@@ -31,16 +31,39 @@ def batch_norm(site: Site) -> fx.Node:
     if site.version < 9 and not site.attr("spatial", 1):
         raise NotConverted("has statistics for each position (spatial = 0)")
     epsilon, momentum = float(site.attr("epsilon", 1e-5)), 1 - float(site.attr("momentum", 0.9))
-    if not all(site.is_constant(slot) for slot in (1, 2, 3, 4)):
-        scale, bias = site.x(1), site.x(2)
-        # Statistics do not learn: no gradient goes into them.
-        mean, variance = (site.call(torch.Tensor.detach, site.x(slot)) for slot in (3, 4))
+    if site.attr("training_mode", 0):
+        # Standardised weights: the statistics are always those of the input itself.
         return site.call(
-            functional.batch_norm, site.x(0), mean, variance, scale, bias, False, momentum, epsilon
+            functional.batch_norm, site.x(0), None, None, site.x(1), site.x(2), True, 0.0, epsilon
         )
-    channels = site.builder.graph.constants[site.op.input(1)].dims[0]
-    module = BatchNorm(channels, eps=epsilon, momentum=momentum)
-    return site.module(module, site.x(0), weight=1, bias=2, running_mean=3, running_var=4)
+    if not (site.is_constant(3) and site.is_constant(4)):
+        return site.call(normalised_by, *(site.x(slot) for slot in range(5)), epsilon)
+    affine = site.is_constant(1) and site.is_constant(2)
+    channels = site.builder.graph.constants[site.op.input(3)].dims[0]
+    module = BatchNorm(channels, epsilon, momentum, affine)
+    if affine:
+        return site.module(module, site.x(0), weight=1, bias=2, running_mean=3, running_var=4)
+    normalised = site.module(module, site.x(0), running_mean=3, running_var=4)
+    return site.call(scaled, normalised, site.x(1), site.x(2))
+
+
+def normalised_by(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    epsilon: float,
+) -> torch.Tensor:
+    """Batch normalisation by statistics that are computed; gradients go into them too."""
+    factor = scale * torch.rsqrt(variance + epsilon)
+    return scaled(x, factor, bias - mean * factor)
+
+
+def scaled(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The input [N, C, ...] times a number for each channel, plus another."""
+    shape = (-1, *[1] * (x.dim() - 2))
+    return x * scale.reshape(shape) + bias.reshape(shape)
 
 
 @converter(CONVERTERS, "InstanceNormalization")
