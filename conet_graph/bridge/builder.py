@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from conet_graph.bridge.preparation import preparing_constants
 from conet_graph.ir.graph import Graph
 
 # Constants of so many numbers at most stand for settings, not for something learned.
@@ -34,7 +35,8 @@ class Builder:
     values: dict[str, fx.Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give loose parameters their place."""
+        """Give loose parameters their place, and see which constants are none."""
+        self.settings = preparing_constants(self.graph)
         self.root.add_module("weights", Weights())
 
     def value(self, name: str) -> fx.Node:
@@ -83,7 +85,7 @@ class Builder:
                 # Shapes and indices stay on the processor: moving them to a GPU would only make it wait.
                 object.__setattr__(weights, key, tensor)
                 return f"weights.{key}"
-            if tensor.numel() > SCALAR:
+            if tensor.numel() > SCALAR and name not in self.settings:
                 weights.register_parameter(key, nn.Parameter(tensor))
             else:
                 weights.register_buffer(key, tensor)

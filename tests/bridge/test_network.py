@@ -107,6 +107,30 @@ def test_weights_of_products_sums_and_scales_train() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
 
 
+def test_what_prepares_the_image_is_no_weight() -> None:
+    model = network(
+        "g (float[n,5,5,3] x) => (float[n,3,5,5] y) {"
+        " t = Transpose<perm=[0,3,1,2]>(x) c = Sub(t, mean) p = Div(c, deviation) q = Mul(p, both)"
+        " z = Add(q, table) h = Conv(z, w) a = Mul(h, gain) b = Add(a, shift) y = Mul(b, both) }",
+        mean=floats(3, 1, 1),
+        deviation=floats(1, 3, 1, 1),
+        both=floats(3, 1, 1),
+        table=floats(3, 5, 5),
+        w=floats(3, 3, 1, 1),
+        gain=floats(3, 1, 1),
+        shift=floats(1, 3, 1, 1),
+    )
+    module = to_torch(model)
+    assert difference(model.proto, {"x": floats(2, 5, 5, 3)}) < 1e-5
+    # Of the vector that is used before and after the convolution, each use has its own copy.
+    assert sorted(n for n, _ in module.named_buffers()) == [
+        "weights.both",
+        "weights.deviation",
+        "weights.mean",
+    ]
+    assert len(list(module.parameters())) == 5
+
+
 def test_trained_weights_come_back_into_their_own_initializers(resnet: Path) -> None:
     model = load_model(resnet)
     module = to_torch(model).train()
