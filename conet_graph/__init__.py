@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conet_graph.analysis import analyze
     from conet_graph.bridge.network import from_torch, to_torch
-    from conet_graph.ir.load import load_model as load
+    from conet_graph.ir.check import load
     from conet_graph.rewriting import compare_models as verify
     from conet_graph.rewriting import plan, rewrite, save
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "analyze": ("conet_graph.analysis", "analyze"),
     "from_torch": ("conet_graph.bridge.network", "from_torch"),
-    "load": ("conet_graph.ir.load", "load_model"),
+    "load": ("conet_graph.ir.check", "load"),
     "plan": ("conet_graph.rewriting", "plan"),
     "rewrite": ("conet_graph.rewriting", "rewrite"),
     "save": ("conet_graph.rewriting", "save"),

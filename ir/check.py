@@ -7,6 +7,7 @@ sentence what is wrong where. All checks are linear, none believes a size before
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx
 from onnx import defs, helper
@@ -17,7 +18,7 @@ from conet_graph.ir.check_values import check_values
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.external import resolve
 from conet_graph.ir.graph import bodies, inlined
-from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.order import called, check_names
 from conet_graph.ir.save import copy_light
 from conet_graph.ir.scopes import all_tensors, scopes, sparse_tensors
@@ -34,18 +35,31 @@ MOST_NODES = 1_000_000
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
+def load(path: str | Path) -> LoadedModel:
+    """Read an ONNX file and check it; external data is not read.
+
+    Raises:
+        InvalidModel: there is no such file, or it is not a valid network.
+
+    """
+    return check_model(load_model(path))
+
+
 def check_model(loaded: LoadedModel) -> LoadedModel:
-    """Check a model and return it; nodes that are not in order are put into order.
+    """Check a model, once, and return it; nodes that are not in order are put into order.
 
     Raises:
         InvalidModel: with the first thing that is wrong, and where.
 
     """
+    if loaded.checked:
+        return loaded
     try:
         for check in CHECKS:
             check(loaded)
     except UnicodeDecodeError:
         raise InvalidModel("A name in the model is not valid UTF-8: export it again.") from None
+    loaded.checked = True
     return loaded
 
 

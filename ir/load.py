@@ -45,12 +45,14 @@ _PIECE = 2**24
 
 @dataclass
 class LoadedModel:
-    """An ONNX model as read; external tensors are still external."""
+    """An ONNX model as read; external tensors are still external. Its proto is not to be changed."""
 
     proto: onnx.ModelProto
     path: Path | None = None
     # Whether weights go beside the file when it is saved; None: if some lie outside the model now.
     external: bool | None = None
+    # Whether ``check_model`` has found it in order: once is enough.
+    checked: bool = False
 
     @property
     def folder(self) -> Path | None:

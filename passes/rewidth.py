@@ -72,16 +72,21 @@ def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
 
 def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, TensorPlan]:
     plans: dict[str, TensorPlan] = {}
+    # Most axes carry the channels of others (a convolution's, its BatchNorm's): each kind is followed once.
+    followed: dict[tuple[bytes, bytes], Ids] = {}
     for (name, axis), units in labels.stored.items():
         if isinstance(units, int) or name not in graph.constants:
             continue
-        old = labels.old_classes(name, axis)
-        index = old_positions(old, labels.labels(units))
+        old, new = labels.old_classes(name, axis), labels.labels(units)
+        key = (old.tobytes(), new.tobytes())
+        if key not in followed:
+            followed[key] = old_positions(old, new)
+        index = followed[key]
         plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
         if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
             plan.axes[axis] = index
         if (name, axis) in labels.shared_out:
-            plan.scale[axis] = _shares(labels, labels.labels(units), _is_rounded(graph, name), seed)
+            plan.scale[axis] = _shares(labels, new, _is_rounded(graph, name), seed)
     return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
 
 

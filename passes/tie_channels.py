@@ -153,10 +153,13 @@ def signatures(axes: Iterable[Ids], count: int) -> Ids:
     """A number for each of ``count`` classes: equal for those that occur equally often on the same axes."""
     signature = np.zeros(count, np.int64)
     mark = 1
-    for classes in axes:
+    # An axis with the same channels as an earlier one tells nothing new.
+    for classes in {axis.tobytes(): axis for axis in axes}.values():
         found, times = np.unique(classes, return_counts=True)
-        _, number = np.unique(np.stack([signature[found], times]), axis=1, return_inverse=True)
-        signature[found] = number.reshape(-1) + mark
+        # One number stands for the pair (signature so far, times): sorting pairs is many times slower.
+        pairs = signature[found] * (len(classes) + 1) + times
+        _, number = np.unique(pairs, return_inverse=True)
+        signature[found] = number + mark
         mark += int(number.max(initial=0)) + 1
     return signature
 
@@ -167,54 +170,75 @@ def _classes(units: Units, axis: Axis) -> Ids | None:
 
 def _number_groups(channels: Channels, layers: list[Layer], signature: Ids) -> None:
     """Make the groups, in the order in which the layers' outputs, then their inputs, show them."""
-    units = channels.units
-    members: dict[tuple[int, bool, str], list[int]] = {}
-    seen = np.zeros(len(signature), np.bool_)
-    order: list[int] = []
+    order = _by_appearance(channels, layers, len(signature))
+    reasons = channels.units.class_reasons()
+    told = [None, *dict.fromkeys(reasons.values())]
+    place = {why: number for number, why in enumerate(told)}
+    reason = np.zeros(len(signature), np.int64)  # of a free class: None
+    reason[list(reasons)] = [place[why] for why in reasons.values()]
+    keys = signature[order] * len(told) + reason[order]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    number = np.argsort(np.argsort(first))[inverse]
+    channels.group_of_class[order] = number
+    together = np.split(order[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
+    for classes in together if len(order) else ():
+        why = told[reason[classes[0]]]
+        channels.groups.append(Group(f"g{len(channels.groups)}", classes, 0, 1, why is None, why))
+
+
+def _by_appearance(channels: Channels, layers: list[Layer], count: int) -> Ids:
+    """The classes on the layers' outputs, then those on their inputs, each where it is first seen."""
+    seen = np.zeros(count, np.bool_)
+    order = [np.zeros(0, np.int64)]
     for side in (1, 0):
         for layer in layers:
             classes = channels.layer_axes[layer.op.index][side]
             if classes is None:
                 continue
-            unique, first = np.unique(classes, return_index=True)
-            new = unique[np.argsort(first)]
-            new = new[~seen[new]]
-            seen[new] = True
-            order.extend(new.tolist())
-    reasons = units.class_reasons()
-    for klass in order:
-        frozen = bool(units.frozen_class[klass])
-        key = (int(signature[klass]), frozen, reasons[klass] if frozen else "")
-        members.setdefault(key, []).append(klass)
-    for number, ((_, frozen, reason), classes_) in enumerate(members.items()):
-        found = np.array(classes_, np.int64)
-        channels.groups.append(Group(f"g{number}", found, 0, 1, not frozen, reason if frozen else None))
-        channels.group_of_class[found] = number
+            unseen = classes[~seen[classes]]
+            _, first = np.unique(unseen, return_index=True)
+            order.append(unseen[np.sort(first)])
+            seen[unseen] = True
+    return np.concatenate(order)
 
 
 def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]) -> None:
-    groups, of = channels.groups, channels.group_of_class
+    groups, times_on = channels.groups, _Occurrences(channels.group_of_class)
     for (tensor, axis), classes in touched:
-        numbers = of[classes]
-        for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
-            groups[number].places.append((tensor, axis, int(times)))
+        for number, times in times_on(classes):
+            groups[number].places.append((tensor, axis, times))
     for side in (1, 0):
         for layer in layers:
             found = channels.layer_axes[layer.op.index][side]
             if found is None:
                 continue
-            numbers = of[found]
-            for number, times in zip(*np.unique(numbers[numbers >= 0], return_counts=True), strict=True):
+            for number, times in times_on(found):
                 group = groups[number]
                 if layer.kind == "conv":
                     (group.producers if side else group.consumers).append(layer)
                 if side and (layer.kind == "conv" or not group.producers):
-                    group.width = max(group.width, int(times))
+                    group.width = max(group.width, times)
                 elif not side and not group.producers and group.width == 0:
-                    group.width = int(times)
+                    group.width = times
     for group in groups:
         frozen_together = not group.free
         group.multiple = 1 if frozen_together else max(1, group.width // len(group.classes))
+
+
+class _Occurrences:
+    """How often each group occurs on an axis; axes with the same channels are counted once."""
+
+    def __init__(self, group_of_class: Ids) -> None:
+        self.group_of_class = group_of_class
+        self.known: dict[bytes, list[tuple[int, int]]] = {}
+
+    def __call__(self, classes: Ids) -> list[tuple[int, int]]:
+        key = classes.tobytes()
+        if key not in self.known:
+            numbers = self.group_of_class[classes]
+            found, times = np.unique(numbers[numbers >= 0], return_counts=True)
+            self.known[key] = list(zip(found.tolist(), times.tolist(), strict=True))
+        return self.known[key]
 
 
 def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
