@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, Refused
+from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
@@ -21,7 +22,15 @@ from conet_graph.passes import analysed
 from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.plans import Plan, copies_of, make_plan
 from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import Report, first_line, open_session, random_inputs, require, verify
+from conet_graph.verification import (
+    RUNTIME,
+    Report,
+    first_line,
+    open_session,
+    random_inputs,
+    require,
+    verify,
+)
 
 INITS = ("keep", "fresh")
 
@@ -115,6 +124,7 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
         with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(proto, path, graph.folder)
+            doing(RUNTIME, "running a candidate")
             try:
                 return _median_ms(open_session(path, where, fused=True))
             except Exception as error:

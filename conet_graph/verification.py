@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from conet_graph.equivalence import masked_reference
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.errors import ConetGraphError, InvalidModel, VerificationFailed, shown
+from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.inference import infer
 from conet_graph.ir.load import LoadedModel
@@ -31,6 +32,8 @@ QUANTISED_TOLERANCE = 5e-2
 
 # Elements of a value (1 GB of floats) beyond which a network is not run: a file may claim any size.
 LARGEST_VALUE = 2**28
+
+RUNTIME = "ONNX Runtime"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -95,6 +98,7 @@ def require(report: Report) -> None:
 
 
 def _check(graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None, report: Report) -> None:
+    doing("onnx", "checking the rewritten network")
     try:
         onnx.checker.check_model(path, full_check=False)
     except Exception as error:
@@ -169,6 +173,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
     try:
         reference_path = temporary / "reference.onnx"
         save_model(masked_reference(graph, copies_of(graph, plan)), reference_path, graph.folder)
+        doing(RUNTIME, "loading the original network")
         reference = open_session(reference_path, fused=False)
     except ConetGraphError:
         raise
@@ -176,6 +181,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
         report.runs.append({"skipped": f"ONNX Runtime does not load the original: {first_line(error)}"})
         _load_alone(path, report)
         return
+    doing(RUNTIME, "loading the rewritten network")
     try:
         session = open_session(path, fused=False)
     except Exception as error:
@@ -190,10 +196,12 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
     for batch in (1, 2):
         if batch == 2 and not _batch_is_free(reference):
             break
+        doing(RUNTIME, "running the original network")
         trial = _run_reference(reference, batch)
         if isinstance(trial, str):
             report.runs.append({"skipped": f"ONNX Runtime does not run the original: {trial}"})
             continue
+        doing(RUNTIME, "running the rewritten network")
         try:
             found = session.run(None, trial.feeds)
         except Exception as error:
@@ -210,6 +218,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
 
 def _load_alone(path: Path, report: Report) -> None:
     """Load the rewritten network where the original cannot be loaded."""
+    doing(RUNTIME, "loading the rewritten network")
     try:
         open_session(path, fused=False)
         report.runs.append({"loaded": True})

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import signal
 import sys
-import warnings
 from collections.abc import Iterator
 
 import onnx
 from onnx import shape_inference
 
 from conet_graph.ir.errors import InvalidModel
+from conet_graph.ir.forked import Crashed, FailedInChild, in_child
 from conet_graph.ir.graph import bodies
 
 # Operators whose inference aborts the process, as the Linux builds of onnx assert bounds in C++: Slice of
 # a negative size (of a window larger than what it moves over, say), Split with more outputs than it says.
 ABORTING = frozenset({"Slice", "Split"})
-_DONE, _FAILED = b"d", b"f"
 
 
 def infer(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
@@ -47,40 +43,15 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _in_child(model: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
-    """The same in a forked process, which may crash."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # The child calls onnx's inference and nothing else, so other threads' locks do not matter.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        _answer(model, strict, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    if answer.startswith(_DONE):
-        found: onnx.ModelProto = onnx.ModelProto.FromString(answer[1:])
-        return found
-    if answer.startswith(_FAILED):
-        raise shape_inference.InferenceError(answer[1:].decode("utf-8", "replace"))
-    raise InvalidModel(
-        "The shapes of the network cannot be inferred, onnx itself crashes on it:"
-        " a size in it is negative, or numbers in it contradict each other."
-    )
-
-
-def _answer(model: onnx.ModelProto, strict: bool, writing: int) -> None:
-    """The child: write what inference says, and end."""
+    """The same in a process that may crash; it calls onnx alone, so other threads' locks do not matter."""
     try:
-        faulthandler.disable()
-        signal.signal(signal.SIGABRT, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the assertion's text would go
-        try:
-            answer = _DONE + _infer(model, strict).SerializeToString()
-        except Exception as error:
-            answer = _FAILED + str(error).encode("utf-8", "replace")
-        with os.fdopen(writing, "wb") as pipe:
-            pipe.write(answer)
-    finally:
-        os._exit(0)
+        answer = in_child(lambda: _infer(model, strict).SerializeToString())
+    except FailedInChild as error:
+        raise shape_inference.InferenceError(error.text) from None
+    except Crashed:
+        raise InvalidModel(
+            "The shapes of the network cannot be inferred, onnx itself crashes on it:"
+            " a size in it is negative, or numbers in it contradict each other."
+        ) from None
+    found: onnx.ModelProto = onnx.ModelProto.FromString(answer)
+    return found

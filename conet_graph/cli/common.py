@@ -44,6 +44,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             sys.stdout.flush()  # what cannot be written is told here, not by Python at exit
         except typer.Exit:
             raise
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             raise typer.Exit(report(error, bool(kwargs.get("debug")))) from None
 

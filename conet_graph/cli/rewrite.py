@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conet_graph.cli.apart import chosen, report_of
 from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
 from conet_graph.ir.errors import BadUsage, shown
 
@@ -86,7 +88,6 @@ def rewrite(
         params=_target(params, "--params"),
         macs=_target(macs, "--macs"),
         latency_ms=latency,
-        measure_latency=None if latency is None else latency_meter(graph, provider),
         multiple_of=multiple_of,
         min_width=min_width,
         keep=tuple(keep or ()),
@@ -94,14 +95,19 @@ def rewrite(
         uniform=uniform,
         seed=seed,
     )
-    copies = choose_copies(graph, request)
+    if latency is None:
+        copies = choose_copies(graph, request)
+    else:
+        copies = chosen(
+            lambda: choose_copies(graph, replace(request, measure_latency=latency_meter(graph, provider)))
+        )
     made, layout = planned(graph, copies, init, noise, seed)
     proto = rewritten(graph, made, layout)
     before, after = _costs(graph, proto)
     report = None
     if not dry_run and output is not None:
         if verify:
-            report = verified(graph, proto, made, graph.folder)
+            report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
             require(report)
         save(in_place_of(graph.loaded, proto), output)
         if plan is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from conet_graph.cli.apart import report_of
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
 
 
@@ -28,7 +29,8 @@ def verify(
     from conet_graph.rewriting import compare_models
 
     made = Plan.loads(read_text(plan, "plan"))
-    report = compare_models(load_model(original), load_model(rewritten), made)
+    old, new = load_model(original), load_model(rewritten)
+    report = report_of(lambda: compare_models(old, new, made), made)
     if json:
         print_json(report.to_json())
     elif report.ok:
