@@ -76,7 +76,7 @@ def train(
         bool | None,
         typer.Option(
             "--channels-last/--no-channels-last",
-            help="Lay images out with their channels last [on GPUs]",
+            help="Lay images out with their channels last, which is faster [without 3-D convolutions]",
             show_default=False,
         ),
     ] = None,
@@ -100,7 +100,7 @@ def train(
     """
     from conet_graph.trials.data import open_data
     from conet_graph.trials.distributed import is_first
-    from conet_graph.trials.networks import write_trained
+    from conet_graph.trials.networks import FileNetwork, write_trained
     from conet_graph.trials.settings import TrainSettings
     from conet_graph.trials.training import ClassificationTrial
 
@@ -129,6 +129,8 @@ def train(
     network = _network(model, source, settings, fresh=fresh, width=width, seed=seed)
     show = is_first() and not json
     trial = ClassificationTrial(source, settings, device, tensorboard=tensorboard, progress=show)
+    if isinstance(network, FileNetwork):
+        network.begin_nearest(source, batch, trial.device)
     out, history = console(), []
     for metrics in trial(network.module, epochs, seed=seed, checkpoint=kept):
         history.append(metrics)

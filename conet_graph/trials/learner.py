@@ -72,7 +72,8 @@ class Learner:
         self.answers, self.processes, self.device = answers, processes, processes.device
         on_gpu = self.device.type == "cuda"
         self.autocast = on_gpu if settings.amp is None else settings.amp
-        self.channels_last = on_gpu if settings.channels_last is None else settings.channels_last
+        flat = all(p.dim() != 5 for p in module.parameters())
+        self.channels_last = flat if settings.channels_last is None else settings.channels_last
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
         self.parameters = dict(module.named_parameters())
@@ -89,6 +90,15 @@ class Learner:
         self.sums = Sums.zero(self.device)
         self.looked = 0.0, 0  # losses and images at the last look at the loss
         self.steps_per_epoch = data.train_batches(settings.batch, processes.world)
+
+    @contextmanager
+    def own_layout(self) -> Iterator[None]:
+        """Give the module back with its weights laid out as usual: not all that saves them takes others."""
+        try:
+            yield
+        finally:
+            if self.channels_last:
+                self.module.to(memory_format=torch.contiguous_format)
 
     def steps(self, seed: int) -> Iterator[None]:
         """Train from where the progress is to the end of the epoch; yields after each step.

@@ -27,7 +27,7 @@ class TrainSettings:
         auxiliary: weight of the loss of auxiliary outputs, where a network has them in training.
         drop_path: probability of dropping an operation of a cell, reached linearly in the last epoch.
         amp: bfloat16 autocast; None means on GPUs.
-        channels_last: memory layout; None means on GPUs.
+        channels_last: memory layout; None means wherever the weights allow it (no 3-D convolutions).
         compile: run the module through torch.compile.
         checkpoint_seconds: how often a checkpoint is written within an epoch.
 

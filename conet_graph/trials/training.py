@@ -88,7 +88,7 @@ class ClassificationTrial:
             middle = store.within_epoch(learner.progress.epoch) if store else None
             if store and middle:
                 learner.restore(middle, store.within)
-            with scalar_log(self.tensorboard if processes.first else None) as log:
+            with learner.own_layout(), scalar_log(self.tensorboard if processes.first else None) as log:
                 while learner.progress.epoch < epochs:
                     metrics = self._epoch(learner, epochs, seed, store)
                     log(metrics)
