@@ -31,11 +31,13 @@ class Answers:
 
     def scores(self, module: Callable[[Tensor], Any], images: Tensor) -> list[Tensor]:
         """Logits [N, classes] in float32 of the output, and of auxiliary outputs after it."""
-        if self.channels_last_input:
-            images = images.permute(0, 2, 3, 1)
-        output = module(images)
+        output = module(self.arranged(images))
         several = output if isinstance(output, tuple | list) else [output]
         return [self._logits(one) for one in several]
+
+    def arranged(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] as the network takes them."""
+        return images.permute(0, 2, 3, 1) if self.channels_last_input else images
 
     def _logits(self, output: Tensor) -> Tensor:
         flat = output.flatten(1).float()

@@ -17,7 +17,7 @@ from conet_graph.trials.heads import Head, Teacher, find_heads
 from conet_graph.trials.learner import LOOK_EVERY, own_random_numbers
 from conet_graph.trials.randomness import seed_of
 from conet_graph.trials.schedules import half_wave
-from conet_graph.trials.settle_batchnorm import settle_batchnorm
+from conet_graph.trials.settle_batchnorm import begin_nearest
 from conet_graph.trials.unlabelled import Images
 
 # Training batches from which a BatchNorm without statistics gets its own, and the heads get theirs.
@@ -97,6 +97,7 @@ def distill(
     if not math.isfinite(best):
         raise TrialFailed("Student or teacher give numbers that are not finite on these images.")
     yield {"epoch": 0, **found, "seconds": time.perf_counter() - begun}
+    run.begin()
     try:
         for epoch in range(settings.epochs):
             begun = time.perf_counter()
@@ -132,11 +133,14 @@ class _Run:
         if not weights:
             raise BadUsage("The student has no weights to train.")
         self.optimiser = torch.optim.Adam(weights, lr=settings.learning_rate)
-        settle_batchnorm(student, self._first_batches())
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of everything that the student has learned."""
         return {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+
+    def begin(self) -> None:
+        """Give BatchNorms that were put back statistics of these images."""
+        begin_nearest(self.student, self._first_batches(), self._first_error)
 
     def train(self, epoch: int, seed: int, after_step: Callable[[], None]) -> float:
         """One epoch; returns the mean loss."""
@@ -186,6 +190,14 @@ class _Run:
         return {"error": error / count} | (
             {"agreement": agreed / (count * classifiers)} if classifiers else {}
         )
+
+    def _first_error(self) -> float:
+        """Mean error on the first batches, in the mode that the student is in."""
+        errors = [
+            self._over_heads(self._given(batch), self.teacher(batch), Head.error)
+            for batch in self._first_batches()
+        ]
+        return float(torch.stack(errors).mean())
 
     def _given(self, batch: Tensor) -> tuple[Tensor, ...]:
         """The student's outputs."""

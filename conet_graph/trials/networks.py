@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from math import log
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from conet_graph.bridge import from_torch, to_torch
 from conet_graph.ir.errors import BadUsage, VerificationFailed, shown
@@ -19,17 +22,20 @@ from conet_graph.models import ZOO, build, export_module
 from conet_graph.models.zoo import TORCHVISION
 from conet_graph.passes import analysed
 from conet_graph.passes.fold_batchnorm import fold_batchnorm
-from conet_graph.passes.insert_batchnorm import insert_batchnorm
+from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.rewriting import in_place_of, planned, rewritten, save
 from conet_graph.trials.answers import find_answers
 from conet_graph.trials.protocol import ClassificationData
+from conet_graph.trials.settle_batchnorm import begin_nearest
 from conet_graph.verification import first_line, open_session
 
 # The file's answers may differ from the module's by this share of the largest one.
 TOLERANCE = 1e-3
 # Images on which the two are compared.
 COMPARED = 32
+# Training batches by which it is decided what inserted BatchNorms begin with.
+FIRST_BATCHES = 10
 
 
 class Network(Protocol):
@@ -51,6 +57,7 @@ class FileNetwork:
 
     source: LoadedModel
     module: nn.Module
+    inserted: bool = False
 
     @classmethod
     def of(cls, model: LoadedModel, *, fresh: bool = False, seed: int = 0) -> FileNetwork:
@@ -66,7 +73,32 @@ class FileNetwork:
 
         """
         source = insert_batchnorm(with_fresh_weights(model, seed) if fresh else model)
-        return cls(source, to_torch(source))
+        return cls(source, to_torch(source), not fresh and was_inserted(model, source))
+
+    def begin_nearest(self, data: ClassificationData, batch: int, device: torch.device) -> None:
+        """Give BatchNorms that were inserted among trained weights statistics of the data.
+
+        Args:
+            data: what it will be trained on.
+            batch: images in a batch.
+            device: where to compute; the module stays there.
+
+        """
+        if not self.inserted or data.train_batches(batch) < 1:
+            return
+        self.module.to(device)
+        answers = find_answers(self.module, data, device)
+
+        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return islice(data.train(batch, seed=0, epoch=0, device=device), FIRST_BATCHES)
+
+        def loss() -> float:
+            losses = [cross_entropy(answers.scores(self.module, x)[0], y) for x, y in batches()]
+            # What is no better than guessing is no function to keep.
+            return min(float(torch.stack(losses).mean()), log(data.classes))
+
+        images = (answers.arranged(x) for x, _ in batches())
+        begin_nearest(self.module, images, loss)
 
     def model(self) -> LoadedModel:
         """The file's graph with the module's weights."""
@@ -147,8 +179,7 @@ def write_trained(network: Network, data: ClassificationData, output: Path, *, k
 def _require_equal(model: LoadedModel, module: nn.Module, data: ClassificationData) -> None:
     device = torch.device("cpu")
     images, _ = next(data.test(COMPARED, device=device))
-    if find_answers(module, data, device).channels_last_input:
-        images = images.permute(0, 2, 3, 1)
+    images = find_answers(module, data, device).arranged(images)
     with torch.no_grad():
         wanted = module(images).numpy()
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:

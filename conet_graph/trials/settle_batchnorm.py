@@ -4,11 +4,15 @@
 normalises by the batch's own statistics, and a network with trained weights would be another one from the
 first step on. With the data's mean and variance as its statistics, and scale and shift that undo them,
 a BatchNorm is the same function in both.
+
+That is worth it where the function is good. A network that was narrowed has lost so much of it that the
+other one, in which every channel is brought to the same size again, is mostly the better start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +32,36 @@ class _Moments:
     squares: Tensor
 
 
+def begin_nearest(module: nn.Module, batches: Iterable[Tensor], loss: Callable[[], float]) -> bool:
+    """Let BatchNorms without statistics begin with those of the data, by the better of two ways.
+
+    Either the network's function stays (see `settle_batchnorm`), or scale and shift stay, and the function
+    is the one that training would begin with. Where there is no such BatchNorm nothing happens.
+
+    Args:
+        module: the network, on its device; left in evaluation mode.
+        batches: inputs to measure on.
+        loss: of the module on such inputs, less is better; called without gradients.
+
+    Returns:
+        Whether the function stayed.
+
+    """
+    fresh = list(_fresh(module).values())
+    module.eval()
+    if not fresh:
+        return True
+    with torch.no_grad():
+        standing = loss()
+        with _by_the_batch(fresh):
+            normalised = loss()
+        if standing < normalised:
+            settle_batchnorm(module, batches)
+            return True
+        _average(module, fresh, batches)
+        return False
+
+
 def settle_batchnorm(module: nn.Module, batches: Iterable[Tensor]) -> int:
     """Settle every BatchNorm of a module that has no statistics of its own yet.
 
@@ -42,7 +76,7 @@ def settle_batchnorm(module: nn.Module, batches: Iterable[Tensor]) -> int:
         How many were settled.
 
     """
-    fresh = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and _is_fresh(m)}
+    fresh = _fresh(module)
     moments: dict[str, _Moments] = {}
     hooks = [m.register_forward_pre_hook(_measuring(moments, name)) for name, m in fresh.items()]
     was_training = module.training
@@ -58,6 +92,33 @@ def settle_batchnorm(module: nn.Module, batches: Iterable[Tensor]) -> int:
     for name, seen in moments.items():
         _settle(fresh[name], seen)
     return len(moments)
+
+
+@contextmanager
+def _by_the_batch(norms: Sequence[_BatchNorm], *, keep: bool = False) -> Iterator[None]:
+    """Within it, BatchNorms take the statistics of the batch, and keep none or average those of all."""
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats, norm.momentum = True, keep, None
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats, norm.momentum = False, True, momentum
+
+
+def _average(module: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Tensor]) -> None:
+    """Give BatchNorms the mean statistics over batches, where all of them take the batch's own."""
+    for norm in norms:
+        norm.reset_running_stats()
+    with _by_the_batch(norms, keep=True):
+        for batch in batches:
+            module(batch)
+
+
+def _fresh(module: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorms that have no statistics of their own yet."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and _is_fresh(m)}
 
 
 def _is_fresh(norm: _BatchNorm) -> bool:

@@ -11,7 +11,7 @@ from conet_graph.ir.errors import BadUsage
 from conet_graph.trials.distill import DistillSettings, distill
 from conet_graph.trials.errors import TrialFailed
 from conet_graph.trials.heads import FEATURES, LOGITS, PROBABILITIES, find_heads
-from conet_graph.trials.settle_batchnorm import settle_batchnorm
+from conet_graph.trials.settle_batchnorm import begin_nearest, settle_batchnorm
 from conet_graph.trials.unlabelled import open_images
 
 CPU = torch.device("cpu")
@@ -118,6 +118,25 @@ def test_a_trained_batchnorm_and_a_constant_channel_stay_as_they_are() -> None:
     constant = fresh(nn.BatchNorm2d(1))
     assert settle_batchnorm(nn.Sequential(constant), [torch.full((4, 1, 2, 2), 3.0)]) == 1
     torch.testing.assert_close(constant.weight, torch.ones(1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_batchnorms_begin_with_the_better_function(keeps: bool) -> None:
+    images = torch.randn(64, 3, 12, 12) * 3 + 1
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), fresh(nn.BatchNorm2d(5)), nn.ReLU(), nn.Conv2d(5, 2, 1))
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    own, by_the_batch = net.eval()(images).detach(), net.train()(images).detach()
+    net.load_state_dict(state)
+    goal = own if keeps else by_the_batch
+
+    def loss() -> float:
+        return float((net(images) - goal).square().mean())
+
+    assert begin_nearest(net, images.split(32), loss) is keeps
+    assert not any(m.training for m in net.modules())
+    assert net[1].momentum == 0.1
+    torch.testing.assert_close(net(images), goal, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(net.train()(images), goal, atol=1e-2, rtol=1e-2)
 
 
 def test_a_student_learns_all_heads_and_keeps_its_best_weights() -> None:
