@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 ROUNDS = 5
 BASELINE = """
 import sys
-import networkx, numpy, onnx, rich.console, rich.table, scipy.sparse.csgraph, typer
+import numpy, onnx, rich.console, rich.table, typer
 onnx.load(sys.argv[1])
 """
 ANALYZE = "import sys; from conet_graph.cli import main; main()"

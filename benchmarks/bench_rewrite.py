@@ -18,7 +18,7 @@ ROUNDS = 5
 
 REWRITE = """
 import json, sys, time
-import onnx, numpy, scipy.sparse.csgraph, networkx
+import onnx, numpy
 import conet_graph.rewriting, conet_graph.cost_model
 from conet_graph.ir.load import load_model
 from conet_graph.ir.save import save_model

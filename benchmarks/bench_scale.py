@@ -28,7 +28,7 @@ from bench_analyze import chain
 from bench_analyze import write as made_elsewhere
 from onnx import TensorProto, helper
 
-IMPORTS = "import networkx, rich.console, rich.table, scipy.sparse.csgraph, typer"
+IMPORTS = "import rich.console, rich.table, typer"
 READ_AND_INFER = """
 import sys, onnx
 model = onnx.load(sys.argv[1], load_external_data=False)

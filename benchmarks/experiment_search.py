@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4, help="of a trial")
-    parser.add_argument("--final-epochs", type=int, default=8, help="of what is compared")
+    parser.add_argument("--final-epochs", type=int, default=5, help="of what is compared")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=20, help="of random widths")
     parser.add_argument("--threads", type=int, default=1)

@@ -7,11 +7,11 @@ parameters and multiply-accumulates are sums of products of such lengths.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from conet_graph.cost import is_weight, layer_macs, parameters, product_macs, weights_of
 from conet_graph.ir.graph import Graph, Operator
@@ -20,7 +20,7 @@ from conet_graph.ir.tensors import nbytes
 from conet_graph.layers import root_constant
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.passes.units import Axis
+from conet_graph.passes.units import Axis, Ids
 
 Counts = NDArray[np.float64]
 # A product of lengths: its factor, and the rows of the lengths.
@@ -169,7 +169,6 @@ class _Lengths:
     entries: list[tuple[int, int, float]] = field(default_factory=list)
     current: list[float] = field(default_factory=list)
     rows: dict[tuple[str, int], int] = field(default_factory=dict)
-    matrix: csr_array | None = None
 
     def __post_init__(self) -> None:
         self.free = np.array([g.free for g in self.channels.groups], np.bool_)
@@ -209,12 +208,16 @@ class _Lengths:
 
     def at(self, counts: Counts) -> Counts:
         """All lengths at other widths, and a one behind them."""
-        if self.matrix is None:
-            rows, columns, values = zip(*self.entries, strict=True) if self.entries else ((), (), ())
-            shape = (len(self.fixed), len(counts))
-            self.matrix = csr_array((np.array(values, np.float64), (rows, columns)), shape=shape)
-        lengths = np.asarray(self.fixed) + self.matrix @ counts
+        rows, columns, classes = self._entries
+        moving = np.bincount(rows, classes * counts[columns], len(self.fixed))
+        lengths = np.asarray(self.fixed) + moving
         return np.append(np.rint(lengths), 1.0)
+
+    @cached_property
+    def _entries(self) -> tuple[Ids, Ids, Counts]:
+        """Rows, groups and positions a class, once all lengths are known."""
+        rows, groups, positions = zip(*self.entries, strict=True) if self.entries else ((), (), ())
+        return np.array(rows, np.int64), np.array(groups, np.int64), np.array(positions, np.float64)
 
 
 class _Sum:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -15,6 +14,9 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import LoadedModel, tensor_array
 from conet_graph.ir.wire import copy_without
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -262,6 +264,8 @@ class Graph:
         Once ``classify_edges`` has run, an edge has its ``kind`` (conv or non-conv; weight where no
         feature map goes in), and a node says how its inbound edges ``meet``.
         """
+        import networkx as nx  # slow to import, and the passes need no DAG
+
         kinds: dict[int, str] = self.notes.get("edge_kinds", {})
         dag: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         for name in [*self.inputs, *self.constants]:

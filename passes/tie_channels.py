@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from networkx.utils import UnionFind
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.components import components
 from conet_graph.passes.labels import ChannelLabels
 from conet_graph.passes.rules import apply_rule
 from conet_graph.passes.units import Axis, Ids, Tracker, Units
@@ -243,11 +243,14 @@ class _Occurrences:
 
 def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
     """Groups that make up the output axis of one convolution are one size."""
-    together = UnionFind(group.id for group in channels.groups)
+    number = {group.id: k for k, group in enumerate(channels.groups)}
+    pairs = [np.zeros((2, 0), np.int64)]
     for layer in layers:
         if layer.kind == "conv":
             groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
-            together.union(*(group.id for group in groups if group.free))
-    names: dict[str, str] = {}
-    for group in channels.groups:
-        group.size = names.setdefault(together[group.id], f"s{len(names)}")
+            free = np.array([number[group.id] for group in groups if group.free], np.int64)
+            pairs.append(np.stack([free[:-1], free[1:]]))
+    left, right = np.concatenate(pairs, axis=1)
+    _, sizes = components(left, right, len(channels.groups))
+    for group, size in zip(channels.groups, sizes.tolist(), strict=True):
+        group.size = f"s{size}"

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
+from conet_graph.passes.components import components
 
 # An equation with more positions is looked through for repetitions.
 LONG = 4096
@@ -33,14 +32,6 @@ MOST_POSITIONS = 2**23
 
 class NoRule(Exception):
     """A rule cannot describe this operator; what it touches is frozen for the reason given."""
-
-
-def components(left: Ids, right: Ids, count: int) -> tuple[int, Ids]:
-    """How many classes ``count`` units fall into when each of ``left`` equals its ``right``; each one's."""
-    ones = np.ones(len(left), np.bool_)
-    matrix = coo_array((ones, (left, right)), shape=(count, count))
-    found, labels = connected_components(matrix, directed=False)
-    return int(found), labels.astype(np.int64)
 
 
 class Tracker:
