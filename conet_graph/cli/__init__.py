@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -24,12 +25,29 @@ from conet_graph.cli.common import INTERRUPTED, report, say
 
 app = typer.Typer(
     name="conet-graph",
-    help="Find, change and search the channel sizes of any ONNX CNN.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from conet_graph.version import own_version  # reading the installed packages takes a while
+
+        print(f"conet-graph {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Find, change and search the channel sizes of any ONNX CNN."""
+
+
 app.command()(analyze.analyze)
 app.command()(rewrite.rewrite)
 app.command()(verify.verify)
@@ -55,7 +73,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code and raises nothing."""
     try:
-        code = app(arguments, prog_name="conet-graph", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="conet-graph", standalone_mode=False)
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from conet_graph.search.network import Network
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import RunStore
 from conet_graph.search.settings import RunSettings, require_same, settings_from
+from conet_graph.version import own_version
 
 
 def begin(model: Path, folder: RunFolder, settings: RunSettings, command: str) -> None:
@@ -39,7 +39,7 @@ def begin(model: Path, folder: RunFolder, settings: RunSettings, command: str) -
         "settings": json.dumps(settings.flat()),
         "status": "running",
         "command": command,
-        "version": _version(),
+        "version": own_version(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     folder.make()
@@ -108,10 +108,3 @@ def network_in(folder: RunFolder) -> Network:
         return searched_network(load_model(folder.original))
     except InvalidModel as error:
         raise BadUsage(f"The search's own copy of the network is damaged: {error}") from None
-
-
-def _version() -> str:
-    try:
-        return version("conet-graph")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

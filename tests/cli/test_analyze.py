@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,16 @@ def test_analyze_imports_no_torch(network: Path) -> None:
 )
 def test_quantities(number: int | None, shown: str) -> None:
     assert quantity(number) == shown
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"conet-graph {metadata.version('conet-graph')}\n"
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
+    told = capsys.readouterr()
+    assert "analyze" in told.out
+    assert "\n" in told.out.strip()
+    assert not told.err
