@@ -73,8 +73,8 @@ def layer_indicators(
 ) -> dict[str, LayerIndicators]:
     """Measure weights by empirical VBMF of both unfoldings (DESIGN section 6; CONet section 3).
 
-    Each weight is measured where it lives: numpy arrays by numpy, without importing torch; tensors
-    by torch on their device. Gram matrices are float64 and go in batches of one size.
+    numpy arrays and tensors on the CPU are measured by numpy, without importing torch; tensors on a
+    GPU by torch, there. Gram matrices are float64 and go in batches of one size.
 
     Rank 0, condition 1, gain 0 by definition: weights of one channel, all-zero, constant or
     noiseless low-rank ones (see `solve_evbmf`), ones with a NaN or an infinity (noise variance 0

@@ -1,6 +1,6 @@
 """Weights as matrices: unfoldings, Gram matrices and their spectra, in numpy or in torch.
 
-A weight stays where it is: arrays are worked on by numpy, tensors by torch on their own device.
+Arrays and tensors on the CPU are worked on by numpy, tensors elsewhere by torch on their own device.
 This module never imports torch; whoever holds a tensor has it loaded already.
 """
 
@@ -22,6 +22,10 @@ Weight: TypeAlias = "NDArray[Any] | torch.Tensor"
 Matrix: TypeAlias = "Float64s | torch.Tensor"
 AnyMatrix = TypeVar("AnyMatrix", "Float64s", "torch.Tensor")
 
+# numpy notices that a matrix times its own transpose is symmetric, and computes half of it: torch does not.
+# Apple's GPUs have no float64.
+BY_NUMPY = ("cpu", "mps")
+
 
 def normalised(weight: Weight) -> tuple[Matrix, float]:
     """The weight over its largest magnitude, in float64 with two axes or more; and that magnitude.
@@ -33,9 +37,9 @@ def normalised(weight: Weight) -> tuple[Matrix, float]:
     if isinstance(weight, np.ndarray):
         return _normalised_array(weight)
     torch = sys.modules["torch"]
-    # Apple's GPUs have no float64.
-    local = weight.detach().cpu() if weight.device.type == "mps" else weight.detach()
-    values = local.to(torch.float64)
+    if weight.device.type in BY_NUMPY:
+        return _normalised_array(weight.detach().cpu().to(torch.float64).numpy())
+    values = weight.detach().to(torch.float64)
     values = values.reshape(_at_least_two(tuple(values.shape)))
     largest = float(values.abs().amax()) if values.numel() else 0.0
     if not 0 < largest < math.inf:

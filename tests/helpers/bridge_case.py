@@ -40,9 +40,10 @@ def largest_difference(ours: list[Any], theirs: list[Any]) -> float:
     for got, want in zip(ours, theirs, strict=True):
         assert got.shape == want.shape, (got.shape, want.shape)
         if want.size:
-            magnitude = max(float(np.abs(want.astype(np.float64)).max()), 1e-6)
+            magnitude = max(float(np.nanmax(np.abs(want.astype(np.float64)), initial=0.0)), 1e-6)
             off = np.abs(got.astype(np.float64) - want.astype(np.float64))
-            worst = max(worst, float(off.max()) / magnitude)
+            assert np.array_equal(np.isnan(got), np.isnan(want))
+            worst = max(worst, float(np.nanmax(off, initial=0.0)) / magnitude)
     return worst
 
 

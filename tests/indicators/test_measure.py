@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from conet_graph.indicators import LayerIndicators, layer_indicators
+from conet_graph.indicators import LayerIndicators, layer_indicators, unfold
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASES: list[dict[str, Any]] = json.loads((ROOT / "tests/data/evbmf.json").read_text())["cases"]
@@ -35,6 +36,14 @@ def weight_of(case: dict[str, Any]) -> NDArray[np.float64]:
 
 
 WEIGHTS = {f"w{case['seed']}": weight_of(case) for case in CASES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tensors_measured_by_torch() -> Iterator[None]:
+    """Tensors on the CPU take the way of those on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unfold, "BY_NUMPY", ())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +85,12 @@ def test_gains_are_means_over_all_channels() -> None:
     assert layer.gain == pytest.approx((layer.out_gain + layer.in_gain) / 2)
 
 
+@pytest.mark.parametrize("by_numpy", [(), ("cpu",)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_tensors_of_a_training_are_measured(dtype: torch.dtype) -> None:
+def test_tensors_of_a_training_are_measured(
+    dtype: torch.dtype, by_numpy: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfold, "BY_NUMPY", by_numpy)
     weight = torch.nn.Parameter(torch.from_numpy(WEIGHTS["w0"]).to(dtype))
     array = weight.detach().to(torch.float64).numpy()
     of_tensor, of_array = layer_indicators({"t": weight, "a": array}).values()
