@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +58,8 @@ class Operator:
 
     def input(self, slot: int) -> str:
         """Name of one input, '' when it is absent."""
-        return self.proto.input[slot] if slot < len(self.proto.input) else ""
+        names = self.proto.input
+        return names[slot] if slot < len(names) else ""
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
@@ -76,14 +78,14 @@ class Operator:
         return bodies(self.proto)
 
 
-@dataclass(slots=True)
+@dataclass
 class Constant:
-    """A tensor whose value the file holds; ``source`` is its name in the file it came from."""
+    """A tensor whose value the file holds, never changed; ``source`` is its name in the file it came from."""
 
     tensor: onnx.TensorProto
     source: str
 
-    @property
+    @cached_property
     def dims(self) -> tuple[int, ...]:
         """The tensor's shape."""
         return tuple(self.tensor.dims)
@@ -93,10 +95,10 @@ class Constant:
         """Whether it holds floating point numbers (float8 and float4 left out)."""
         return self.tensor.data_type in FLOATS
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.dims, dtype=np.int64)) if self.dims else 1
+        return math.prod(self.dims)
 
 
 FLOATS = frozenset(
