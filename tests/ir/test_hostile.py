@@ -47,7 +47,7 @@ def placed(name: str, folder: Path) -> Path:
 def test_hostile_file(name: str, expected: str, tmp_path: Path) -> None:
     path = placed(name, tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine is not the file's fault
     outcome, told = "ok", ""
     try:
         analysed(load_model(path))
@@ -55,7 +55,7 @@ def test_hostile_file(name: str, expected: str, tmp_path: Path) -> None:
         outcome, told = "error", str(error)
     assert "\n" not in told
     assert len(told) < 600
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
     assert outcome in expected.split("-or-")
 
