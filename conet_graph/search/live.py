@@ -56,6 +56,11 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def place(trial: int, trials: int) -> str:
+    """Which trial it is, counted from 0 as in the run's folder and its report."""
+    return f"trial {trial} ({trial + 1} of {trials})"
+
+
 class Progress:
     """What both forms know of the search: its place, its pace, and what the last trial did."""
 
@@ -114,7 +119,7 @@ class LogLines:
         """The line."""
         accuracy = "" if trial.test_accuracy is None else f", accuracy {trial.test_accuracy:.1%}"
         self.say(
-            f"trial {trial.trial + 1} of {self.progress.trials}{accuracy}, {trial.parameters:,} parameters,"
+            f"{place(trial.trial, self.progress.trials)}{accuracy}, {trial.parameters:,} parameters,"
             f" {clock(trial.seconds)}; sizes: {count_marks(before, after)}"
         )
 
@@ -177,6 +182,6 @@ class LiveTable:
         left = shown.left()
         ahead = "" if left is None else f"   at most {clock(left)} left"
         return (
-            f"trial {shown.trial + 1}/{shown.trials}   epoch {shown.epochs_done}/{shown.epochs}{accuracy}"
+            f"{place(shown.trial, shown.trials)}   epoch {shown.epochs_done}/{shown.epochs}{accuracy}"
             f"   {shown.parameters:,} parameters{ahead}"
         )

@@ -42,7 +42,7 @@ def test_log_has_a_plain_line_for_each_trial() -> None:
     watch.epoch(1, 1, {"test_accuracy": 0.5}, 2.0)
     watch.ends(DONE, BEFORE, AFTER)
     assert text(made) == (
-        "trial 2 of 5, accuracy 87.6%, 12,345 parameters, 1 min 15 s;"
+        "trial 1 (2 of 5), accuracy 87.6%, 12,345 parameters, 1 min 15 s;"
         " sizes: 1 grow, 1 shrink, 1 stay, 1 settled\n"
     )
 
@@ -60,7 +60,7 @@ def shown(height: int) -> str:
 
 def test_table_shows_trial_epoch_accuracy_and_where_sizes_go() -> None:
     found = shown(40)
-    assert "trial 2/5   epoch 3/4   accuracy 50.0%   12,345 parameters   at most" in found
+    assert "trial 1 (2 of 5)   epoch 3/4   accuracy 50.0%   12,345 parameters   at most" in found
     rows = [line.split() for line in found.splitlines() if line.strip().startswith("s")]
     assert [(row[0], row[-2], row[-1]) for row in rows[1:]] == [
         *(("s0", "38", "▲"), ("s1", "28", "▼"), ("s2", "32", "·"), ("s3", "32", "■"))
