@@ -23,9 +23,9 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a search as one HTML page that needs no network, and its plots as PNG and SVG files.
+    """Write a search as one HTML page that needs no network, and its pictures as PNG and SVG files.
 
-    The plots go to RUN/report/. A search that is still running is shown as it stands.
+    The pictures go to RUN/report/. A search that is still running is shown as it stands.
 
     Example: conet-graph report runs/resnet20 --html report.html
     """
@@ -43,7 +43,7 @@ def report(
         return
     out = console()
     out.print(f"wrote {page}", soft_wrap=True)
-    out.print(f"wrote {len(plots)} plots to {folder}", soft_wrap=True)
+    out.print(f"wrote {len(plots)} pictures to {folder}", soft_wrap=True)
 
 
 def _summary(run: Run, page: Path, plots: list[Path]) -> dict[str, Any]:

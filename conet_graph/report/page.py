@@ -8,17 +8,12 @@ from pathlib import Path, PurePath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from conet_graph.analysis import analysis_of
-from conet_graph.ir.errors import ConetGraphError, shown
-from conet_graph.ir.load import load_model
+from conet_graph.ir.errors import shown
 from conet_graph.ir.save import atomic_write
-from conet_graph.passes import analysed
 from conet_graph.report.colors import size_color
 from conet_graph.report.document import canvas, card, document, section
-from conet_graph.report.graph_drawing import draw_graph
 from conet_graph.report.inline_plot import ON_PAGE, inline_svg
 from conet_graph.report.markup import change, count, duration, named, percent, safe
-from conet_graph.report.palette import Palette
 from conet_graph.report.plots import (
     Dot,
     draw_accuracy,
@@ -32,6 +27,7 @@ from conet_graph.report.plots import (
     themed,
 )
 from conet_graph.report.run import Run
+from conet_graph.report.run_drawing import draw_network
 from conet_graph.report.tables import (
     comparison_table,
     course_table,
@@ -221,31 +217,17 @@ def _slopes(run: Run) -> str:
 
 
 def _drawing(run: Run) -> str:
-    """The network as its DAG, in its last form that can be read."""
     title = "The network"
-    candidates = [("final.onnx", "its final widths")]
-    candidates += [
-        (f"trials/{t.number:03d}.onnx", f"the widths of trial {t.number}") for t in run.trials[::-1]
-    ]
-    candidates.append(("original.onnx", "the widths of the file that was searched"))
-    for name, what in candidates:
-        path = run.folder / name
-        if not path.is_file():
-            continue
-        try:
-            graph = analysed(load_model(path))
-        except ConetGraphError:
-            continue
-        analysis = analysis_of(graph)
-        drawing = draw_graph(graph, analysis, Palette.of_run(run, analysis), f"The network with {what}")
-        if drawing is None:
-            return section(title, f"{len(analysis.layers)} layers are more than a drawing can show.")
-        note = (
-            f"Layers and the places where feature maps meet, with {what}; colours are sizes, dashed layers "
-            "are frozen, lines are as thick as they have channels."
-        )
-        return section(title, note, canvas(drawing))
-    return section(title, "No ONNX file of this run could be read, so there is no drawing.")
+    drawn = draw_network(run)
+    if drawn is None:
+        return section(title, "No ONNX file of this run could be read, so there is no drawing.")
+    if drawn.svg is None:
+        return section(title, f"{drawn.layers} layers are more than a drawing can show.")
+    note = (
+        f"Layers and the places where feature maps meet, with {drawn.what}; colours are sizes, dashed layers "
+        "are frozen, lines are as thick as they have channels."
+    )
+    return section(title, note, canvas(drawn.svg))
 
 
 def _footer(run: Run) -> str:

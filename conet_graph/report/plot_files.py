@@ -1,4 +1,4 @@
-"""A run's plots as files: PNG to look at, SVG to print and to edit."""
+"""A run's pictures as files: PNG to look at, SVG to print and to edit; the network is an SVG only."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from conet_graph.report.plots import (
     themed,
 )
 from conet_graph.report.run import Run
+from conet_graph.report.run_drawing import draw_network
 
 _DPI = 160
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
-    """Write every plot of a run as PNG and SVG.
+    """Write every plot of a run as PNG and SVG, and the drawing of its network where there is one.
 
     Returns:
-        The files, two a plot.
+        The files.
 
     Raises:
         BadUsage: the folder cannot be made or written.
@@ -56,6 +57,10 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
                 path = folder / f"{name}.{kind}"
                 atomic_write(path, [data.getvalue()])
                 written.append(path)
+    drawn = draw_network(run)
+    if drawn is not None and drawn.svg is not None:
+        written.append(folder / "network.svg")
+        atomic_write(written[-1], [drawn.svg.encode()])
     return written
 
 

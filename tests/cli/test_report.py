@@ -28,7 +28,7 @@ def test_report_writes_the_page_and_the_plots(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", sizes=2, trials=2)
     code, out, _ = run("report", str(folder))
     assert code == 0
-    assert "wrote 10 plots" in out
+    assert "wrote 10 pictures" in out
     assert Page((folder / "report" / "index.html").read_text("utf-8")).text("h1") == "resnet20.onnx"
 
 

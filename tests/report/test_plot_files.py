@@ -37,6 +37,17 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
 
 
+def test_the_network_is_drawn_where_its_file_is_there(tmp_path: Path) -> None:
+    digits = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
+    run = read_run(make_run(tmp_path / "a", sizes=2, trials=1, model=digits))
+    files = write_plots(run, tmp_path / "out")
+    assert files[-1] == tmp_path / "out" / "network.svg"
+    text = files[-1].read_text("utf-8")
+    ElementTree.fromstring(text)
+    assert "with the widths of the file that was searched" in text
+    assert "res1.0" in text
+
+
 def test_rank_axes_end_at_the_next_fifth(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "a", sizes=2, trials=1))
     highest = max(y for t in run.trials for curve in t.ranks.values() for _, y in curve)
