@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench
+.PHONY: demo test test-all check bench peers
 .DELETE_ON_ERROR:
 
 $(INSTALLED): pyproject.toml
@@ -26,7 +26,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
 
+# The sweep over a Ray cluster is tested here only.
 test-all: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[dev,ray]'
 	CONET_GRAPH_EXAMPLES=2000 $(BIN)/python -m pytest -n auto -m ''
 
 check: $(INSTALLED)
@@ -36,3 +38,7 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
+
+# The other tools, for the comparisons of docs/BENCHMARKS.md.
+peers:
+	PYTHON=$(PYTHON) benchmarks/peers/setup.sh build/peers-venv
