@@ -28,7 +28,12 @@ from bench_analyze import chain
 from bench_analyze import write as made_elsewhere
 from onnx import TensorProto, helper
 
-IMPORTS = "import rich.console, rich.table, typer"
+# typer imports pydantic when a command is built, in versions that need it.
+IMPORTS = """
+import contextlib, rich.console, rich.table, typer
+with contextlib.suppress(ImportError):
+    from pydantic import TypeAdapter
+"""
 READ_AND_INFER = """
 import sys, onnx
 model = onnx.load(sys.argv[1], load_external_data=False)

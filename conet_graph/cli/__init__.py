@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Annotated
 
 import typer
 
-from conet_graph.cli import (
-    analyze,
-    apply,
-    compare,
-    distill,
-    export,
-    rewrite,
-    runs,
-    search,
-    sweep,
-    train,
-    verify,
-)
-from conet_graph.cli import report as report_command
-from conet_graph.cli.common import INTERRUPTED, report, say
+from conet_graph.cli import common
 
-app = typer.Typer(
-    name="conet-graph",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+# Each is a function in a file of its name.
+COMMANDS = (
+    *("analyze", "rewrite", "verify", "apply", "search", "compare", "sweep", "report", "runs", "train"),
+    *("distill", "export"),
 )
+
+
+def app_for(arguments: list[str]) -> typer.Typer:
+    """The command line; of all commands only the one that is asked for, where it is one.
+
+    To build all of them takes as long as the analysis of a network.
+    """
+    app = typer.Typer(
+        name="conet-graph", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback()(_options)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    for name in (asked,) if asked in COMMANDS else COMMANDS:
+        module = importlib.import_module(f"conet_graph.cli.{name}")
+        app.command(name=name)(getattr(module, name))
+    return app
 
 
 def _tell_version(asked: bool) -> None:
@@ -39,7 +41,6 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version)
@@ -47,19 +48,6 @@ def _options(
 ) -> None:
     """Find, change and search the channel sizes of any ONNX CNN."""
 
-
-app.command()(analyze.analyze)
-app.command()(rewrite.rewrite)
-app.command()(verify.verify)
-app.command()(apply.apply)
-app.command()(search.search)
-app.command()(compare.compare)
-app.command()(sweep.sweep)
-app.command(name="report")(report_command.report)
-app.command()(runs.runs)
-app.command()(train.train)
-app.command()(distill.distill)
-app.command()(export.export)
 
 # typer names BadParameter only; its parent is what every wrong option or argument raises.
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
@@ -73,17 +61,17 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code and raises nothing."""
     try:
-        code = app(arguments or ["--help"], prog_name="conet-graph", standalone_mode=False)
+        code = app_for(arguments)(arguments or ["--help"], prog_name="conet-graph", standalone_mode=False)
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        say("Interrupted.")
-        return INTERRUPTED
+        common.say("Interrupted.")
+        return common.INTERRUPTED
     except Exception as error:
         if isinstance(error, _USAGE_ERROR):
-            say(_usage_sentence(error))
+            common.say(_usage_sentence(error))
             return 2
-        return report(error, "--debug" in arguments)
+        return common.report(error, "--debug" in arguments)
     return code if isinstance(code, int) else 0
 
 

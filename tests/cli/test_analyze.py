@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from conet_graph.cli import app, run
+from conet_graph.cli import app_for, run
 from conet_graph.cli.common import quantity
 from conet_graph.cli.hooks import verify
 from conet_graph.ir.errors import InvalidModel
@@ -46,7 +46,7 @@ def network(tmp_path: Path) -> Path:
 
 
 def invoked(*arguments: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app_for([]), [str(a) for a in arguments])
     return result.exit_code, result.stdout, result.stderr
 
 

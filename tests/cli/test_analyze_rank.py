@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from conet_graph.analysis import Analysis
-from conet_graph.cli import app
+from conet_graph.cli import app_for
 from tests.graphs import GraphBuilder
 
 
@@ -28,7 +28,7 @@ def network(tmp_path: Path) -> Path:
 
 
 def invoked(*arguments: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app_for([]), [str(a) for a in arguments])
     return result.exit_code, result.stdout, result.stderr
 
 
