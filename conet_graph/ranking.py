@@ -79,14 +79,16 @@ def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
 
 def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> dict[int, Scores]:
     """For each axis, the sums of squares (or magnitudes) of the slices along it, in one reading."""
-    if array.ndim == 1:
-        return {0: _magnitudes(array, squares)}
-    sums = {axis: np.zeros(array.shape[axis]) for axis in axes}
     along, chunks = _chunks(array)
+    sums = {axis: np.zeros(array.shape[axis]) for axis in axes}
+    magnitude = np.square if squares else np.abs
+    room = np.zeros(0)  # of one chunk, used again for the next: memory that is new is slow
     start = 0
     with np.errstate(invalid="ignore", over="ignore"):
         for chunk in chunks:
-            part = _magnitudes(chunk, squares)
+            room = np.empty(chunk.shape) if room.size < chunk.size else room
+            part = room.reshape(-1)[: chunk.size].reshape(chunk.shape)
+            magnitude(chunk, out=part, dtype=np.float64)
             stop = start + part.shape[along]
             if along in axes:
                 sums[along][start:stop] = part.sum(axis=_others(part, along))
@@ -97,12 +99,6 @@ def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> d
                     sums[axis] += rest.sum(axis=_others(rest, axis))
             start = stop
     return sums
-
-
-def _magnitudes(array: NDArray[np.generic], squares: bool) -> Scores:
-    values = np.asarray(array, np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.square(values) if squares else np.abs(values)
 
 
 def _others(array: Scores, axis: int) -> tuple[int, ...]:
