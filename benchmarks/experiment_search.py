@@ -107,7 +107,7 @@ def random_networks(commands: Commands, model: Path, out: Path, options: argpars
         resume = ("--resume",) if folder.exists() else ()
         commands.run(
             *("search", network, "--out", folder, *commands.training, "--width", "own", "--trials", 1),
-            *("--epochs", options.final_epochs, "--seed", number, "--json", *resume),
+            *("--epochs", options.random_epochs, "--schedule", "cosine", "--seed", number, "--json", *resume),
         )
         runs.append(read_run(folder))
     return runs
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--final-epochs", type=int, default=5, help="of what is compared")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=20, help="of random widths")
+    parser.add_argument("--random-epochs", type=int, default=8, help="of each of them")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +162,7 @@ def main() -> None:
     searches = compared(commands, model, options.out, options)
     print(comparison_table(searches, options.final_epochs), flush=True)
     print(f"\nIndicators and graph work: {overhead(searches):.2%} of the searches' time.\n", flush=True)
-    print(correlation_table(random_networks(commands, model, options.out / "random", options)))
+    print(correlation_table(random_networks(commands, model, options.out / "random-widths", options)))
 
 
 if __name__ == "__main__":
