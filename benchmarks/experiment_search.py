@@ -63,7 +63,8 @@ def compared(commands: Commands, model: Path, out: Path, options: argparse.Names
     )
     for search in sweep["searches"]:
         told = commands.run(
-            *("compare", search["folder"], "--epochs", options.final_epochs, "--seeds", 1, "--json")
+            *("compare", search["folder"], "--epochs", options.final_epochs, "--schedule", "cosine"),
+            *("--seeds", 1, "--json"),
         )
         search["networks"] = {network["kind"]: network for network in told["networks"]}
     searches: list[dict[str, Any]] = sweep["searches"]
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4, help="of a trial")
-    parser.add_argument("--final-epochs", type=int, default=5, help="of what is compared")
+    parser.add_argument("--final-epochs", type=int, default=8, help="of what is compared")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=20, help="of random widths")
     parser.add_argument("--random-epochs", type=int, default=8, help="of each of them")

@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,10 @@ def compare(
         int | None, typer.Option(min=1, help="Epochs of each training; as many as a trial's if not given.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 3,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Of the learning rate, as `train` takes it; the search's if not given."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, ...; the search's if not given.")
     ] = None,
@@ -54,17 +58,18 @@ def compare(
     with folder.locked():
         store, settings = go_on(folder, None, {})
         with closing(store):
-            if device is not None:
-                settings = settings.changed({"device": device})
+            given = {"device": device, "schedule": schedule}
+            settings = settings.changed({name: value for name, value in given.items() if value is not None})
             made = Comparison(folder, store, settings, network_in(folder), standard_tools(settings))
-            stopped = _trained(made, epochs or settings.search.epochs, seeds)
+            epochs = epochs or settings.search.epochs
+            stopped = _trained(made, epochs, seeds)
             cost = sum(trial.seconds for trial in store.trials())
+            found = made.summaries(epochs)
             if json:
-                print_json(
-                    {"format": "conet-graph.compare/1", "search_seconds": cost, "networks": _entries(made)}
-                )
+                entries = [{**asdict(s), "accuracy": s.accuracy, "spread": s.spread} for s in found]
+                print_json({"format": "conet-graph.compare/1", "search_seconds": cost, "networks": entries})
             else:
-                _show(made.summaries(), cost)
+                _show(found, cost)
     if stopped:
         say("Interrupted: the same command goes on.")
         raise typer.Exit(INTERRUPTED)
@@ -85,10 +90,6 @@ def _trained(made: Comparison, epochs: int, seeds: int) -> bool:
     except KeyboardInterrupt:
         return True
     return False
-
-
-def _entries(made: Comparison) -> list[dict[str, Any]]:
-    return [{**asdict(s), "accuracy": s.accuracy, "spread": s.spread} for s in made.summaries()]
 
 
 def _show(summaries: list[Summary], cost: float) -> None:

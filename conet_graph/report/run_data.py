@@ -178,6 +178,7 @@ def _outcomes(database: sqlite3.Connection) -> dict[int, dict[str, Outcome]]:
 
 
 def _comparison(database: sqlite3.Connection) -> tuple[Compared, ...]:
+    """The networks that were trained like the last one was."""
     return tuple(
         Compared(
             str(r["kind"]),
@@ -188,7 +189,10 @@ def _comparison(database: sqlite3.Connection) -> tuple[Compared, ...]:
             _maybe_float(r["test_accuracy"]),
             _maybe_float(r["seconds"]),
         )
-        for r in database.execute("SELECT * FROM comparison ORDER BY kind, seed")
+        for r in database.execute(
+            "SELECT * FROM comparison WHERE (epochs, schedule) IS"
+            " (SELECT epochs, schedule FROM comparison ORDER BY rowid DESC LIMIT 1) ORDER BY kind, seed"
+        )
     )
 
 

@@ -87,21 +87,29 @@ class Comparison:
 
     def run(self, epochs: int, seeds: int, tell: Callable[[Compared], None] = lambda _: None) -> None:
         """Train every kind with every seed, from fresh weights; ``tell`` hears of each that is done."""
-        have = {(row.kind, row.seed): row.epochs for row in self.store.comparison()}
+        have = {(row.kind, row.seed) for row in self._alike(epochs)}
         for seed in range(seeds):
             for kind in KINDS:
-                if have.get((kind, seed)) != epochs:
+                if (kind, seed) not in have:
                     made = self._trained(kind, seed, epochs)
                     self.store.record_compared(made)
-                    self.folder.drop_checkpoint(_checkpoint(kind, seed, epochs))
+                    self.folder.drop_checkpoint(self._checkpoint(kind, seed, epochs))
                     tell(made)
 
-    def summaries(self) -> list[Summary]:
-        """What is recorded, kind by kind."""
-        rows = self.store.comparison()
+    def summaries(self, epochs: int) -> list[Summary]:
+        """What is recorded of networks trained for so many epochs, kind by kind."""
+        rows = self._alike(epochs)
         return [
             _summary([row for row in rows if row.kind == k]) for k in KINDS if any(r.kind == k for r in rows)
         ]
+
+    def _alike(self, epochs: int) -> list[Compared]:
+        """What is recorded of networks that were trained as these are to be."""
+        wanted = (epochs, self.settings.training.schedule)
+        return [row for row in self.store.comparison() if (row.epochs, row.schedule) == wanted]
+
+    def _checkpoint(self, kind: str, seed: int, epochs: int) -> str:
+        return f"compare-{kind}-{seed}-{epochs}-{self.settings.training.schedule}"
 
     def widths(self, kind: str, seed: int) -> dict[str, int]:
         """The widths of one network of the comparison."""
@@ -136,7 +144,7 @@ class Comparison:
         parameters, macs = self.network.cost(widths)
         key = seed_of(self.settings.seed, COMPARISON, seed)
         module = self.tools.to_module(self.network.at(widths, key))
-        checkpoint = self.folder.checkpoint(_checkpoint(kind, seed, epochs))
+        checkpoint = self.folder.checkpoint(self._checkpoint(kind, seed, epochs))
         accuracy, spent = None, 0.0
         try:
             with closing(epochs_of(self.tools.trial(1.0), module, epochs, key, checkpoint)) as training:
@@ -145,11 +153,8 @@ class Comparison:
                     spent += seconds
         except TrialFailed:
             accuracy = None
-        return Compared(kind, seed, widths, parameters, macs, epochs, accuracy, spent)
-
-
-def _checkpoint(kind: str, seed: int, epochs: int) -> str:
-    return f"compare-{kind}-{seed}-{epochs}"
+        schedule = self.settings.training.schedule
+        return Compared(kind, seed, widths, parameters, macs, epochs, schedule, accuracy, spent)
 
 
 def _summary(rows: list[Compared]) -> Summary:

@@ -41,7 +41,8 @@ CREATE TABLE layers(trial INTEGER, epoch INTEGER, layer TEXT, out_rank REAL, in_
 CREATE TABLE outcomes(trial INTEGER, size TEXT, slope REAL, condition REAL, action INTEGER,
     new_width INTEGER, stopped INTEGER, PRIMARY KEY(trial, size));
 CREATE TABLE comparison(kind TEXT, seed INTEGER, widths TEXT, parameters INTEGER, macs INTEGER,
-    epochs INTEGER, test_accuracy REAL, seconds REAL, PRIMARY KEY(kind, seed));
+    epochs INTEGER, schedule TEXT, test_accuracy REAL, seconds REAL,
+    PRIMARY KEY(kind, seed, epochs, schedule));
 """
 
 
@@ -91,6 +92,7 @@ class Compared:
     parameters: int
     macs: int | None
     epochs: int
+    schedule: str
     test_accuracy: float | None
     seconds: float
 
@@ -271,10 +273,10 @@ class RunStore:
 
     def record_compared(self, found: Compared) -> None:
         """Note one network of the comparison."""
-        row = (found.parameters, found.macs, found.epochs, found.test_accuracy, found.seconds)
+        row = (found.parameters, found.macs, found.epochs, found.schedule, found.test_accuracy, found.seconds)
         with self._transaction() as database:
             database.execute(
-                "INSERT OR REPLACE INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (found.kind, found.seed, json.dumps(dict(found.widths)), *row),
             )
 

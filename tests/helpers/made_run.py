@@ -131,5 +131,5 @@ def _compare(database: sqlite3.Connection) -> None:
     ):
         for seed in range(3):
             accuracy = best + 0.003 * math.sin(seed * 7 + len(kind))
-            row = (kind, seed, "{}", parameters, parameters * 400, 60, accuracy, 1260.0)
-            database.execute("INSERT INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?)", row)
+            row = (kind, seed, "{}", parameters, parameters * 400, 60, "adas", accuracy, 1260.0)
+            database.execute("INSERT INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -133,10 +133,12 @@ def test_numbers_that_overflowed_count_as_not_measured(tmp_path: Path) -> None:
 
 def test_the_comparison_gives_mean_and_spread(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", trials=1, compared=False)
-    rows = [("uniform", s, "{}", 1000 + s, 5000, 20, a, 60.0) for s, a in enumerate((0.5, 0.6, 0.7))]
+    rows = [("uniform", s, "{}", 1000 + s, 5000, 20, "step", a, 60.0) for s, a in enumerate((0.5, 0.6, 0.7))]
     with closing(sqlite3.connect(folder / "run.sqlite")) as database, database:
-        database.executemany("INSERT INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        database.execute("INSERT INTO comparison VALUES('conet', 0, '{}', 900, NULL, 20, NULL, NULL)")
+        database.execute("INSERT INTO comparison VALUES('conet', 1, '{}', 900, 1, 9, 'step', 0.9, 1.0)")
+        database.executemany("INSERT INTO comparison VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO comparison VALUES('conet', 0, '{}', 900, NULL, 20, 'step', NULL, NULL)")
     source = page(read_run(folder))
     assert "60.0 ± 10.0 %" in source
+    assert "90.0 %" not in source  # trained otherwise than the last one: not mixed in
     assert source.index("found by the search") < source.index("uniform scaling")

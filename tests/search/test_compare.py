@@ -74,7 +74,7 @@ def test_each_is_trained_with_each_seed_and_recorded_once(tmp_path: Path) -> Non
     assert made.store.comparison() == heard
     made.run(epochs=3, seeds=3)
     assert trial.times == 12
-    conet, uniform, random, original = made.summaries()
+    conet, uniform, random, original = made.summaries(3)
     assert conet.accuracies == pytest.approx((0.51, 0.55, 0.59))
     assert (conet.accuracy, conet.spread) == (pytest.approx(0.55), pytest.approx(0.04))
     assert (conet.widths, conet.epochs, conet.seconds, conet.seeds) == ((8, 44), 3, 6.0, 3)
@@ -83,6 +83,11 @@ def test_each_is_trained_with_each_seed_and_recorded_once(tmp_path: Path) -> Non
     assert random.parameters <= conet.parameters
     made.run(epochs=4, seeds=1)  # trained for longer: again
     assert trial.times == 16
+    assert [summary.seeds for summary in made.summaries(4)] == [1] * 4
+    assert made.summaries(3) == [conet, uniform, random, original]
+    made.settings = made.settings.changed({"schedule": "step"})
+    made.run(epochs=4, seeds=1)  # and otherwise
+    assert trial.times == 20
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 def test_a_network_that_diverges_is_counted_but_not_averaged(tmp_path: Path) -> None:
     made = comparison(tmp_path / "run", Trained(frozenset({1})))
     made.run(epochs=1, seeds=2)
-    conet = made.summaries()[0]
+    conet = made.summaries(1)[0]
     assert (conet.seeds, conet.accuracies, conet.spread) == (2, (pytest.approx(0.55),), None)
 
 

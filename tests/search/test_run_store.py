@@ -75,7 +75,7 @@ def test_reports_read_what_a_search_writes(store: RunStore) -> None:
     store.record_epoch(0, record(1, 0.1))
     done = TrialRow(0, "finished", 1000, 5000, 9.0, 1.0, 0.5, 0.75, "trials/000.onnx")
     store.finish_trial(done, store.indicators(0), STATES)
-    store.record_compared(Compared("uniform", 1, {"s0": 8, "s1": 4}, 900, 4000, 3, 0.5, 7.0))
+    store.record_compared(Compared("uniform", 1, {"s0": 8, "s1": 4}, 900, 4000, 3, "step", 0.5, 7.0))
     assert store.trials() == [done]
     assert store.settled(0) == {"s1": False, "s0": True}
     run = read_run(store.path.parent)
