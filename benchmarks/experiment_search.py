@@ -74,8 +74,8 @@ def compared(commands: Commands, model: Path, out: Path, options: argparse.Names
 def comparison_table(searches: Sequence[dict[str, Any]], epochs: int) -> str:
     """One row a kind of network and delta."""
     lines = [
-        f"| delta | widths | parameters | test accuracy after {epochs} epochs | search, minutes |",
-        "|---|---|---:|---:|---:|",
+        f"| delta | widths | parameters | MACs | test accuracy after {epochs} epochs | search, minutes |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for delta in DELTAS:
         mine = [s for s in searches if s["delta"] == delta]
@@ -83,8 +83,9 @@ def comparison_table(searches: Sequence[dict[str, Any]], epochs: int) -> str:
             networks = [s["networks"][kind] for s in mine]
             cost = f"{statistics.mean(s['seconds'] for s in mine) / 60:.1f}" if kind == "conet" else ""
             parameters = f"{statistics.mean(n['parameters'] for n in networks):,.0f}"
+            macs = f"{statistics.mean(n['macs'] for n in networks) / 1e6:.1f} M"
             accuracy = _spread([n["accuracy"] for n in networks])
-            lines.append(f"| {delta} | {name} | {parameters} | {accuracy} | {cost} |")
+            lines.append(f"| {delta} | {name} | {parameters} | {macs} | {accuracy} | {cost} |")
     return "\n".join(lines)
 
 
