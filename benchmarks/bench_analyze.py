@@ -20,11 +20,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ROUNDS = 5
-BASELINE = """
+# What conet-graph imports; typer imports pydantic when a command is built, in versions that need it.
+IMPORTS = """
+import contextlib, numpy, onnx, rich.console, rich.table, typer
+with contextlib.suppress(ImportError):
+    from pydantic import TypeAdapter
+"""
+BASELINE = (
+    IMPORTS
+    + """
 import sys
-import numpy, onnx, rich.console, rich.table, typer
 onnx.load(sys.argv[1])
 """
+)
 ANALYZE = "import sys; from conet_graph.cli import main; main()"
 
 

@@ -24,16 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from bench_analyze import chain
+from bench_analyze import IMPORTS, chain
 from bench_analyze import write as made_elsewhere
 from onnx import TensorProto, helper
 
-# typer imports pydantic when a command is built, in versions that need it.
-IMPORTS = """
-import contextlib, rich.console, rich.table, typer
-with contextlib.suppress(ImportError):
-    from pydantic import TypeAdapter
-"""
 READ_AND_INFER = """
 import sys, onnx
 model = onnx.load(sys.argv[1], load_external_data=False)

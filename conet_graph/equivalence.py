@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.graph import FLOATS, Graph, Operator
+from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.tie_channels import Channels
 
 # Zero point of the data input, by operator, where the data are integers (ONNX operator specs).
@@ -41,7 +42,7 @@ def masked_reference(graph: Graph, copies: NDArray[np.int64]) -> onnx.ModelProto
     for name, constant in graph.constants.items():
         model.graph.initializer.add().CopyFrom(constant.tensor)
         model.graph.initializer[-1].name = name
-    model.ir_version = max(model.ir_version, 4)
+    model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     before: dict[int, list[onnx.NodeProto]] = {}
     for number, (op, slot, axis, _) in enumerate(units.contractions):
         ids = units.axis(op.input(slot), axis)

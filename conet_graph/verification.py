@@ -19,6 +19,7 @@ from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.inference import infer
 from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import copy_light, save_model
 from conet_graph.passes import structured
 from conet_graph.plans import Plan, copies_of
@@ -145,7 +146,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             light.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
-    light.ir_version = max(light.ir_version, 4)
+    light.ir_version = max(light.ir_version, FIRST_FREE_IR)
     return light
 
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from conet_graph.ir.check import check_model
-from conet_graph.ir.graph import Constant, Graph, Operator, inlined, read_inside
+from conet_graph.ir.graph import Constant, Operator, inlined, read_inside
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.save import has_external
 from conet_graph.ir.scopes import scopes
 from conet_graph.ir.wire import copy_without
-from conet_graph.passes import STRUCTURE
-from conet_graph.passes.base import PassManager
+from conet_graph.passes import structured
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class FileEdit:
         self.loaded = check_model(loaded)
         proto = inlined(loaded.proto) if loaded.proto.functions else loaded.proto
         self.source = proto
-        self.graph = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, loaded.path, loaded.external)))
+        self.graph = structured(LoadedModel(proto, loaded.path, loaded.external, checked=True))
         self.model = onnx.ModelProto()
         copy_without(proto, self.model, "graph")
         copy_without(proto.graph, self.model.graph, "initializer")

@@ -11,6 +11,7 @@ from onnx import helper
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
+from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
@@ -101,8 +102,7 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             tensor.name = name
         else:
             body.input.append(helper.make_tensor_value_info(name, constant.tensor.data_type, constant.dims))
-    if model.ir_version < 4:
-        model.ir_version = 4  # initializers need not be inputs from version 4 on
+    model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     return model
 
 

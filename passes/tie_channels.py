@@ -243,12 +243,14 @@ class _Occurrences:
 
 def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
     """Groups that make up the output axis of one convolution are one size."""
-    number = {group.id: k for k, group in enumerate(channels.groups)}
+    is_free = np.array([group.free for group in channels.groups], np.bool_)
     pairs = [np.zeros((2, 0), np.int64)]
     for layer in layers:
-        if layer.kind == "conv":
-            groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
-            free = np.array([number[group.id] for group in groups if group.free], np.int64)
+        classes = channels.layer_axes[layer.op.index][1]
+        if layer.kind == "conv" and classes is not None:
+            numbers = channels.group_of_class[classes]
+            numbers = np.unique(numbers[numbers >= 0])
+            free = numbers[is_free[numbers]]
             pairs.append(np.stack([free[:-1], free[1:]]))
     left, right = np.concatenate(pairs, axis=1)
     _, sizes = components(left, right, len(channels.groups))

@@ -27,7 +27,6 @@ from conet_graph.report.plots import (
     themed,
 )
 from conet_graph.report.run import Run
-from conet_graph.report.run_drawing import draw_network
 from conet_graph.report.tables import (
     comparison_table,
     course_table,
@@ -218,7 +217,7 @@ def _slopes(run: Run) -> str:
 
 def _drawing(run: Run) -> str:
     title = "The network"
-    drawn = draw_network(run)
+    drawn = run.drawing
     if drawn is None:
         return section(title, "No ONNX file of this run could be read, so there is no drawing.")
     if drawn.svg is None:

@@ -26,7 +26,6 @@ from conet_graph.report.plots import (
     themed,
 )
 from conet_graph.report.run import Run
-from conet_graph.report.run_drawing import draw_network
 
 _DPI = 160
 
@@ -57,7 +56,7 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
                 path = folder / f"{name}.{kind}"
                 atomic_write(path, [data.getvalue()])
                 written.append(path)
-    drawn = draw_network(run)
+    drawn = run.drawing
     if drawn is not None and drawn.svg is not None:
         written.append(folder / "network.svg")
         atomic_write(written[-1], [drawn.svg.encode()])

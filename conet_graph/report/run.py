@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conet_graph.report.run_drawing import Drawing
 
 FINISHED = "finished"
 
@@ -135,6 +138,13 @@ class Run:
         """The trial of the best test accuracy, the first of several."""
         measured = [trial for trial in self.trials if trial.accuracy is not None]
         return max(measured, key=lambda trial: trial.accuracy or 0.0, default=None)
+
+    @cached_property
+    def drawing(self) -> Drawing | None:
+        """The network, drawn once for everything that shows it; None where no file of it can be read."""
+        from conet_graph.report.run_drawing import draw_network
+
+        return draw_network(self)
 
     @cached_property
     def last_outcomes(self) -> Mapping[str, Outcome]:
