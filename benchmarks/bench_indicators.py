@@ -1,9 +1,10 @@
-"""Indicators of all layers of a ResNet-34, against EVBMF from full SVDs of both unfoldings, on CPU.
+"""Indicators of all layers of a ResNet-34, against EVBMF from full SVDs of both unfoldings.
 
 Weights are random float32 with the network's shapes and a low-rank signal. The SVD ways take one
 unfolding at a time, without our Gram matrices and batches, and end in the same EVBMF, so that the
-ratio is that of the spectra's cost alone. Ways alternate within a round; times are medians over the
-rounds. Last, the share of an epoch: the indicators are measured once in each, of 5,000 images of 32 x 32 in
+ratio is that of the spectra's cost alone: on a CPU, and where there is a GPU also there, each beside the
+SVD of its own device. Ways alternate within a round; times are medians over the rounds.
+Last, the share of an epoch: the indicators are measured once in each, of 5,000 images of 32 x 32 in
 batches of 128, whose time is that of its median step, of 10 that are timed, times the number of steps.
 """
 
@@ -27,6 +28,8 @@ Weights = Mapping[str, np.ndarray]
 Counts = dict[str, tuple[int, int]]
 
 IMAGES, SIDE, BATCH, TIMED_STEPS = 5000, 32, 128, 10
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
@@ -68,23 +71,44 @@ def by_svd(weights: Weights, dtype: type, vectors: bool) -> Counts:
     return counts
 
 
+def by_gpu_svd(weights: Mapping[str, torch.Tensor], vectors: bool) -> Counts:
+    """Ranks N' of both axes from an SVD of each unfolding on the weights' device, in their precision."""
+    counts = {}
+    for name, weight in weights.items():
+        ranks = []
+        for axis in (0, 1):
+            matrix = weight.movedim(axis, 0).flatten(1)
+            found = (
+                torch.linalg.svd(matrix, full_matrices=False)[1] if vectors else torch.linalg.svdvals(matrix)
+            )
+            squares = found.double().square().cpu().numpy()[None]
+            ranks.append(int(solve_evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
+        counts[name] = (ranks[0], ranks[1])
+    return counts
+
+
 def counts_of(layers: Mapping[str, LayerIndicators]) -> Counts:
     """Ranks N' of both axes as this package measures them."""
     return {name: (layer.out_count, layer.in_count) for name, layer in layers.items()}
 
 
 def step_seconds() -> float:
-    """Median time of a training step of ResNet-34, laid out as a trial lays it out."""
-    module = build("resnet34", classes=10, image=SIDE).train().to(memory_format=torch.channels_last)
+    """Median time of a training step of ResNet-34, laid out and in the precision of a trial."""
+    on_gpu = DEVICE.type == "cuda"
+    module = build("resnet34", classes=10, image=SIDE).train().to(DEVICE, memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (BATCH,))
+    images = torch.randn(BATCH, 3, SIDE, SIDE).to(DEVICE, memory_format=torch.channels_last)
+    labels = torch.randint(10, (BATCH,)).to(DEVICE)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(cross_entropy(module(images), labels))
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            answers = module(images)
+        torch.autograd.backward(cross_entropy(answers, labels))
         optimiser.step()
+        if on_gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
@@ -102,6 +126,15 @@ def main() -> None:
         "layer_indicators, numpy": lambda: counts_of(layer_indicators(weights)),
         "layer_indicators, torch": lambda: counts_of(layer_indicators(tensors)),
     }
+    if DEVICE.type == "cuda":
+        there = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}
+        doubles = {name: tensor.double() for name, tensor in there.items()}
+        ways["GPU: SVD with vectors, float64"] = lambda: by_gpu_svd(doubles, True)
+        ways["GPU: SVD with vectors, float32"] = lambda: by_gpu_svd(there, True)
+        ways["GPU: SVD values only, float64"] = lambda: by_gpu_svd(doubles, False)
+        ways["GPU: layer_indicators"] = lambda: counts_of(layer_indicators(there))
+        layer_indicators({"warm-up": there["conv0"]})
+        torch.linalg.svd(doubles["conv0"].flatten(1))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     counts: dict[str, Counts] = {}
     layer_indicators({"warm-up": weights["conv0"], "tensor": tensors["conv0"]})
@@ -110,21 +143,22 @@ def main() -> None:
             start = time.perf_counter()
             counts[name] = way()
             seconds[name].append(time.perf_counter() - start)
-    reference = counts["SVD with vectors, float64"]
+    full = "SVD with vectors, float64"
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     print(f"{len(weights)} convolutions of ResNet-34, threads: {torch.get_num_threads()}\n")
     print("| way | seconds | full SVD takes | layers with other ranks |\n|---|---:|---:|---:|")
     for name, median in medians.items():
-        others = sum(counts[name][layer] != reference[layer] for layer in weights)
-        ratio = medians["SVD with vectors, float64"] / median
+        others = sum(counts[name][layer] != counts[full][layer] for layer in weights)
+        ratio = medians[f"GPU: {full}" if name.startswith("GPU") else full] / median
         print(f"| {name} | {median:.3f} | {ratio:.1f} times as long | {others} |")
     steps = math.ceil(IMAGES / BATCH)
     epoch = steps * step_seconds()
-    share = medians["layer_indicators, torch"] / epoch
+    ours = "GPU: layer_indicators" if DEVICE.type == "cuda" else "layer_indicators, torch"
+    share = medians[ours] / epoch
     print(
         f"\nAn epoch of {IMAGES:,} images of {SIDE} x {SIDE}: {epoch:.0f} s ({steps} steps of {BATCH}, scaled"
     )
-    print(f"from {TIMED_STEPS}); layer_indicators, torch, once in an epoch: {share:.2%} of that.")
+    print(f"from {TIMED_STEPS}); {ours}, once in an epoch: {share:.2%} of that.")
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ class Row:
         return f"| {self.label} | {self.ours} | {self.batch} | {self.gradients} | {self.upstream} |"
 
 
-def tensors(feeds: dict[str, Any]) -> list[torch.Tensor]:
+def tensors(feeds: dict[str, Any], device: str) -> list[torch.Tensor]:
     """Arguments of the module."""
-    made = [torch.from_numpy(np.array(a)) for a in feeds.values()]
+    made = [torch.from_numpy(np.array(a)).to(device) for a in feeds.values()]
     return [a.float() if a.dtype == torch.float16 else a for a in made]
 
 
@@ -91,7 +91,7 @@ def compared(module: nn.Module, arguments: list[torch.Tensor], wanted: list[Any]
             return f"shape {tuple(got.shape)}, not {want.shape}"
         if want.size:
             scale = max(float(np.abs(want.astype(np.float64)).max()), TOLERANCE)
-            worst = max(worst, float(np.abs(got.numpy().astype(np.float64) - want).max()) / scale)
+            worst = max(worst, float(np.abs(got.cpu().numpy().astype(np.float64) - want).max()) / scale)
     return f"{'equal' if worst <= TOLERANCE else 'differs'}, {worst:.0e}"
 
 
@@ -132,7 +132,7 @@ def upstream(path: Path, arguments: list[torch.Tensor], wanted: list[Any]) -> st
     import onnx2torch
 
     try:
-        module = onnx2torch.convert(onnx.load(path))
+        module = onnx2torch.convert(onnx.load(path)).to(arguments[0].device)
         return compared(module, arguments, wanted)
     except NotImplementedError as error:
         kind = re.search(r"operation_type='(\w+)', version=(\d+)", str(error))
@@ -141,7 +141,7 @@ def upstream(path: Path, arguments: list[torch.Tensor], wanted: list[Any]) -> st
         return sentence(error)
 
 
-def row(label: str, path: Path) -> Row:
+def row(label: str, path: Path, device: str) -> Row:
     """Convert one file and compare."""
     try:
         session = open_session(path, "CPUExecutionProvider", fused=False)
@@ -149,10 +149,10 @@ def row(label: str, path: Path) -> Row:
         wanted = session.run(None, feeds)
     except Exception as error:  # any: a row says it
         return Row(label, f"ONNX Runtime: {sentence(error)}")
-    arguments = tensors(feeds)
+    arguments = tensors(feeds, device)
     alone = upstream(path, arguments, wanted)
     try:
-        module = to_torch(load_model(path))
+        module = to_torch(load_model(path)).to(device)
         ours, batch = compared(module, arguments, wanted), batched(module, arguments)
         reached = gradients(module, arguments, path)
     except Exception as error:  # any: a row says it
@@ -179,7 +179,7 @@ def rows_of(source: str, name: str, smallest: int, chosen: argparse.Namespace) -
             except Exception as error:  # any, as above
                 yield Row(case.label, f"does not export: {sentence(error)}")
                 continue
-            yield row(case.label, path)
+            yield row(case.label, path, chosen.device)
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -190,6 +190,9 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--exporter", choices=("torchscript", "dynamo"), help="default: both")
     parser.add_argument("--bn", choices=("folded", "kept"), help="default: both")
     parser.add_argument("--largest", type=float, default=150, help="millions of parameters at most")
+    parser.add_argument(
+        "--device", default="cpu", help="where PyTorch computes; ONNX Runtime stays on the CPU"
+    )
     parser.add_argument("--files", type=Path, nargs="*", default=[], help="ONNX files in place of names")
     parser.add_argument("--table", type=Path, help="write the table here, after every network")
     parser.add_argument("--append", action="store_true", help="add to the file instead")
@@ -201,6 +204,7 @@ def main(arguments: list[str]) -> None:
     chosen = options(arguments)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # its products have ten bits of mantissa
     rows: list[Row] = []
     before = (
         chosen.table.read_text() + "\n" if chosen.append and chosen.table.exists() else INTRODUCTION + "\n"
@@ -215,7 +219,7 @@ def main(arguments: list[str]) -> None:
             chosen.table.write_text(before + section(rows, arguments))
 
     if chosen.files:
-        enter(row(f"{path.name} | | ", path) for path in chosen.files)
+        enter(row(f"{path.name} | | ", path, chosen.device) for path in chosen.files)
     else:
         for source, name, smallest in networks(chosen.source, chosen.only, 10**6, ""):
             enter(rows_of(source, name, smallest, chosen))

@@ -81,11 +81,8 @@ class Builder:
         if name not in self.paths:
             weights = self.root.get_submodule("weights")
             key, tensor = self._free(name, weights), self._tensor(name)
-            if not tensor.is_floating_point():
-                # Shapes and indices stay on the processor: moving them to a GPU would only make it wait.
-                object.__setattr__(weights, key, tensor)
-                return f"weights.{key}"
-            if tensor.numel() > SCALAR and name not in self.settings:
+            learned = tensor.is_floating_point() and tensor.numel() > SCALAR and name not in self.settings
+            if learned:
                 weights.register_parameter(key, nn.Parameter(tensor))
             else:
                 weights.register_buffer(key, tensor)

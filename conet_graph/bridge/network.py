@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from conet_graph.bridge.builder import Builder
 from conet_graph.bridge.converters import CONVERTERS
+from conet_graph.bridge.placement import place_values
 from conet_graph.bridge.site import NotConverted, Site
 from conet_graph.bridge.upstream import convert_upstream
 from conet_graph.ir.errors import BadUsage, Refused, shown
@@ -54,6 +55,7 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
         raise Refused(f"The network has no form in PyTorch: {'; '.join(refusals[:SHOWN])}{more}.")
     outputs = tuple(builder.value(name) for name in graph.outputs)
     builder.code.output(outputs[0] if len(outputs) == 1 else outputs)
+    place_values(builder.root, builder.code)
     # Statistics that a BatchNorm takes of its own input are computed in the file nevertheless.
     builder.code.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module = fx.GraphModule(builder.root, builder.code)

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bridge_case import in_torch
 from onnx import numpy_helper
+from pretended_gpu import on_pretended_gpu
 
 from conet_graph.bridge import to_torch
 from conet_graph.bridge.converters import CONVERTERS
@@ -83,11 +85,9 @@ def _result(case: Any) -> str:
         module, arguments = to_torch(from_proto(case.model)), given
     except Refused:
         module, arguments = to_torch(from_proto(_with_constants(case.model, given))), given[:1]
-    tensors = [torch.from_numpy(np.array(a)) for a in arguments]
-    with torch.no_grad():
-        made = module.eval()(*[t.float() if t.dtype == torch.float16 else t for t in tensors])
-    for got, want in zip(made if isinstance(made, tuple) else (made,), expected, strict=False):
-        array, wanted = got.numpy(), np.asarray(want)
+    feeds = {str(number): np.asarray(a) for number, a in enumerate(arguments)}
+    for array, want in zip(in_torch(module, feeds), expected, strict=False):
+        wanted = np.asarray(want)
         if array.shape != wanted.shape:
             return f"{case.name}: shape {array.shape}, not {wanted.shape}"
         # Some of the expectations are written by hand with four digits.
@@ -112,6 +112,29 @@ def test_operators_of_onnx_own_tests() -> None:
             wrong.append(what)
     assert not wrong, "\n".join(wrong)
     assert refused < 80 < 800 < len(CASES)
+
+
+def _on_gpu(model: onnx.ModelProto, given: list[Any]) -> str:
+    """'' where the model runs on a GPU or is refused, else what is wrong."""
+    try:
+        module = to_torch(from_proto(model))
+        on_pretended_gpu(module, [torch.from_numpy(np.array(a)) for a in given])
+    except AssertionError as error:
+        return str(error)
+    except Exception:  # any: the test above has looked at it
+        return "is refused"
+    return ""
+
+
+def test_operators_have_their_tensors_in_one_place() -> None:
+    found: list[str] = []
+    for case in CASES:
+        given = case.data_sets[0][0]
+        found += [_on_gpu(case.model, given), _on_gpu(_with_constants(case.model, given), given[:1])]
+    assert not [what for what in found if "two places" in what]
+    # Sizes that are an input of the network lie on the GPU.
+    assert sum("waits" in what for what in found) < 80
+    assert found.count("") > 1400
 
 
 def test_a_wrong_converter_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from torch import nn
 
 from conet_graph.bridge import to_torch
 from conet_graph.ir.load import LoadedModel
+
+# Where there is a GPU, the converters are tested on it.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def in_runtime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
@@ -26,11 +30,12 @@ def in_runtime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]
 
 
 def in_torch(module: nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
-    """What the module gives, in evaluation mode."""
-    arguments = [torch.from_numpy(np.array(a)) for a in feeds.values()]
-    with torch.no_grad():
-        made = module.eval()(*[a.float() if a.dtype == torch.float16 else a for a in arguments])
-    return [m.numpy() for m in (made if isinstance(made, tuple) else (made,))]
+    """What the module gives, in evaluation mode; in full float32, and the module stays where it was."""
+    arguments = [torch.from_numpy(np.array(a)).to(DEVICE) for a in feeds.values()]
+    there = copy.deepcopy(module).eval().to(DEVICE)
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        made = there(*[a.float() if a.dtype == torch.float16 else a for a in arguments])
+    return [m.cpu().numpy() for m in (made if isinstance(made, tuple) else (made,))]
 
 
 def largest_difference(ours: list[Any], theirs: list[Any]) -> float:

@@ -104,9 +104,13 @@ class Interrupting(Spots):
 
 
 def trained(
-    settings: TrainSettings, kept: Path | None = None, data: Spots | None = None, seed: int = 5
+    settings: TrainSettings,
+    kept: Path | None = None,
+    data: Spots | None = None,
+    seed: int = 5,
+    device: str = "cpu",
 ) -> Any:
     """The network after all epochs, and what was yielded."""
     module = small_net()
-    trial = ClassificationTrial(data or Spots(), settings, "cpu")
+    trial = ClassificationTrial(data or Spots(), settings, device)
     return module, [numbers(m) for m in trial(module, EPOCHS, seed=seed, checkpoint=kept)]

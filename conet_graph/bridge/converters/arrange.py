@@ -194,7 +194,7 @@ def sequences_reversed(x: torch.Tensor, lengths: torch.Tensor, time: int, batch:
     """Turn round the first ``lengths[b]`` steps of sequence b."""
     moved = x.movedim((time, batch), (0, 1))
     steps = torch.arange(moved.shape[0], device=x.device)[:, None]
-    ends = lengths.to(x.device)[None, :]
+    ends = lengths[None, :]
     source = torch.where(steps < ends, ends - 1 - steps, steps)
     source = source.reshape(*source.shape, *[1] * (moved.dim() - 2)).expand_as(moved)
     return moved.gather(0, source).movedim((0, 1), (time, batch))

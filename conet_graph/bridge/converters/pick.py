@@ -32,7 +32,7 @@ def gather(site: Site) -> fx.Node:
 def picked(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:
     """Positions along an axis, in the shape of ``index``."""
     axis = axis % x.dim()
-    place = _counted_from_start(index.to(x.device, torch.int64), x.shape[axis])
+    place = _counted_from_start(index.long(), x.shape[axis])
     made = x.index_select(axis, place.reshape(-1))
     return made.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
@@ -45,7 +45,7 @@ def gather_elements(site: Site) -> fx.Node:
 
 def picked_each(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:
     """GatherElements."""
-    return x.gather(axis, _counted_from_start(index.to(x.device, torch.int64), x.shape[axis]))
+    return x.gather(axis, _counted_from_start(index.long(), x.shape[axis]))
 
 
 @converter(CONVERTERS, "GatherND")
@@ -56,7 +56,7 @@ def gather_nd(site: Site) -> fx.Node:
 
 def picked_places(x: torch.Tensor, index: torch.Tensor, batch_dims: int) -> torch.Tensor:
     """GatherND: the last axis of ``index`` holds coordinates behind ``batch_dims`` shared axes."""
-    index = index.to(x.device, torch.int64)
+    index = index.long()
     coordinates = [
         _counted_from_start(index[..., k], x.shape[batch_dims + k]) for k in range(index.shape[-1])
     ]
@@ -82,7 +82,7 @@ def written_each(
     x: torch.Tensor, index: torch.Tensor, updates: torch.Tensor, axis: int, how: str
 ) -> torch.Tensor:
     """ScatterElements."""
-    place = _counted_from_start(index.to(x.device, torch.int64), x.shape[axis])
+    place = _counted_from_start(index.long(), x.shape[axis])
     if how == "none":
         return x.scatter(axis, place, updates)
     return x.scatter_reduce(axis, place, updates, _REDUCED[how])
@@ -99,7 +99,7 @@ def scatter_nd(site: Site) -> fx.Node:
 
 def written_places(x: torch.Tensor, index: torch.Tensor, updates: torch.Tensor, add: bool) -> torch.Tensor:
     """ScatterND."""
-    index = index.to(x.device, torch.int64)
+    index = index.long()
     places = tuple(_counted_from_start(index[..., k], x.shape[k]) for k in range(index.shape[-1]))
     return x.index_put(places, updates, accumulate=add)
 
@@ -155,7 +155,7 @@ def one_hot(site: Site) -> fx.Node:
 def hot(index: torch.Tensor, depth: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:
     """OneHot: ``values`` are the one for off and the one for on; positions out of range stay off."""
     count = int(depth.reshape(-1)[0])
-    place = _counted_from_start(index.to(values.device, torch.int64), count)
+    place = _counted_from_start(index.long(), count)
     axis = axis % (index.dim() + 1)
     numbers = torch.arange(count, device=values.device).reshape(-1, *[1] * (index.dim() - axis))
     return torch.where(place.unsqueeze(axis) == numbers, values[1], values[0])

@@ -46,7 +46,7 @@ def quantized(
     """QuantizeLinear; the whole numbers stay floats, so that what follows can be computed anywhere."""
     steps = (x / along(scale, x, axis)).round()
     if zero is not None:
-        steps = steps + along(zero.to(x.device, x.dtype), x, axis)
+        steps = steps + along(zero.to(x.dtype), x, axis)
     return steps.clamp(low, high)
 
 
@@ -58,7 +58,7 @@ def dequantize(site: Site) -> fx.Node:
 
 def dequantized(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, axis: int) -> torch.Tensor:
     """DequantizeLinear."""
-    steps = x.to(scale.device, scale.dtype)
+    steps = x.to(scale.dtype)
     if zero is not None:
-        steps = steps - along(zero.to(scale.device, scale.dtype), steps, axis)
+        steps = steps - along(zero.to(scale.dtype), steps, axis)
     return steps * along(scale, steps, axis)

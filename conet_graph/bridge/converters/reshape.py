@@ -167,8 +167,8 @@ def constant_of_shape(site: Site) -> fx.Node:
 
 
 def filled(shape: torch.Tensor, value: float, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of one value whose shape is computed at run time."""
-    return torch.full(shape.tolist(), value, dtype=dtype)
+    """A tensor of one value whose shape is computed at run time, on the device of that."""
+    return torch.full(shape.tolist(), value, dtype=dtype, device=shape.device)
 
 
 @converter(CONVERTERS, "Expand")

@@ -152,6 +152,6 @@ def aligned_regions(
     """RoiAlign by torchvision, which wants the image's number before the box."""
     from torchvision.ops import roi_align as regions
 
-    numbered = torch.cat([image.to(boxes.device, boxes.dtype)[:, None], boxes], 1)
+    numbered = torch.cat([image.to(boxes.dtype)[:, None], boxes], 1)
     made: torch.Tensor = regions(x, numbered, size, scale, ratio, aligned)
     return made

@@ -1,0 +1,113 @@
+"""On a GPU every operation has its tensors in one place, and sizes never make the processor wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from corpus import files, needs_corpus
+from onnx import parser
+from pretended_gpu import on_pretended_gpu
+from torch import nn
+
+from conet_graph.bridge import to_torch, weights_by_name
+from conet_graph.ir.errors import Refused
+from conet_graph.ir.load import LoadedModel, load_model
+from conet_graph.verification import open_session, random_inputs
+
+# A resize to half the size, as exporters write it out; a grid of positions and a constant made in the graph.
+SIZES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,3,H,W] x) => (float[1,3,h,w] y, float[1,1,H,W] z)
+<int64[1] start = {2}, int64[1] end = {4}, float half = {0.5}, int64 zero = {0}, int64 one = {1},
+ int64[1] first = {0}, int64[4] flat = {1, 1, 1, -1}, int64[3] order = {2, 0, 1}, float two = {2.0}>
+{
+    shape = Shape (x)
+    sides = Slice (shape, start, end, first)
+    numbers = Cast <to: int = 1> (sides)
+    smaller = Mul (numbers, half)
+    whole = Cast <to: int = 7> (smaller)
+    begun = Slice (shape, first, start, first)
+    target = Concat <axis: int = 0> (begun, whole)
+    resized = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric",
+        nearest_mode = "floor"> (x, , , target)
+    turned = Gather <axis: int = 1> (resized, order)
+    y = Mul (turned, half)
+    width = Gather (shape, two_whole)
+    counted = Range (zero, width, one)
+    places = Cast <to: int = 1> (counted)
+    row = Reshape (places, flat)
+    filled = ConstantOfShape (sides)
+    halves = Mul (filled, half)
+    flipped = ReduceMean <axes = [1], keepdims = 1> (x)
+    moved = Add (flipped, row)
+    scaled = Mul (moved, two)
+    z = Sub (scaled, halves)
+}"""
+
+
+def sizes_network() -> LoadedModel:
+    proto = parser.parse_model(SIZES)
+    proto.graph.initializer.append(onnx.helper.make_tensor("two_whole", 7, [], [3]))
+    return LoadedModel(proto)
+
+
+def outputs_alike(module: nn.Module, arguments: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        usual = module.eval()(*arguments)
+    there = on_pretended_gpu(module, arguments)
+    for one, other in zip(usual if isinstance(usual, tuple) else (usual,), there, strict=True):
+        assert torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+
+
+def test_sizes_stay_on_the_processor_and_data_on_the_gpu() -> None:
+    module = to_torch(sizes_network())
+    for height, width in ((4, 6), (8, 2)):
+        x = torch.randn(1, 3, height, width)
+        outputs_alike(module, [x])
+        resized, shifted = module(x)
+        assert torch.equal(resized, 0.5 * x[:, [2, 0, 1], ::2, ::2])
+        positions = torch.arange(width, dtype=torch.float32)
+        assert torch.allclose(shifted, 2 * (x.mean(1, keepdim=True) + positions))
+
+
+def test_numbers_of_sizes_are_still_found_by_name() -> None:
+    assert float(weights_by_name(to_torch(sizes_network()))["two"]) == 2.0
+
+
+class Mixing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.ones(2)])
+
+
+class Waiting(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(int(x.sum()), -1)
+
+
+class Right(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.ones(2, device=x.device), torch.zeros(1).to(x.device)])
+
+
+def test_the_pretended_gpu_notices_what_a_real_one_refuses() -> None:
+    with pytest.raises(AssertionError, match="two places"):
+        on_pretended_gpu(Mixing(), [torch.ones(2)])
+    with pytest.raises(AssertionError, match="waits for the GPU"):
+        on_pretended_gpu(Waiting(), [torch.ones(2)])
+    (made,) = on_pretended_gpu(Right(), [torch.ones(2)])
+    assert made.tolist() == [1, 1, 1, 1, 0]
+
+
+@needs_corpus
+@pytest.mark.parametrize("path", files("open", "exports"), ids=lambda p: p.stem)
+def test_real_networks(path: Path) -> None:
+    try:
+        module = to_torch(load_model(path))
+    except Refused:
+        pytest.skip("it has no form in PyTorch")
+    feeds = random_inputs(open_session(path, "CPUExecutionProvider", fused=False), 1, 64)
+    tensors = [torch.from_numpy(np.array(a)) for a in feeds.values()]
+    outputs_alike(module, [t.float() if t.dtype == torch.float16 else t for t in tensors])
