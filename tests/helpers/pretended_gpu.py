@@ -55,6 +55,10 @@ class PretendedGpu(TorchFunctionMode):
         if "device" in named:
             made = func(*args, **{**named, "device": None})
             return _mark(made) if wanted and wanted[0] == GPU else made
+        pooled = there and func.__name__.startswith("max_pool")
+        assert not pooled or there[0].is_floating_point(), (
+            f"{func.__name__} knows no whole numbers on the GPU"
+        )
         assert not there or func not in _WAITING, f"{func.__name__} waits for the GPU"
         far = [t for t in tensors if not _is_there(t) and (t.dim() or func in _STRICT)]
         assert not (there and far), f"{func.__name__} of tensors in two places"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from onnx import TensorProto
 from torch import fx
 from torch.nn import functional
 
 from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, pad_same, padded, torch_order
 from conet_graph.bridge.registry import Table
-from conet_graph.bridge.site import Converted, NotConverted, Site
+from conet_graph.bridge.site import Converted, NotConverted, Site, torch_dtype
 from conet_graph.ir.op_table import enter as converter
 
 CONVERTERS: Table = {}
@@ -51,9 +52,15 @@ def max_pool(site: Site) -> Converted:
         raise NotConverted("gives the positions of its maxima as an output")
     kernel, strides, dilations = _window(site)
     lowest = float("-inf")
-    x, pads = padded(site, site.x(0), kernel, strides, dilations, value=lowest, most=_most(kernel))
+    x = site.x(0)
+    kind = site.builder.graph.dtypes.get(site.op.input(0))
+    is_byte = kind in (TensorProto.UINT8, TensorProto.INT8)
+    if is_byte:  # for which PyTorch has no maxima on GPUs
+        x = site.call(torch.Tensor.float, x)
+    x, pads = padded(site, x, kernel, strides, dilations, value=lowest, most=_most(kernel))
     given = (tuple(kernel), tuple(strides), tuple(pads), tuple(dilations))
-    return site.call(_MAX[len(kernel)], x, *given, ceil_mode=bool(site.attr("ceil_mode", 0)))
+    made = site.call(_MAX[len(kernel)], x, *given, ceil_mode=bool(site.attr("ceil_mode", 0)))
+    return site.call(torch.Tensor.to, made, torch_dtype(kind)) if is_byte and kind else made
 
 
 @converter(CONVERTERS, "AveragePool")
