@@ -126,49 +126,60 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
     channels: Channels = graph.notes["channels"]
     copies = layout.labels.copies
+    group_of = _groups_of_classes(channels)
     groups: list[GroupPlan] = []
-    for group in channels.groups:
+    for number, group in enumerate(channels.groups):
         if not group.free or (copies[group.classes] == 1).all():
             continue
-        old, new = _group_positions(graph, layout, group)
-        groups.append(GroupPlan(group.id, len(old), len(new), new))
+        old_width, new = _group_positions(graph, layout, group, number, group_of)
+        groups.append(GroupPlan(group.id, old_width, len(new), new))
     return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
 
 
-def group_axis(graph: Graph, group: Group) -> Ids:
+def _groups_of_classes(channels: Channels) -> Ids:
+    """The number of each class's group; -1 where it has none."""
+    numbers = np.full(len(channels.units.frozen_class), -1, np.int64)
+    for number, group in enumerate(channels.groups):
+        numbers[group.classes] = number
+    return numbers
+
+
+def _group_axis(graph: Graph, group: Group, number: int, group_of: Ids) -> Ids:
     """The classes on the axis on which a group's channels are counted."""
     channels: Channels = graph.notes["channels"]
     side = 1 if group.producers else 0
     layers = group.producers or group.consumers or graph.notes["layers"]
-    best: Ids | None = None
     for layer in layers:
         classes = channels.layer_axes[layer.op.index][side]
         if classes is None:
             classes = channels.layer_axes[layer.op.index][1]
-        if classes is not None and np.isin(classes, group.classes).sum() == group.width:
-            best = classes
-            break
-    return np.repeat(group.classes, group.multiple) if best is None else best
+        if classes is not None and np.count_nonzero(group_of[classes] == number) == group.width:
+            return classes
+    return np.repeat(group.classes, group.multiple)
 
 
-def _group_positions(graph: Graph, layout: Layout, group: Group) -> tuple[list[int], list[int]]:
-    """Old channels of a group, and for each new channel the old one, numbered inside the group."""
-    classes = group_axis(graph, group)
-    labels: Ids = layout.labels.default_layout(classes)
+def _group_positions(
+    graph: Graph, layout: Layout, group: Group, number: int, group_of: Ids
+) -> tuple[int, list[int]]:
+    """How many channels a group had, and for each new one the old one, numbered inside the group."""
+    classes = _group_axis(graph, group, number, group_of)
+    labels = _labels_like(layout, group, classes)
+    mine = group_of[classes] == number
+    local = np.cumsum(mine) - 1
+    kept = group_of[labels // COPIES] == number
+    return int(np.count_nonzero(mine)), local[old_positions(classes, labels)[kept]].tolist()
+
+
+def _labels_like(layout: Layout, group: Group, classes: Ids) -> Ids:
+    """The new labels of an axis of these classes: a layer's own, if one of the group has such an axis."""
+    pick = out_axis if group.producers else in_axis
     for layer in group.producers or group.consumers:
-        pick = out_axis if group.producers else in_axis
-        axis = pick(layout.labels, layer)
-        old = pick(layout.labels.units, layer)
+        axis, old = pick(layout.labels, layer), pick(layout.labels.units, layer)
         if isinstance(axis, int) or isinstance(old, int):
             continue
         if np.array_equal(layout.labels.units.classes[old], classes):
-            labels = layout.labels.labels(axis)
-            break
-    mine = np.flatnonzero(np.isin(classes, group.classes))
-    local = {int(position): k for k, position in enumerate(mine)}
-    source = old_positions(classes, labels)
-    kept = np.isin(labels // COPIES, group.classes)
-    return list(range(len(mine))), [local[int(p)] for p in source[kept]]
+            return layout.labels.labels(axis)
+    return layout.labels.default_layout(classes)
 
 
 def copies_of(graph: Graph, plan: Plan) -> Ids:
@@ -179,14 +190,16 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
 
     """
     channels: Channels = graph.notes["channels"]
-    by_id = {group.id: group for group in channels.groups}
+    by_id = {group.id: number for number, group in enumerate(channels.groups)}
+    group_of = _groups_of_classes(channels)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:
-        group = by_id.get(entry.id)
-        if group is None or not group.free or group.width != entry.old_width:
+        number = by_id.get(entry.id, -1)
+        group = channels.groups[number]
+        if number < 0 or not group.free or group.width != entry.old_width:
             raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
-        axis = group_axis(graph, group)
-        classes = axis[np.isin(axis, group.classes)]
+        axis = _group_axis(graph, group, number, group_of)
+        classes = axis[group_of[axis] == number]
         if any(not 0 <= c < len(classes) for c in entry.channels):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))

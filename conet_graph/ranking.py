@@ -61,17 +61,18 @@ def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
         if not isinstance(units, int):
             places.setdefault(name, {})[axis] = channels.units.classes[units]
     norm_scales = {op.input(1) for op in graph.operators if op.op_type == "BatchNormalization"}
-    for name, axes in places.items():
-        constant = graph.constants.get(name)
-        if constant is None or not constant.is_float:
-            continue
-        array = graph.array(name)
-        for axis, sums in _slice_sums(array, list(axes), squares=how != "l1").items():
-            np.add.at(total, axes[axis], sums)
-        if how == "bn" and name in norm_scales:
-            for axis, sums in _slice_sums(array, list(axes), squares=False).items():
-                np.add.at(scales, axes[axis], sums)
-                has_scale[axes[axis]] = True
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name, axes in places.items():
+            constant = graph.constants.get(name)
+            if constant is None or not constant.is_float:
+                continue
+            array = graph.array(name)
+            for axis, sums in _slice_sums(array, list(axes), squares=how != "l1").items():
+                np.add.at(total, axes[axis], sums)
+            if how == "bn" and name in norm_scales:
+                for axis, sums in _slice_sums(array, list(axes), squares=False).items():
+                    np.add.at(scales, axes[axis], sums)
+                    has_scale[axes[axis]] = True
     raw = total if how == "l1" else np.sqrt(total)
     # Where only some channels have a batch norm, each group is still ranked by one of the two.
     return np.where(has_scale, scales, raw) if how == "bn" else raw
@@ -79,30 +80,38 @@ def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
 
 def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> dict[int, Scores]:
     """For each axis, the sums of squares (or magnitudes) of the slices along it, in one reading."""
+    magnitude = np.square if squares else np.abs
+    if array.ndim == 1:
+        return {0: magnitude(array, dtype=np.float64)}
     along, chunks = _chunks(array)
     sums = {axis: np.zeros(array.shape[axis]) for axis in axes}
-    magnitude = np.square if squares else np.abs
     room = np.zeros(0)  # of one chunk, used again for the next: memory that is new is slow
     start = 0
-    with np.errstate(invalid="ignore", over="ignore"):
-        for chunk in chunks:
-            room = np.empty(chunk.shape) if room.size < chunk.size else room
-            part = room.reshape(-1)[: chunk.size].reshape(chunk.shape)
-            magnitude(chunk, out=part, dtype=np.float64)
-            stop = start + part.shape[along]
-            if along in axes:
-                sums[along][start:stop] = part.sum(axis=_others(part, along))
+    for chunk in chunks:
+        room = np.empty(chunk.shape) if room.size < chunk.size else room
+        part = room.reshape(-1)[: chunk.size].reshape(chunk.shape)
+        magnitude(chunk, out=part, dtype=np.float64)
+        stop = start + part.shape[along]
+        if along in axes:
+            sums[along][start:stop] = _sums_along(part, along)
+        if axes != [along]:
             # What the other axes need is summed over this one first: little is left to go through again.
             rest = part.sum(axis=along, keepdims=True)
             for axis in axes:
                 if axis != along:
-                    sums[axis] += rest.sum(axis=_others(rest, axis))
-            start = stop
+                    sums[axis] += _sums_along(rest, axis)
+        start = stop
     return sums
 
 
-def _others(array: Scores, axis: int) -> tuple[int, ...]:
-    return tuple(k for k in range(array.ndim) if k != axis)
+def _sums_along(array: Scores, axis: int) -> Scores:
+    """Sums of the slices along an axis."""
+    if axis == 0:
+        array, others = array.reshape(len(array), -1), [1]  # two axes are summed faster than four
+    else:
+        others = [k for k in range(array.ndim) if k != axis]
+    sums: Scores = array.sum(axis=tuple(others))
+    return sums
 
 
 def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generic]]]:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.external import ExternalRange, resolve
-from conet_graph.ir.tensors import inline_array, is_packed
+from conet_graph.ir.tensors import inline_array, is_packed, stored_dtype
 
 # What people point the tool at by mistake: where its mark is, the mark, what it is, what to do.
 _MARKS = (
@@ -164,9 +164,10 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray[An
         inside = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
         inside.raw_data = b"".join(_pieces(where, tensor.name))
         return _inline(inside, tensor.name)
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     shape = tuple(tensor.dims)
-    return np.memmap(where.path, dtype, "r", where.offset, shape if shape else (1,)).reshape(shape)
+    return np.memmap(
+        where.path, stored_dtype(tensor.data_type), "r", where.offset, shape if shape else (1,)
+    ).reshape(shape)
 
 
 def _inline(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ def is_packed(tensor: onnx.TensorProto) -> bool:
 def inline_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:
     """Value of a tensor held in the model file itself; raw data is viewed, not copied."""
     if tensor.HasField("raw_data") and not is_packed(tensor):
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        return np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
+        return np.frombuffer(tensor.raw_data, stored_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
     return numpy_helper.to_array(tensor)
+
+
+@lru_cache
+def stored_dtype(data_type: int) -> np.dtype[Any]:
+    """The numpy type of raw data: little-endian (onnx.proto, TensorProto.raw_data)."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).newbyteorder("<")

@@ -101,7 +101,9 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             tensor.CopyFrom(constant.tensor)
             tensor.name = name
         else:
-            body.input.append(helper.make_tensor_value_info(name, constant.tensor.data_type, constant.dims))
+            kind = body.input.add(name=name).type.tensor_type
+            kind.elem_type = constant.tensor.data_type
+            kind.shape.dim.extend([onnx.TensorShapeProto.Dimension(dim_value=n) for n in constant.dims])
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     return model
 

@@ -57,10 +57,8 @@ def apply_rule(tracker: Tracker, op: Operator) -> None:
 
 def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
     """Apply a rule; returns why it cannot be, None when it could."""
-    if op.subgraphs():
-        return "it runs a sub-graph"
-    if rule is None:
-        return "it has no channel rule"
+    if rule is None:  # no operator with a rule runs one
+        return "it runs a sub-graph" if op.subgraphs() else "it has no channel rule"
     try:
         rule(tracker, op)
     except NoRule as refusal:
