@@ -95,15 +95,17 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")  # -1 or 0 stands for "unknown" in some exporters' files
+    types: dict[tuple[int, tuple[int, ...]], onnx.TypeProto] = {}  # few kinds, for many weights
     for name, constant in graph.constants.items():
         if is_small_int(constant):
             tensor = body.initializer.add()
             tensor.CopyFrom(constant.tensor)
             tensor.name = name
         else:
-            kind = body.input.add(name=name).type.tensor_type
-            kind.elem_type = constant.tensor.data_type
-            kind.shape.dim.extend([onnx.TensorShapeProto.Dimension(dim_value=n) for n in constant.dims])
+            key = constant.tensor.data_type, constant.dims
+            if key not in types:
+                types[key] = helper.make_tensor_type_proto(*key)
+            body.input.add(name=name, type=types[key])
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     return model
 
@@ -125,8 +127,11 @@ def is_small_int(constant: Constant) -> bool:
 def read_shapes(model: onnx.ModelProto, graph: Graph) -> None:
     """Copy the inferred shapes into the graph."""
     body = model.graph
-    graph.shapes = {}
+    graph.shapes = {name: constant.dims for name, constant in graph.constants.items()}
+    graph.dtypes.update((name, constant.tensor.data_type) for name, constant in graph.constants.items())
     for value in [*body.input, *body.value_info, *body.output]:
+        if value.name in graph.constants:
+            continue
         kind = value.type
         if not kind.HasField("tensor_type"):
             continue
