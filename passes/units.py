@@ -260,7 +260,7 @@ class Units(Tracker):
             return  # neither carries channels: nothing depends on it
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
-        a, b = np.broadcast_arrays(np.asarray(left, np.int64), np.asarray(right, np.int64))
+        a, b = self.ones(op, left, np.size(right)), self.ones(op, right, np.size(left))
         if a.size > LONG:
             # Channels merged with pixels repeat an equation for each pixel of a channel: say it once.
             new = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1
@@ -271,10 +271,11 @@ class Units(Tracker):
         self.equation_op.append(op.index)
 
     def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
-        """Tie an axis of a value; an axis that nothing else has asked for takes over an int."""
-        if isinstance(to, int) and self.is_constant(value):
-            axis %= len(self.graph.constants[value].dims)
-            if (value, axis) not in self.stored:
+        """Tie an axis of a value; one of a constant that nothing else has asked for is the other axis itself."""
+        if self.is_constant(value):
+            dims = self.graph.constants[value].dims
+            axis %= len(dims)
+            if (value, axis) not in self.stored and (isinstance(to, int) or len(to) == dims[axis]):
                 self.stored[value, axis] = to
                 return
         self.tie(op, self.axis(value, axis), to)
