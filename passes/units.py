@@ -271,7 +271,7 @@ class Units(Tracker):
         self.equation_op.append(op.index)
 
     def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
-        """Tie an axis of a value; one of a constant that nothing else has asked for is the other axis itself."""
+        """Tie an axis of a value; a constant's that nothing else has asked for is the other axis itself."""
         if self.is_constant(value):
             dims = self.graph.constants[value].dims
             axis %= len(dims)
