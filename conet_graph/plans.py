@@ -126,47 +126,38 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
     channels: Channels = graph.notes["channels"]
     copies = layout.labels.copies
-    group_of = _groups_of_classes(channels)
     groups: list[GroupPlan] = []
     for number, group in enumerate(channels.groups):
         if not group.free or (copies[group.classes] == 1).all():
             continue
-        old_width, new = _group_positions(graph, layout, group, number, group_of)
+        old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
     return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
 
 
-def _groups_of_classes(channels: Channels) -> Ids:
-    """The number of each class's group; -1 where it has none."""
-    numbers = np.full(len(channels.units.frozen_class), -1, np.int64)
-    for number, group in enumerate(channels.groups):
-        numbers[group.classes] = number
-    return numbers
-
-
-def _group_axis(graph: Graph, group: Group, number: int, group_of: Ids) -> Ids:
+def _group_axis(channels: Channels, number: int) -> Ids:
     """The classes on the axis on which a group's channels are counted."""
-    channels: Channels = graph.notes["channels"]
+    group = channels.groups[number]
     side = 1 if group.producers else 0
-    layers = group.producers or group.consumers or graph.notes["layers"]
+    layers = group.producers or group.consumers or channels.units.graph.notes["layers"]
     for layer in layers:
         classes = channels.layer_axes[layer.op.index][side]
         if classes is None:
             classes = channels.layer_axes[layer.op.index][1]
-        if classes is not None and np.count_nonzero(group_of[classes] == number) == group.width:
+        if classes is None:
+            continue
+        if np.count_nonzero(channels.group_of_class[classes] == number) == group.width:
             return classes
     return np.repeat(group.classes, group.multiple)
 
 
-def _group_positions(
-    graph: Graph, layout: Layout, group: Group, number: int, group_of: Ids
-) -> tuple[int, list[int]]:
+def _group_positions(channels: Channels, layout: Layout, number: int) -> tuple[int, list[int]]:
     """How many channels a group had, and for each new one the old one, numbered inside the group."""
-    classes = _group_axis(graph, group, number, group_of)
-    labels = _labels_like(layout, group, classes)
-    mine = group_of[classes] == number
+    classes = _group_axis(channels, number)
+    labels = _labels_like(layout, channels.groups[number], classes)
+    mine = channels.group_of_class[classes] == number
     local = np.cumsum(mine) - 1
-    kept = group_of[labels // COPIES] == number
+    kept = channels.group_of_class[labels // COPIES] == number
     return int(np.count_nonzero(mine)), local[old_positions(classes, labels)[kept]].tolist()
 
 
@@ -191,15 +182,14 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
     """
     channels: Channels = graph.notes["channels"]
     by_id = {group.id: number for number, group in enumerate(channels.groups)}
-    group_of = _groups_of_classes(channels)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:
-        number = by_id.get(entry.id, -1)
-        group = channels.groups[number]
-        if number < 0 or not group.free or group.width != entry.old_width:
+        number = by_id.get(entry.id)
+        group = None if number is None else channels.groups[number]
+        if number is None or group is None or not group.free or group.width != entry.old_width:
             raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
-        axis = _group_axis(graph, group, number, group_of)
-        classes = axis[group_of[axis] == number]
+        axis = _group_axis(channels, number)
+        classes = axis[channels.group_of_class[axis] == number]
         if any(not 0 <= c < len(classes) for c in entry.channels):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))

@@ -62,9 +62,9 @@ class _Placing:
         self.here: set[fx.Node] = set()
         self.written: dict[fx.Node, fx.Node] = {}
         self.buffers = dict(root.named_buffers())
-        # One tensor of each module that holds any.
-        self.tensor_of = {
-            path.rpartition(".")[0]: path for path in (*self.buffers, *dict(root.named_parameters()))
+        # One tensor of each operator's module that holds any.
+        self.tensors = {
+            path.partition(".")[0]: path for path in (*self.buffers, *dict(root.named_parameters()))
         }
 
     def look_at(self, node: fx.Node) -> None:
@@ -95,10 +95,10 @@ class _Placing:
 
     def _is_arithmetic_of_sizes(self, node: fx.Node) -> bool:
         given = node.all_input_nodes
-        return (
-            str(node.target) not in self.tensor_of
-            and not self.here.isdisjoint(given)
-            and all(g in self.here or self._is_small_constant(g) for g in given)
+        if node.op == "call_module" and node.target in self.tensors:
+            return False
+        return not self.here.isdisjoint(given) and all(
+            g in self.here or self._is_small_constant(g) for g in given
         )
 
     def _written(self, constant: fx.Node) -> fx.Node:
@@ -117,5 +117,5 @@ class _Placing:
         away = [given for given in node.all_input_nodes if given not in self.here]
         for given in (g for g in node.all_input_nodes if g in self.here):
             with self.code.inserting_before(node):
-                other = away[0] if away else self.code.get_attr(self.tensor_of[str(node.target)])
+                other = away[0] if away else self.code.get_attr(self.tensors[str(node.target)])
                 node.replace_input_with(given, self.code.call_function(beside, (given, other)))

@@ -77,6 +77,24 @@ def test_numbers_of_sizes_are_still_found_by_name() -> None:
     assert float(weights_by_name(to_torch(sizes_network()))["two"]) == 2.0
 
 
+def test_sizes_that_go_into_a_layer_are_brought_to_its_weights() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,3] x) => (float[N,3] y)
+    <float[2,3] w = {1, 2, 3, 4, 5, 6}, float[3] b = {0, 0, 1}, int64[2] row = {1, 2}>
+    {
+        shape = Shape (x)
+        numbers = Cast <to: int = 1> (shape)
+        flat = Reshape (numbers, row)
+        weighted = Gemm (flat, w, b)
+        y = Add (x, weighted)
+    }"""
+    module = to_torch(LoadedModel(parser.parse_model(text)))
+    x = torch.randn(2, 3)
+    outputs_alike(module, [x])
+    expected = torch.tensor([2.0, 3.0]) @ torch.tensor([[1.0, 2, 3], [4, 5, 6]]) + torch.tensor([0.0, 0, 1])
+    assert torch.allclose(module(x) - x, expected, atol=1e-5)
+
+
 class Mixing(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, torch.ones(2)])
