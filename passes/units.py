@@ -266,8 +266,11 @@ class Units(Tracker):
             new = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1
             first = np.concatenate([np.zeros(1, np.int64), new])
             a, b = a[first], b[first]
-        self.left.append(a)
-        self.right.append(b)
+        self._equate(op, a, b)
+
+    def _equate(self, op: Operator, left: Ids, right: Ids) -> None:
+        self.left.append(left)
+        self.right.append(right)
         self.equation_op.append(op.index)
 
     def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
@@ -277,6 +280,8 @@ class Units(Tracker):
             axis %= len(dims)
             if (value, axis) not in self.stored and (isinstance(to, int) or len(to) == dims[axis]):
                 self.stored[value, axis] = to
+                if not isinstance(to, int):
+                    self._equate(op, to, to)  # it says nothing new; explanations name the operator
                 return
         self.tie(op, self.axis(value, axis), to)
 
