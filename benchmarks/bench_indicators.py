@@ -15,10 +15,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from bench_training_step import DEVICE, ON_GPU, step
 
 from conet_graph.indicators import LayerIndicators, layer_indicators, solve_evbmf
 from conet_graph.indicators.unfold import unfold
@@ -28,8 +29,6 @@ Weights = Mapping[str, np.ndarray]
 Counts = dict[str, tuple[int, int]]
 
 IMAGES, SIDE, BATCH, TIMED_STEPS = 5000, 32, 128, 10
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
@@ -57,34 +56,37 @@ def resnet34_weights(seed: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def by_svd(weights: Weights, dtype: type, vectors: bool) -> Counts:
-    """Ranks N' of both axes from an SVD of each unfolding."""
+def by_svd(weights: Mapping[str, Any], singular_values: Callable[[Any], Any]) -> Counts:
+    """Ranks N' of both axes from an SVD of each unfolding, of arrays or tensors, in their precision."""
     counts = {}
     for name, weight in weights.items():
         ranks = []
         for axis in (0, 1):
-            matrix = unfold(weight.astype(dtype), axis)
-            found = np.linalg.svd(matrix, full_matrices=False, compute_uv=vectors)
-            squares = np.asarray(found[1] if vectors else found, np.float64)[None] ** 2
+            matrix = unfold(weight, axis)
+            squares = np.asarray(singular_values(matrix), np.float64)[None] ** 2
             ranks.append(int(solve_evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
         counts[name] = (ranks[0], ranks[1])
     return counts
 
 
-def by_gpu_svd(weights: Mapping[str, torch.Tensor], vectors: bool) -> Counts:
-    """Ranks N' of both axes from an SVD of each unfolding on the weights' device, in their precision."""
-    counts = {}
-    for name, weight in weights.items():
-        ranks = []
-        for axis in (0, 1):
-            matrix = weight.movedim(axis, 0).flatten(1)
-            found = (
-                torch.linalg.svd(matrix, full_matrices=False)[1] if vectors else torch.linalg.svdvals(matrix)
-            )
-            squares = found.double().square().cpu().numpy()[None]
-            ranks.append(int(solve_evbmf(squares, np.array([max(matrix.shape)])).rank[0]))
-        counts[name] = (ranks[0], ranks[1])
-    return counts
+def with_vectors(matrix: np.ndarray) -> np.ndarray:
+    """Singular values by the SVD that gives vectors too."""
+    return np.linalg.svd(matrix, full_matrices=False)[1]
+
+
+def values_only(matrix: np.ndarray) -> np.ndarray:
+    """Singular values alone."""
+    return np.linalg.svd(matrix, compute_uv=False)
+
+
+def with_vectors_on_gpu(matrix: torch.Tensor) -> torch.Tensor:
+    """Singular values by the SVD that gives vectors too."""
+    return torch.linalg.svd(matrix, full_matrices=False)[1].cpu()
+
+
+def values_only_on_gpu(matrix: torch.Tensor) -> torch.Tensor:
+    """Singular values alone."""
+    return torch.linalg.svdvals(matrix).cpu()
 
 
 def counts_of(layers: Mapping[str, LayerIndicators]) -> Counts:
@@ -94,20 +96,15 @@ def counts_of(layers: Mapping[str, LayerIndicators]) -> Counts:
 
 def step_seconds() -> float:
     """Median time of a training step of ResNet-34, laid out and in the precision of a trial."""
-    on_gpu = DEVICE.type == "cuda"
-    module = build("resnet34", classes=10, image=SIDE).train().to(DEVICE, memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    module = build("resnet34", classes=10, image=SIDE).to(DEVICE, memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIDE, SIDE).to(DEVICE, memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,)).to(DEVICE)
+    once = step(module, images, labels)
     seconds = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            answers = module(images)
-        torch.autograd.backward(cross_entropy(answers, labels))
-        optimiser.step()
-        if on_gpu:
+        once()
+        if ON_GPU:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
@@ -118,20 +115,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     weights = resnet34_weights(0)
+    in_float64 = {name: weight.astype(np.float64) for name, weight in weights.items()}
     tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
     ways: dict[str, Callable[[], Counts]] = {
-        "SVD with vectors, float64": lambda: by_svd(weights, np.float64, True),
-        "SVD with vectors, float32": lambda: by_svd(weights, np.float32, True),
-        "SVD values only, float64": lambda: by_svd(weights, np.float64, False),
+        "SVD with vectors, float64": lambda: by_svd(in_float64, with_vectors),
+        "SVD with vectors, float32": lambda: by_svd(weights, with_vectors),
+        "SVD values only, float64": lambda: by_svd(in_float64, values_only),
         "layer_indicators, numpy": lambda: counts_of(layer_indicators(weights)),
         "layer_indicators, torch": lambda: counts_of(layer_indicators(tensors)),
     }
-    if DEVICE.type == "cuda":
+    if ON_GPU:
         there = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}
         doubles = {name: tensor.double() for name, tensor in there.items()}
-        ways["GPU: SVD with vectors, float64"] = lambda: by_gpu_svd(doubles, True)
-        ways["GPU: SVD with vectors, float32"] = lambda: by_gpu_svd(there, True)
-        ways["GPU: SVD values only, float64"] = lambda: by_gpu_svd(doubles, False)
+        ways["GPU: SVD with vectors, float64"] = lambda: by_svd(doubles, with_vectors_on_gpu)
+        ways["GPU: SVD with vectors, float32"] = lambda: by_svd(there, with_vectors_on_gpu)
+        ways["GPU: SVD values only, float64"] = lambda: by_svd(doubles, values_only_on_gpu)
         ways["GPU: layer_indicators"] = lambda: counts_of(layer_indicators(there))
         layer_indicators({"warm-up": there["conv0"]})
         torch.linalg.svd(doubles["conv0"].flatten(1))
@@ -153,7 +151,7 @@ def main() -> None:
         print(f"| {name} | {median:.3f} | {ratio:.1f} times as long | {others} |")
     steps = math.ceil(IMAGES / BATCH)
     epoch = steps * step_seconds()
-    ours = "GPU: layer_indicators" if DEVICE.type == "cuda" else "layer_indicators, torch"
+    ours = "GPU: layer_indicators" if ON_GPU else "layer_indicators, torch"
     share = medians[ours] / epoch
     print(
         f"\nAn epoch of {IMAGES:,} images of {SIDE} x {SIDE}: {epoch:.0f} s ({steps} steps of {BATCH}, scaled"

@@ -181,18 +181,17 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
 
     """
     channels: Channels = graph.notes["channels"]
-    by_id = {group.id: number for number, group in enumerate(channels.groups)}
+    free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:
-        number = by_id.get(entry.id)
-        group = None if number is None else channels.groups[number]
-        if number is None or group is None or not group.free or group.width != entry.old_width:
+        number = free.get(entry.id)
+        if number is None or channels.groups[number].width != entry.old_width:
             raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
         axis = _group_axis(channels, number)
         classes = axis[channels.group_of_class[axis] == number]
         if any(not 0 <= c < len(classes) for c in entry.channels):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))
-        for klass in group.classes:
+        for klass in channels.groups[number].classes:
             copies[klass] = int(times[classes == klass].max())
     return copies

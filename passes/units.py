@@ -260,7 +260,9 @@ class Units(Tracker):
             return  # neither carries channels: nothing depends on it
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
-        a, b = self.ones(op, left, np.size(right)), self.ones(op, right, np.size(left))
+        # Broadcasting says the same, but takes longer than all else here.
+        a = np.full_like(right, left) if isinstance(left, int) else left
+        b = np.full_like(a, right) if isinstance(right, int) else right
         if a.size > LONG:
             # Channels merged with pixels repeat an equation for each pixel of a channel: say it once.
             new = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1])) + 1

@@ -23,7 +23,7 @@ from conet_graph.bridge.converters.resize import resampled_as_computed
 # Made of Python numbers.
 _MADE_HERE = (shape_of, size_of, torch.full)
 # These read tensors as numbers, from the input of that position on, and answer where their first input is.
-_READ_NUMBERS = {
+_READ_NUMBERS: dict[object, int] = {
     counted: 0,
     filled: 0,
     **dict.fromkeys((cut_as_computed, expanded, reshaped_as_computed, resampled_as_computed, tiled), 1),
@@ -69,7 +69,7 @@ class _Placing:
 
     def look_at(self, node: fx.Node) -> None:
         """Give a call its tensors in one place."""
-        first = _READ_NUMBERS.get(node.target) if callable(node.target) else None
+        first = _READ_NUMBERS.get(node.target)
         if node.target in _MADE_HERE:
             self.here.add(node)
         elif first is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
+from bridge_case import tensors
 from corpus import files, needs_corpus
 from onnx import parser
 from pretended_gpu import on_pretended_gpu
@@ -74,7 +74,8 @@ def test_sizes_stay_on_the_processor_and_data_on_the_gpu() -> None:
 
 
 def test_numbers_of_sizes_are_still_found_by_name() -> None:
-    assert float(weights_by_name(to_torch(sizes_network()))["two"]) == 2.0
+    found = weights_by_name(to_torch(sizes_network()))
+    assert (float(found["half"]), float(found["two"])) == (0.5, 2.0)
 
 
 def test_sizes_that_go_into_a_layer_are_brought_to_its_weights() -> None:
@@ -127,5 +128,4 @@ def test_real_networks(path: Path) -> None:
     except Refused:
         pytest.skip("it has no form in PyTorch")
     feeds = random_inputs(open_session(path, "CPUExecutionProvider", fused=False), 1, 64)
-    tensors = [torch.from_numpy(np.array(a)) for a in feeds.values()]
-    outputs_alike(module, [t.float() if t.dtype == torch.float16 else t for t in tensors])
+    outputs_alike(module, tensors(feeds))

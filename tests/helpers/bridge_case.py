@@ -29,12 +29,17 @@ def in_runtime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray[Any, Any]]
     return found
 
 
+def tensors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[torch.Tensor]:
+    """Arguments of a module: half floats come as float32."""
+    made = [torch.from_numpy(np.array(a)) for a in feeds.values()]
+    return [a.float() if a.dtype == torch.float16 else a for a in made]
+
+
 def in_torch(module: nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
     """What the module gives, in evaluation mode; in full float32, and the module stays where it was."""
-    arguments = [torch.from_numpy(np.array(a)).to(DEVICE) for a in feeds.values()]
     there = copy.deepcopy(module).eval().to(DEVICE)
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
-        made = there(*[a.float() if a.dtype == torch.float16 else a for a in arguments])
+        made = there(*[a.to(DEVICE) for a in tensors(feeds)])
     return [m.cpu().numpy() for m in (made if isinstance(made, tuple) else (made,))]
 
 

@@ -52,15 +52,14 @@ def max_pool(site: Site) -> Converted:
         raise NotConverted("gives the positions of its maxima as an output")
     kernel, strides, dilations = _window(site)
     lowest = float("-inf")
-    x = site.x(0)
-    kind = site.builder.graph.dtypes.get(site.op.input(0))
-    is_byte = kind in (TensorProto.UINT8, TensorProto.INT8)
-    if is_byte:  # for which PyTorch has no maxima on GPUs
-        x = site.call(torch.Tensor.float, x)
+    kind = site.builder.graph.dtypes.get(site.op.input(0), TensorProto.FLOAT)
+    # PyTorch has no maxima of bytes on GPUs; as floats they stay exact.
+    byte = torch_dtype(kind) if kind in (TensorProto.UINT8, TensorProto.INT8) else None
+    x = site.x(0) if byte is None else site.call(torch.Tensor.float, site.x(0))
     x, pads = padded(site, x, kernel, strides, dilations, value=lowest, most=_most(kernel))
     given = (tuple(kernel), tuple(strides), tuple(pads), tuple(dilations))
     made = site.call(_MAX[len(kernel)], x, *given, ceil_mode=bool(site.attr("ceil_mode", 0)))
-    return site.call(torch.Tensor.to, made, torch_dtype(kind)) if is_byte and kind else made
+    return made if byte is None else site.call(torch.Tensor.to, made, byte)
 
 
 @converter(CONVERTERS, "AveragePool")
