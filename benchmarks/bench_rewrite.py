@@ -19,12 +19,12 @@ ROUNDS = 5
 REWRITE = """
 import json, sys, time
 import onnx, numpy
-import conet_graph.rewriting, conet_graph.cost_model
+import conet_graph.rewriting.rewriting, conet_graph.costs.cost_model
 from conet_graph.ir.load import load_model
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import WidthRequest, choose_copies
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
 start = time.perf_counter()
 graph = analysed(load_model(sys.argv[1]))
 plan, layout = planned(graph, choose_copies(graph, WidthRequest(macs=0.5)), "keep", False, 0)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 import conet_graph as cg
-from conet_graph.cost import Cost, cost
+from conet_graph.costs.cost import Cost, cost
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.trials.data import Data, open_data

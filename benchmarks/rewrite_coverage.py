@@ -30,9 +30,9 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import shared_evenly
-from conet_graph.verification import Report, verify
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import shared_evenly
+from conet_graph.verification.verification import Report, verify
 
 Copies = NDArray[np.int64]
 SEEDS = (0, 1, 2)

@@ -16,22 +16,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conet_graph.analysis import analyze
+    from conet_graph.analysis.analysis import analyze
     from conet_graph.bridge.network import from_torch, to_torch
     from conet_graph.ir.check import load
-    from conet_graph.rewriting import compare_models as verify
-    from conet_graph.rewriting import plan, rewrite, save
+    from conet_graph.rewriting.rewriting import compare_models as verify
+    from conet_graph.rewriting.rewriting import plan, rewrite, save
 
 # Public name -> where it lives: module, name there.
 _PUBLIC = {
-    "analyze": ("conet_graph.analysis", "analyze"),
+    "analyze": ("conet_graph.analysis.analysis", "analyze"),
     "from_torch": ("conet_graph.bridge.network", "from_torch"),
     "load": ("conet_graph.ir.check", "load"),
-    "plan": ("conet_graph.rewriting", "plan"),
-    "rewrite": ("conet_graph.rewriting", "rewrite"),
-    "save": ("conet_graph.rewriting", "save"),
+    "plan": ("conet_graph.rewriting.rewriting", "plan"),
+    "rewrite": ("conet_graph.rewriting.rewriting", "rewrite"),
+    "save": ("conet_graph.rewriting.rewriting", "save"),
     "to_torch": ("conet_graph.bridge.network", "to_torch"),
-    "verify": ("conet_graph.rewriting", "compare_models"),
+    "verify": ("conet_graph.rewriting.rewriting", "compare_models"),
 }
 
 __all__ = ["analyze", "from_torch", "load", "plan", "rewrite", "save", "to_torch", "verify"]

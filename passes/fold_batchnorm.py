@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Constant, Operator
 from conet_graph.ir.load import LoadedModel
-from conet_graph.passes.file_edit import FileEdit, Made
+from conet_graph.passes.edits.file_edit import FileEdit, Made
 
 Float64s = NDArray[np.float64]
 # What the fold may write: other types are quantised, or too coarse to take a factor.

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Entry, Graph, Operator, literals
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
-from conet_graph.passes.shape_arithmetic import LONGEST, Entries, evaluate
+from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, evaluate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
 from conet_graph.ir.overridable import FIRST_FREE_IR
-from conet_graph.passes.stand_ins import stand_in
+from conet_graph.passes.shapes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
 SMALL = 4096

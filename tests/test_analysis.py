@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import conet_graph
-from conet_graph.analysis import Analysis, analyze
-from conet_graph.explain import explain
+from conet_graph.analysis.analysis import Analysis, analyze
+from conet_graph.analysis.explain import explain
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 import conet_graph as cg
-from conet_graph.checkpoint import apply_plan_to_checkpoint, apply_plan_to_state_dict
+from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint, apply_plan_to_state_dict
 from conet_graph.cli import run
 from conet_graph.ir.errors import BadUsage
 from conet_graph.models.export import export_module
-from conet_graph.plans import Plan
+from conet_graph.rewriting.plans import Plan
 
 
 class Net(nn.Module):

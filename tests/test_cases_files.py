@@ -16,11 +16,11 @@ from onnx import TensorProto, numpy_helper
 from rewidth_case import free, graph_of, produced_by, reason, rewidthed
 
 import conet_graph as cg
-from conet_graph.analysis import analysis_of
+from conet_graph.analysis.analysis import analysis_of
 from conet_graph.cli import run
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
-from conet_graph.rewriting import latency_meter
+from conet_graph.rewriting.rewriting import latency_meter
 
 IMAGE = "agraph (float[N,3,6,6] x) => (float[N,D,E,F] y)"
 PLAIN = (

@@ -7,7 +7,7 @@ import pytest
 from golden_text import parsed
 from rewidth_case import free, graph_of, produced_by, reason, rewidthed
 
-from conet_graph.analysis import analysis_of
+from conet_graph.analysis.analysis import analysis_of
 
 IMAGE = "agraph (float[N,3,6,6] x) => (float[N,D,E,F] y)"
 C2F = (

@@ -14,10 +14,10 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.plans import Plan
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import shared_evenly
-from conet_graph.verification import verify
+from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import shared_evenly
+from conet_graph.verification.verification import verify
 
 FILES = files("open", "exports")
 GOLDEN = Path(__file__).parent / "golden" / "corpus_frozen.txt"
@@ -96,7 +96,7 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
 
 
 def test_copies_that_disagree_are_refused() -> None:
-    from conet_graph.passes.relabel import old_positions
+    from conet_graph.passes.widths.relabel import old_positions
 
     with pytest.raises(Refused):
         old_positions(np.array([1, 2]), np.array([3 << 20]))

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from conet_graph.cost import Cost, cost
+from conet_graph.costs.cost import Cost, cost
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
 

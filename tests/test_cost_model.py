@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from rewidth_case import graph_of
 
-from conet_graph.cost import cost
-from conet_graph.cost_model import CostModel
+from conet_graph.costs.cost import cost
+from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.rewidth import lay_out, rewrite_model
+from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from conet_graph.passes.tie_channels import Channels
 from tests.graphs import GraphBuilder
 from tests.strategies import models

@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_leaves_the_old_output(
 ) -> None:
     import torch
 
-    from conet_graph.checkpoint_file import write_checkpoint
+    from conet_graph.rewriting.checkpoint_file import write_checkpoint
 
     plan, weights, out = tmp_path / "p.json", tmp_path / f"w{suffix}", tmp_path / f"out{suffix}"
     assert run([*REWRITE, str(tmp_path / "x.onnx"), "--plan", str(plan)]) == 0

@@ -13,8 +13,8 @@ from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.verification import verify
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.verification.verification import verify
 from tests.strategies import DISCONTINUOUS, describe, models
 
 EXAMPLES = int(os.environ.get("CONET_GRAPH_EXAMPLES", "200"))

@@ -11,7 +11,7 @@ from conet_graph import ranking
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.ranking import importance
+from conet_graph.rewriting.ranking import importance
 from tests.graphs import GraphBuilder
 
 # Two 1x1 convolutions with two channels between them: out of (3, 0) and (0, 1), into (4) and (1).

@@ -18,7 +18,7 @@ import pytest
 import conet_graph as cg
 from conet_graph.cli import run
 from conet_graph.ir.errors import BadUsage, Refused
-from conet_graph.plans import Plan
+from conet_graph.rewriting.plans import Plan
 
 SAMPLE = Path(__file__).parents[1] / "models" / "samples" / "digits.onnx"
 

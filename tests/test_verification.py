@@ -10,10 +10,10 @@ from golden_text import filled
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.plans import Plan
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import Report, verify
+from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification.verification import Report, verify
 
 SEEDS = Path(__file__).parent / "fuzz" / "seeds"
 PRIVATE = """<ir_version: 8, opset_import: ["": 17, "private": 1]> g (float[N,3,8,8] x) => (float[N,2,h,w] y)

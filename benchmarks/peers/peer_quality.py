@@ -30,8 +30,8 @@ from conet_graph.bridge import from_torch, to_torch
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.models import build
 from conet_graph.passes.insert_batchnorm import insert_batchnorm
-from conet_graph.ranking import WAYS
-from conet_graph.rewriting import plan, rewrite
+from conet_graph.rewriting.ranking import WAYS
+from conet_graph.rewriting.rewriting import plan, rewrite
 from conet_graph.trials.data import Data, open_data
 from conet_graph.trials.settings import TrainSettings
 from conet_graph.trials.settle_batchnorm import settle_batchnorm

@@ -89,8 +89,8 @@ def conet_graph_rewrite(_: str, path: Path) -> Clocked:
     """conet-graph: analysis, plan and the new model."""
     from conet_graph.ir.load import load_model
     from conet_graph.passes import analysed
-    from conet_graph.rewriting import planned, rewritten
-    from conet_graph.targets import WidthRequest, choose_copies
+    from conet_graph.rewriting.rewriting import planned, rewritten
+    from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
     model = load_model(path)
 

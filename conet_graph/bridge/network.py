@@ -15,8 +15,8 @@ from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import structured
-from conet_graph.passes.rewidth import with_constants
-from conet_graph.rewriting import in_place_of
+from conet_graph.passes.widths.rewidth import with_constants
+from conet_graph.rewriting.rewriting import in_place_of
 
 # Where a module keeps which of its tensors holds which constant of the graph.
 _PATHS = "conet_graph.paths"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.passes.normless import LAYOUT
+from conet_graph.passes.edits.normless import LAYOUT
 from conet_graph.passes.unshare import is_vector
 
 ARITHMETIC = frozenset(("Add", "Div", "Mul", "Sub"))

@@ -14,7 +14,7 @@ from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
 if TYPE_CHECKING:
-    from conet_graph.analysis import Analysis, GroupEntry, LayerEntry
+    from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry
 
 
 @guarded
@@ -57,7 +57,7 @@ def analyze(
     hook = BetweenPasses(print_after or [], verify_each, debug)
     graph = analysed(load_model(model), after=hook)
     if explain is not None:
-        from conet_graph.explain import explain as explained
+        from conet_graph.analysis.explain import explain as explained
 
         typer.echo("\n".join(explained(graph, explain).lines()))
         return
@@ -66,7 +66,7 @@ def analyze(
 
         typer.echo(to_text(graph).rstrip("\n"))
         return
-    from conet_graph.analysis import analysis_of
+    from conet_graph.analysis.analysis import analysis_of
 
     found = analysis_of(graph, rank=rank)
     if html is not None:

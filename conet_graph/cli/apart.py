@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from conet_graph.plans import Plan
-    from conet_graph.verification import Report
+    from conet_graph.rewriting.plans import Plan
+    from conet_graph.verification.verification import Report
 
 
 def report_of(verify: Callable[[], Report], made: Plan) -> Report:
     """What a verification finds, done apart; a crash is a failure of it."""
-    from conet_graph.verification import Report
+    from conet_graph.verification.verification import Report
 
     if not _may_fork():
         return verify()

@@ -28,9 +28,9 @@ def apply(
 
     Example: conet-graph apply plan.json weights.pt -o slim.pt
     """
-    from conet_graph.checkpoint import apply_plan_to_checkpoint
-    from conet_graph.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
-    from conet_graph.plans import Plan
+    from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint
+    from conet_graph.rewriting.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
+    from conet_graph.rewriting.plans import Plan
     from conet_graph.regular_file import read_text
 
     check_suffix(output)

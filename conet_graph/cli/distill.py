@@ -49,7 +49,7 @@ def distill(
     Example: conet-graph distill slim.onnx --teacher model.onnx --images photos/ -o recovered.onnx
     """
     from conet_graph.ir.load import load_model
-    from conet_graph.rewriting import save
+    from conet_graph.rewriting.rewriting import save
     from conet_graph.trials.distill import DistillSettings
     from conet_graph.trials.distributed import chosen_device
     from conet_graph.trials.recover import Recovery, corresponding, signature

@@ -15,10 +15,10 @@ from conet_graph.ir.errors import BadUsage, shown
 if TYPE_CHECKING:
     import onnx
 
-    from conet_graph.cost import Cost
+    from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
-    from conet_graph.plans import Plan
-    from conet_graph.verification import Report
+    from conet_graph.rewriting.plans import Plan
+    from conet_graph.verification.verification import Report
 
 
 @guarded
@@ -71,10 +71,10 @@ def rewrite(
     from conet_graph.ir.load import load_model
     from conet_graph.ir.save import atomic_write
     from conet_graph.passes import analysed
-    from conet_graph.rewriting import in_place_of, latency_meter, planned, rewritten, save
-    from conet_graph.targets import WidthRequest, choose_copies
-    from conet_graph.verification import require
-    from conet_graph.verification import verify as verified
+    from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
+    from conet_graph.rewriting.targets import WidthRequest, choose_copies
+    from conet_graph.verification.verification import require
+    from conet_graph.verification.verification import verify as verified
 
     if output is None and not dry_run:
         raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
@@ -160,7 +160,7 @@ def _target(text: str | None, option: str) -> float | None:
 
 
 def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
-    from conet_graph.cost import cost
+    from conet_graph.costs.cost import cost
     from conet_graph.ir.graph import Graph
     from conet_graph.ir.load import LoadedModel
     from conet_graph.passes import STRUCTURE

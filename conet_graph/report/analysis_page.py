@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
-from conet_graph.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
+from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import atomic_write

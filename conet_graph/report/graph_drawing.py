@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conet_graph.analysis import Analysis, GroupEntry, LayerEntry
+from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
 from conet_graph.report.layout import Box, Placement, Point, place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conet_graph.analysis import Analysis
+from conet_graph.analysis.analysis import Analysis
 from conet_graph.report.colors import FROZEN, size_color
 from conet_graph.report.run import Run
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conet_graph.analysis import analysis_of
+from conet_graph.analysis.analysis import analysis_of
 from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed

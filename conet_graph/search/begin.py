@@ -12,7 +12,7 @@ from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import atomic_write
 from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
-from conet_graph.rewriting import save
+from conet_graph.rewriting.rewriting import save
 from conet_graph.search.network import Network
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import RunStore

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conet_graph.analysis import analyze
-from conet_graph.cost_model import CostModel
+from conet_graph.analysis.analysis import analyze
+from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.load import LoadedModel
-from conet_graph.named_widths import asked_counts
+from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.rewriting import in_place_of, planned, rewritten
+from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten
 from conet_graph.search.algorithm import SearchSettings, SizeState, rounded_width
 from conet_graph.search.settings import RunSettings
 from conet_graph.search.voices import Size, speakers_of
-from conet_graph.targets import WidthRequest, choose_copies
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
 Widths = Mapping[str, int]
 # Halvings of the factor by which widths are scaled into a budget.
@@ -97,7 +97,7 @@ class Network:
         Args:
             widths: of every size.
             seed: of fresh weights, or of the differences between copied channels.
-            init: 'fresh' weights or 'keep' them, as in `conet_graph.rewriting.plan`.
+            init: 'fresh' weights or 'keep' them, as in `conet_graph.rewriting.rewriting.plan`.
 
         """
         copies = choose_copies(self.graph, WidthRequest(widths=widths, seed=seed))

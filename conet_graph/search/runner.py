@@ -20,7 +20,7 @@ from conet_graph.indicators import layer_indicators
 from conet_graph.indicators.slope import mean_condition, mean_rank
 from conet_graph.ir.errors import ConetGraphError, Refused, shown
 from conet_graph.ir.load import LoadedModel, load_model
-from conet_graph.rewriting import save
+from conet_graph.rewriting.rewriting import save
 from conet_graph.search.algorithm import SizeState, finished, start_state, step_all
 from conet_graph.search.found import write_found
 from conet_graph.search.network import Network

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.models import build, default_image, sizes
 from conet_graph.search.run_folder import RunFolder

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conet_graph.checkpoint_file import SAFE_SUFFIX, read_checkpoint, write_checkpoint
+from conet_graph.rewriting.checkpoint_file import SAFE_SUFFIX, read_checkpoint, write_checkpoint
 from conet_graph.ir.errors import BadUsage, shown
 
 FORMAT = "conet-graph.checkpoint/1"

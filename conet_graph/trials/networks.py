@@ -24,11 +24,11 @@ from conet_graph.passes import analysed
 from conet_graph.passes.fold_batchnorm import fold_batchnorm
 from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.rewriting import in_place_of, planned, rewritten, save
+from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten, save
 from conet_graph.trials.answers import find_answers
 from conet_graph.trials.protocol import ClassificationData
 from conet_graph.trials.settle_batchnorm import begin_nearest
-from conet_graph.verification import first_line, open_session
+from conet_graph.verification.verification import first_line, open_session
 
 # The file's answers may differ from the module's by this share of the largest one.
 TOLERANCE = 1e-3

@@ -20,7 +20,7 @@ from conet_graph.passes.rules import (
     transpose,
 )
 from conet_graph.passes.rules.registry import Rule
-from conet_graph.passes.units import NoRule, Tracker
+from conet_graph.passes.channels.units import NoRule, Tracker
 
 RULES = gathered(
     family.RULES

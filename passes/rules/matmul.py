@@ -8,7 +8,7 @@ from conet_graph.ir.operators import MICROSOFT, PRODUCTS
 from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.units import Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 
 RULES: Table = {}
 

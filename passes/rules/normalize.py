@@ -8,7 +8,7 @@ from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.rules.conv import bind_vector, in_groups, tie_rows
 from conet_graph.passes.rules.elementwise import broadcast
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.units import NoRule, Tracker
+from conet_graph.passes.channels.units import NoRule, Tracker
 
 RULES: Table = {}
 

@@ -6,7 +6,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.units import Tracker
+from conet_graph.passes.channels.units import Tracker
 
 RULES: Table = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.units import Tracker
+from conet_graph.passes.channels.units import Tracker
 
 Rule = Callable[[Tracker, Operator], None]
 Table = dict[tuple[str, str], Rule]

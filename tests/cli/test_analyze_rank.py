@@ -11,7 +11,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from conet_graph.analysis import Analysis
+from conet_graph.analysis.analysis import Analysis
 from conet_graph.cli import app_for
 from tests.graphs import GraphBuilder
 

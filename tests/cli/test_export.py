@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.cli import app_for
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from conet_graph.analysis import analysis_of
+from conet_graph.analysis.analysis import analysis_of
 from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.load import load_model
 from conet_graph.ir.save import save_model
 from conet_graph.ir.text import to_text
 from conet_graph.passes import analysed
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import lacks_an_operator, open_session, require, verify
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification.verification import lacks_an_operator, open_session, require, verify
 from tests.fuzz.mutations import MUTATIONS
 from tests.fuzz.sources import draw_source
 

@@ -15,7 +15,7 @@ from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.verification import open_session, random_inputs
+from conet_graph.verification.verification import open_session, random_inputs
 
 
 def counted(model: LoadedModel, op_type: str) -> int:

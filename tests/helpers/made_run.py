@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from conet_graph.analysis import Analysis, analyze
+from conet_graph.analysis.analysis import Analysis, analyze
 from conet_graph.indicators.slope import SizeIndicators, rank_slope
 from conet_graph.search.algorithm import SearchSettings, SizeState, finished, start_state, step_all
 from conet_graph.search.run_store import TABLES

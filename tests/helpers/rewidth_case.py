@@ -13,10 +13,10 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels, Group
-from conet_graph.plans import Plan
-from conet_graph.rewriting import planned, rewritten
-from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import Report, verify
+from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification.verification import Report, verify
 
 
 @dataclass(frozen=True)

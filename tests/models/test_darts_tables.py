@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from darts_tables import TABLES
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.models import conv_names
 from conet_graph.models.export import export_onnx
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from conet_graph.passes.components import components
+from conet_graph.passes.channels.components import components
 
 PAIRS = st.integers(1, 40).flatmap(
     lambda count: st.tuples(

@@ -8,8 +8,8 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.rewriting import plan, rewrite
-from conet_graph.verification import verify
+from conet_graph.rewriting.rewriting import plan, rewrite
+from conet_graph.verification.verification import verify
 
 
 def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], out: list[int | str]) -> LoadedModel:

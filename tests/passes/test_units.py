@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from conet_graph.ir.errors import InvalidModel
-from conet_graph.passes.labels import in_copies, runs
-from conet_graph.passes.units import NoRule, Units
+from conet_graph.passes.channels.labels import in_copies, runs
+from conet_graph.passes.channels.units import NoRule, Units
 
 NET = """net (float[N,3,8,8] x) => (float[] y) <float[8,3,3,3] w1, float[4,8,3,3] w2>
 {

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from conet_graph.analysis import Analysis, analysis_of
+from conet_graph.analysis.analysis import Analysis, analysis_of
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed

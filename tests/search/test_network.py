@@ -10,7 +10,7 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel, from_proto, load_model
 from conet_graph.search.algorithm import SearchSettings, SizeState

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.ir.errors import BadUsage
 from conet_graph.search.own_trial import search_with
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import nn
 
-from conet_graph.analysis import analyze
+from conet_graph.analysis.analysis import analyze
 from conet_graph.bridge import from_torch, to_torch, weights_by_name
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import load_model
-from conet_graph.rewriting import plan, rewrite
+from conet_graph.rewriting.rewriting import plan, rewrite
 from conet_graph.search.algorithm import step_all
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.run_folder import RunFolder

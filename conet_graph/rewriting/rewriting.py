@@ -19,10 +19,10 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
 from conet_graph.passes import analysed
-from conet_graph.passes.rewidth import Layout, lay_out, rewrite_model
-from conet_graph.plans import Plan, copies_of, make_plan
-from conet_graph.targets import WidthRequest, choose_copies
-from conet_graph.verification import (
+from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
+from conet_graph.rewriting.plans import Plan, copies_of, make_plan
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification.verification import (
     RUNTIME,
     Report,
     first_line,

@@ -8,7 +8,7 @@ from math import prod
 
 from conet_graph.ir.graph import Dim, Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
-from conet_graph.layers import (
+from conet_graph.analysis.layers import (
     InnerNode,
     inner_facts,
     inner_nodes,

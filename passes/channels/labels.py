@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conet_graph.passes.units import Ids, Units
+from conet_graph.passes.channels.units import Ids, Units
 
 if TYPE_CHECKING:
     from conet_graph.passes.tie_channels import Channels

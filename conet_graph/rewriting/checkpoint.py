@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.passes.rewidth import TensorPlan
-from conet_graph.plans import Plan
+from conet_graph.passes.widths.rewidth import TensorPlan
+from conet_graph.rewriting.plans import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -240,7 +240,7 @@ def _check_fit(key: str, tensor: torch.Tensor, step: _Step) -> None:
 
 
 def _applied(tensor: torch.Tensor, step: _Step, scaled: bool = True) -> torch.Tensor:
-    """Gather, then scale (``conet_graph.passes.rewidth.apply_plan`` for torch)."""
+    """Gather, then scale (``conet_graph.passes.widths.rewidth.apply_plan`` for torch)."""
     import torch
 
     made = tensor.detach()

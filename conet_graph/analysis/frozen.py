@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.passes.components import components
+from conet_graph.passes.channels.components import components
 from conet_graph.passes.tie_channels import signatures
-from conet_graph.passes.units import Ids, Units
+from conet_graph.passes.channels.units import Ids, Units
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.passes.file_edit import FileEdit, Made
+from conet_graph.passes.edits.file_edit import FileEdit, Made
 from conet_graph.passes.fold_batchnorm import PLAIN_FLOATS
 
 NORMALISATIONS = frozenset(

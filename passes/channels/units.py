@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
-from conet_graph.passes.components import components
+from conet_graph.passes.channels.components import components
 
 # An equation with more positions is looked through for repetitions.
 LONG = 4096

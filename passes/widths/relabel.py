@@ -15,7 +15,7 @@ import numpy as np
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.units import Axis, Ids, NoRule, Tracker, Units
+from conet_graph.passes.channels.units import Axis, Ids, NoRule, Tracker, Units
 
 COPIES = 2**20
 

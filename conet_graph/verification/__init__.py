@@ -1,0 +1,1 @@
+"""The proof: what a rewritten network must equal, and whether it does."""
