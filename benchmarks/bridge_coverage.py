@@ -26,9 +26,9 @@ import torch
 from coverage import Case, TooLarge, cases_of, export, networks, prepared, sentence, silence
 from torch import nn
 
+from conet_graph.analysis.layers import layers_of
 from conet_graph.bridge import to_torch, weights_by_name
 from conet_graph.ir.load import load_model
-from conet_graph.analysis.layers import layers_of
 from conet_graph.passes import structured
 from conet_graph.verification.verification import open_session, random_inputs
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS
-from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.channels.labels import in_copies, runs
-from conet_graph.passes.tie_channels import Channels
 from conet_graph.passes.channels.units import Axis, Ids
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.tie_channels import Channels
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from onnx import helper
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.edits.file_edit import FileEdit, Made
-from conet_graph.passes.fold_batchnorm import require_opset
 from conet_graph.passes.edits.normless import lost_batchnorm
+from conet_graph.passes.fold_batchnorm import require_opset
 
 # PyTorch's and ONNX's own default.
 EPSILON = float(np.float32(1e-5))

@@ -11,11 +11,11 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
-from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.labels import ChannelLabels
-from conet_graph.passes.rules import apply_rule
 from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.rules import apply_rule
 
 
 @dataclass

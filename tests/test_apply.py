@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import conet_graph as cg
-from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint, apply_plan_to_state_dict
 from conet_graph.cli import run
 from conet_graph.ir.errors import BadUsage
 from conet_graph.models.export import export_module
+from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint, apply_plan_to_state_dict
 from conet_graph.rewriting.plans import Plan
 
 

@@ -14,8 +14,8 @@ from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from tests.graphs import GraphBuilder
 from tests.strategies import models
 

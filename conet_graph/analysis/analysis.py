@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
 from conet_graph.analysis.frozen import frozen_parts
+from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
+from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
-from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.passes import analysed
+from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
-from conet_graph.passes.channels.units import Axis, Ids
 
 FORMAT = "conet-graph.analysis/1"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conet_graph.analysis.layers import find_layer, inner_facts, inner_nodes, layer_names
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.analysis.layers import find_layer, inner_facts, inner_nodes, layer_names
+from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels, Group, out_axis
-from conet_graph.passes.channels.units import Ids, Units
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.passes.channels.components import components
-from conet_graph.passes.tie_channels import signatures
 from conet_graph.passes.channels.units import Ids, Units
+from conet_graph.passes.tie_channels import signatures
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.analysis.constant_values import value_of
+from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.indicators import LayerIndicators, layer_indicators
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
-from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.passes.classify_edges import Layer
 
 # Input slots of the scale and the zero point of a weight of whole numbers (ONNX operator specs); a

@@ -28,10 +28,10 @@ def apply(
 
     Example: conet-graph apply plan.json weights.pt -o slim.pt
     """
+    from conet_graph.regular_file import read_text
     from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint
     from conet_graph.rewriting.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
     from conet_graph.rewriting.plans import Plan
-    from conet_graph.regular_file import read_text
 
     check_suffix(output)
     made = Plan.loads(read_text(plan, "plan"))

@@ -24,8 +24,8 @@ def verify(
     Example: conet-graph verify model.onnx slim.onnx --plan plan.json
     """
     from conet_graph.ir.load import load_model
-    from conet_graph.rewriting.plans import Plan
     from conet_graph.regular_file import read_text
+    from conet_graph.rewriting.plans import Plan
     from conet_graph.rewriting.rewriting import compare_models
 
     made = Plan.loads(read_text(plan, "plan"))

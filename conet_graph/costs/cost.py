@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from conet_graph.ir.graph import Dim, Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.analysis.layers import (
     InnerNode,
     inner_facts,
@@ -17,6 +15,8 @@ from conet_graph.analysis.layers import (
     root_constant,
     stored_size,
 )
+from conet_graph.ir.graph import Dim, Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.passes.classify_edges import Layer
 
 _NORMS = (

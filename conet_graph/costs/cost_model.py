@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.analysis.layers import root_constant
 from conet_graph.costs.cost import is_weight, layer_macs, parameters, product_macs, weights_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.ir.tensors import nbytes
-from conet_graph.analysis.layers import root_constant
+from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels
-from conet_graph.passes.channels.units import Axis, Ids
 
 Counts = NDArray[np.float64]
 # A product of lengths: its factor, and the rows of the lengths.

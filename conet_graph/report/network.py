@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conet_graph.analysis.analysis import Analysis, LayerEntry
-from conet_graph.ir.graph import Graph, Operator, read_inside
 from conet_graph.analysis.layers import layer_names
+from conet_graph.ir.graph import Graph, Operator, read_inside
 from conet_graph.passes.tie_channels import Channels
 
 # Operators that answer with numbers about a feature map, and pass none on.

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.analysis.layers import layer_names
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import Channels, Group
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
-from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
 
 FORMAT = "conet-graph.plan/1"
 Ids = NDArray[np.int64]

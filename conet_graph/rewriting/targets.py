@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.costs.cost_model import CostModel
-from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.passes.tie_channels import Channels, Group
+from conet_graph.rewriting.fitting import CLOSE, Fit
+from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
 
 Copies = NDArray[np.int64]

@@ -11,14 +11,14 @@ from conet_graph.analysis.analysis import analyze
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.load import LoadedModel
-from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
+from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.search.algorithm import SearchSettings, SizeState, rounded_width
 from conet_graph.search.settings import RunSettings
 from conet_graph.search.voices import Size, speakers_of
-from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
 Widths = Mapping[str, int]
 # Halvings of the factor by which widths are scaled into a budget.

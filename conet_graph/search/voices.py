@@ -21,11 +21,11 @@ from itertools import zip_longest
 from typing import Literal
 
 from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
+from conet_graph.analysis.layer_weights import is_input_first
+from conet_graph.analysis.layers import Facts, facts, layers_of
 from conet_graph.indicators.slope import Voice
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
-from conet_graph.analysis.layer_weights import is_input_first
-from conet_graph.analysis.layers import Facts, facts, layers_of
 from conet_graph.passes.classify_edges import Layer
 
 

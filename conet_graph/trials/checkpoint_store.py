@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conet_graph.rewriting.checkpoint_file import SAFE_SUFFIX, read_checkpoint, write_checkpoint
 from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.rewriting.checkpoint_file import SAFE_SUFFIX, read_checkpoint, write_checkpoint
 
 FORMAT = "conet-graph.checkpoint/1"
 MODULE, MOMENTUM = "module.", "momentum."

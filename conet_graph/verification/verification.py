@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.verification.equivalence import masked_reference
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.errors import ConetGraphError, InvalidModel, VerificationFailed, shown
 from conet_graph.ir.forked import doing
@@ -23,6 +22,7 @@ from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import copy_light, save_model
 from conet_graph.passes import structured
 from conet_graph.rewriting.plans import Plan, copies_of
+from conet_graph.verification.equivalence import masked_reference
 
 # Largest difference, as a share of the reference's largest magnitude.
 TOLERANCE = 1e-4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import gathered
+from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules import (
     concat_split,
     conv,
@@ -20,7 +21,6 @@ from conet_graph.passes.rules import (
     transpose,
 )
 from conet_graph.passes.rules.registry import Rule
-from conet_graph.passes.channels.units import NoRule, Tracker
 
 RULES = gathered(
     family.RULES

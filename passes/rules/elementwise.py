@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.rules.registry import Table
 from conet_graph.passes.channels.units import Axis, Tracker
+from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT, PRODUCTS
+from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 
 RULES: Table = {}
 

@@ -16,9 +16,9 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import enter as rule
+from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 
 RULES: Table = {}
 

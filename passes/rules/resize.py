@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.rules.registry import Table
 from conet_graph.passes.channels.units import Axis, Tracker
+from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 

@@ -15,10 +15,10 @@ from conet_graph.ir.graph import Graph, Operator, set_attribute
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
-from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.widths.relabel import COPIES, Labels, old_positions
-from conet_graph.passes.tie_channels import Channels, walk
 from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.tie_channels import Channels, walk
+from conet_graph.passes.widths.relabel import COPIES, Labels, old_positions
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
 ROUNDS = 32

@@ -14,10 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 import conet_graph as cg
-from conet_graph.rewriting.checkpoint import apply_plan_to_state_dict
 from conet_graph.cli.distill import distill
 from conet_graph.cli.train import train
 from conet_graph.passes.widths.rewidth import TensorPlan
+from conet_graph.rewriting.checkpoint import apply_plan_to_state_dict
 from conet_graph.rewriting.plans import Plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text("utf-8")
