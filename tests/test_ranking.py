@@ -7,10 +7,10 @@ import onnx
 import pytest
 from rewidth_case import graph_of
 
-from conet_graph.rewriting import ranking
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.rewriting import ranking
 from conet_graph.rewriting.ranking import importance
 from tests.graphs import GraphBuilder
 
