@@ -11,6 +11,7 @@ from conet_graph.passes.canonicalize import Canonicalize
 from conet_graph.passes.check_shapes import CheckShapes
 from conet_graph.passes.classify_edges import ClassifyEdges
 from conet_graph.passes.fold_shapes import FoldShapes
+from conet_graph.passes.fold_weight_sums import FoldWeightSums
 from conet_graph.passes.infer_shapes import InferShapes
 from conet_graph.passes.tie_channels import TieChannels
 from conet_graph.passes.unshare import Unshare
@@ -19,6 +20,7 @@ from conet_graph.passes.unshare import Unshare
 STRUCTURE: tuple[Pass, ...] = (
     Canonicalize(),
     UntilSettled((InferShapes(), FoldShapes())),
+    FoldWeightSums(),
     CheckShapes(),
     Unshare(),
     ClassifyEdges(),

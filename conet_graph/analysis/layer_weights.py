@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import value_of
+from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.indicators import LayerIndicators, layer_indicators
 from conet_graph.ir.graph import Graph, Operator

@@ -292,8 +292,11 @@ class Units(Tracker):
         return np.arange(len(now), dtype=np.int64)
 
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
-        """Note a sum over channels."""
-        self.contractions.append((op, slot, axis, weight))
+        """Note a sum over channels; one over a weight's own channels looks across them."""
+        if op.input(slot) in self.graph.derived:
+            self.mix(op, self.axis(op.input(slot), axis))
+        else:
+            self.contractions.append((op, slot, axis, weight))
 
     def mix(self, op: Operator, axis: Axis) -> None:
         """Note an operator that looks across channels."""

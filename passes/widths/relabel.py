@@ -185,7 +185,12 @@ class Labels(Tracker):
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constant's axis shares its values out among copies."""
         units = self.axis(op.input(slot), axis)
-        if isinstance(units, int) or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
+        if isinstance(units, int):
+            return
+        if op.input(slot) in self.graph.derived:
+            if not self.copies[self.old_classes(op.input(slot), axis)].all():
+                self.mix(op, units)
+        if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         place = None
         if weight is not None:
