@@ -42,11 +42,17 @@ def structured(loaded: LoadedModel) -> Graph:
     return PassManager(STRUCTURE).run(Graph.of(check_model(loaded)))
 
 
-def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
+def analysed(loaded: LoadedModel, after: Hook | None = None, *, free_kept: bool = False) -> Graph:
     """The graph of a model with its channels solved.
+
+    Args:
+        loaded: the model.
+        after: called after each pass.
+        free_kept: free what is kept by default (see ``TieChannels``).
 
     Raises:
         InvalidModel: the model breaks an invariant; the message says which, and where.
 
     """
-    return PassManager(PIPELINE, after).run(Graph.of(check_model(loaded)))
+    passes = [TieChannels(free_kept) if isinstance(step, TieChannels) else step for step in PIPELINE]
+    return PassManager(passes, after).run(Graph.of(check_model(loaded)))

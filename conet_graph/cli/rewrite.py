@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, FreeKept, Json, console, guarded, plain, print_json, quantity
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def rewrite(
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
+    free_kept: FreeKept = False,
     init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
@@ -81,7 +82,7 @@ def rewrite(
     asked = {**_widths_file(widths), **_settings(set_ or [])}
     if not asked and scale is None and params is None and macs is None and latency is None:
         raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
-    graph = analysed(load_model(model))
+    graph = analysed(load_model(model), free_kept=free_kept)
     request = WidthRequest(
         scale=scale,
         widths=asked,

@@ -187,9 +187,9 @@ class Labels(Tracker):
         units = self.axis(op.input(slot), axis)
         if isinstance(units, int):
             return
-        if op.input(slot) in self.graph.derived:
-            if not self.copies[self.old_classes(op.input(slot), axis)].all():
-                self.mix(op, units)
+        of_a_weight = op.input(slot) in self.graph.derived
+        if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
+            self.mix(op, units)
         if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         place = None
@@ -211,6 +211,10 @@ class Labels(Tracker):
         """Note an operator that looks across channels whose number changes."""
         if not isinstance(axis, int) and op.index in self.mixing:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Selecting among channels whose number changes is looking across them."""
+        self.mix(op, axis)
 
     # -- edits -------------------------------------------------------------------------------------
 
