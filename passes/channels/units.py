@@ -42,6 +42,7 @@ class Tracker:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.values: dict[str, list[Axis]] = {}
+        self.read: set[str] = set()  # values whose axes were asked for since it was last emptied
         self.positions = 0
         self._held: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
@@ -79,6 +80,7 @@ class Tracker:
 
     def axis(self, value: str, axis: int) -> Axis:
         """One axis of a value."""
+        self.read.add(value)
         if not self.is_constant(value):
             return self.axes(value)[axis]
         axis %= len(self.graph.constants[value].dims)
@@ -95,6 +97,7 @@ class Tracker:
         """
         if self.is_constant(value):
             return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
+        self.read.add(value)
         if value not in self.values:
             raise NoRule(f"the shape of {shown(value)} is not known")
         return list(self.values[value])
