@@ -47,7 +47,7 @@ class Tracker:
         self._held: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
         self.choices: dict[tuple[int, int], int] = {}
-        self.generated: dict[tuple[str, int], tuple[Operator, int]] = {}
+        self.generated: dict[tuple[str, int], tuple[Operator, int, int]] = {}
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -167,8 +167,8 @@ class Tracker:
         """The axis of a constant that nobody has asked for before."""
         raise NotImplementedError
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """An axis whose length the integers at input ``slot`` alone decide (ConstantOfShape)."""
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """An axis of the first output whose length one number decides: the one at ``place`` of an input."""
         raise NotImplementedError
 
     def frozen(self, reason: str) -> int:
@@ -248,11 +248,12 @@ class Units(Tracker):
         """Fresh units for an axis of a constant."""
         return self._fresh(self.graph.constants[value].dims[axis])
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """Fresh units for an axis that a shape in the graph decides."""
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """Fresh units for an axis that a number in the file decides."""
         if length > LONGEST_AXIS:
             raise NoRule("an axis is too long to carry channels")
-        self.generated[output, axis] = (op, slot)
+        output = op.outputs[0]
+        self.generated[output, axis] = (op, slot, place)
         self.stored[output, axis] = self._fresh(length)
         return self.stored[output, axis]
 

@@ -264,16 +264,3 @@ def space_to_depth(t: Tracker, op: Operator) -> None:
             raise NoRule("its block size is not sensible")
         units = np.tile(units, block)
     t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
-
-
-@rule(RULES, "ConstantOfShape")
-def constant_of_shape(t: Tracker, op: Operator) -> None:
-    """A tensor of one value: its axes are as free as the numbers of its shape."""
-    sizes = t.integers(op.input(0))
-    if sizes is None:
-        result = t.graph.shape(op.outputs[0])
-        if result is None:
-            raise NoRule("its shape is computed in the graph")
-        t.set(op, 0, [0] * len(result))
-        return
-    t.set(op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)])

@@ -95,9 +95,10 @@ class Labels(Tracker):
         """The tokens of a constant's axis that no rule has laid out yet."""
         return self._layout((value, axis), self.units.stored.get((value, axis), 0))
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """The tokens of an axis that a shape in the graph decides."""
-        self.generated[output, axis] = (op, slot)
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """The tokens of an axis that a number in the file decides."""
+        output = op.outputs[0]
+        self.generated[output, axis] = (op, slot, place)
         self.stored[output, axis] = self._layout((output, axis), self.units.stored[output, axis])
         return self.stored[output, axis]
 
@@ -240,11 +241,10 @@ class Labels(Tracker):
 
     def finish(self) -> None:
         """Write the lengths of generated axes into the shapes that decide them."""
-        for (output, axis), (op, slot) in self.generated.items():
+        for (output, axis), (op, slot, place) in self.generated.items():
             units = self.stored[output, axis]
             if not isinstance(units, int):
-                count = len(self.values[output])
-                self.rewrite(op, slot, [len(units) if k == axis else None for k in range(count)])
+                self.rewrite(op, slot, [*[None] * place, len(units)])
 
 
 def old_positions(old: Ids, labels: Ids) -> Ids:
