@@ -107,6 +107,7 @@ class _Writer:
     base: str
     name: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
 
     def assign(
         self,
@@ -163,9 +164,9 @@ class _Writer:
         return name
 
     def _fresh(self, what: str) -> str:
-        taken = {output for node in self.nodes for output in node.output}
         name = base = f"{self.base}_{what}"
         number = 2
-        while name in taken or name in self.graph.constants or name in self.graph.producers:
+        while name in self.taken or name in self.graph.constants or name in self.graph.producers:
             name, number = f"{base}__{number}", number + 1
+        self.taken.add(name)
         return name

@@ -77,7 +77,7 @@ def split(t: Tracker, op: Operator) -> None:
         t.set(op, k, [*axes[:axis], part, *axes[axis + 1 :]])
     now = [len(p) for p in pieces]
     if op.input(1):
-        t.rewrite(op, 1, now)
+        t.lengths(op, 1, pieces)
     elif now != sizes or op.attr("split") is not None:
         _set_split_sizes(t, op, now)
 

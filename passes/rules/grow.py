@@ -11,14 +11,18 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Entry, Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
+from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
 def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: Entry) -> Axis:
-    """An output axis that one entry of an input of numbers makes; frozen where no number stands for it."""
-    if entry.value == 1:
+    """An output axis that one entry of an input of numbers makes.
+
+    It carries no channels where readers take it for pixels, or where no number in the file stands for it.
+    """
+    if entry.value == 1 or votes(t, op.outputs[0]).get(axis, 0) < 0:
         return 0
     stands = entry.source is not None and entry.source[0] == "const"
     if not stands or not isinstance(entry.value, int) or not 0 < entry.value <= LONGEST_AXIS:
@@ -68,7 +72,7 @@ def expand(t: Tracker, op: Operator) -> None:
         entries = [Entry(None)] * len(result)
     missing, shift = len(result) - len(axes), len(entries) - len(result)
     out: list[Axis] = []
-    wanted: list[int | None] = [None] * len(entries)
+    wanted: list[Axis | None] = [None] * len(entries)
     for k in range(len(result)):
         place = k + shift
         entry = entries[place] if place >= 0 else Entry(1)
@@ -80,8 +84,8 @@ def expand(t: Tracker, op: Operator) -> None:
             continue
         out.append(units)
         if not isinstance(units, int) and place >= 0 and entry.value != 1:
-            wanted[place] = len(units)
-    t.rewrite(op, 1, wanted)
+            wanted[place] = units
+    t.lengths(op, 1, wanted)
     t.set(op, 0, out)
 
 

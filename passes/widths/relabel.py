@@ -15,7 +15,7 @@ import numpy as np
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.channels.units import Axis, Ids, NoRule, Tracker, Units
+from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
 
 COPIES = 2**20
 
@@ -31,7 +31,7 @@ class Labels(Tracker):
     def __init__(self, units: Units, copies: Ids, hints: dict[tuple[str, int], Ids]) -> None:
         super().__init__(units.graph)
         self.units, self.copies, self.hints = units, copies, hints
-        self.choices = units.choices
+        self.choices, self.votes = units.choices, units.votes
         # Tokens below the number of classes stand for kept (frozen) classes themselves.
         self._labels: Ids = np.arange(len(copies), dtype=np.int64) * COPIES
         self.keys: list[tuple[str, int]] = []
@@ -208,7 +208,7 @@ class Labels(Tracker):
         first, last = (bisect_right(self.starts, int(token)) - 1 for token in (axis.min(), axis.max()))
         return self.keys[first] if first == last >= 0 else None
 
-    def mix(self, op: Operator, axis: Axis) -> None:
+    def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""
         if not isinstance(axis, int) and op.index in self.mixing:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
