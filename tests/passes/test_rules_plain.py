@@ -63,7 +63,7 @@ def test_elements_scattered_along_channels() -> None:
     )
     at = np.array([1, 2, 3]).reshape(1, 3, 1, 1)
     net = with_array(net, "where", np.broadcast_to(at, (1, 3, 6, 6)).astype(np.int64))
-    assert sorted(free(net)) == [(3, 1), (5, 1)] or sum(w for w, _ in free(net)) == 8
+    assert sorted(free(net)) == [(3, 1), (3, 1), (5, 1)]
     rewidthed(net, scale=0.5)
 
 
@@ -130,7 +130,7 @@ def test_a_literal_count_of_channels_follows(kind: str) -> None:
     )
     slim = rewidthed(net, exact=False, scale=0.5)
     assert slim.node("m").op_type == "ReduceMean"
-    assert slim.plan.inexact_because == ["ReduceMean 's'"]
+    assert slim.plan.inexact_because == ["ReduceMean 'm'"]
 
 
 def test_another_factor_of_a_sum_stays() -> None:
