@@ -13,7 +13,6 @@ import numpy as np
 from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
-from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
@@ -103,66 +102,34 @@ class Edges:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The channel structure of a network."""
+    """The channel structure of a network.
+
+    ``graph`` is the solved network itself: ``plan``, ``rewrite`` and ``verify`` take an analysis in place of
+    a model and need not solve it again. It is no part of the JSON form.
+    """
 
     model: ModelFacts
     groups: tuple[GroupEntry, ...]
     layers: tuple[LayerEntry, ...]
     edges: Edges
     unsupported: tuple[Unsupported, ...]
+    graph: Graph = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as plain lists and dictionaries, keys in the documented order."""
-        data: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "model": asdict(self.model),
+            "groups": [asdict(group) for group in self.groups],
+            "layers": [asdict(layer) for layer in self.layers],
+            "edges": asdict(self.edges),
+            "unsupported": [asdict(entry) for entry in self.unsupported],
+        }
         for layer in data["layers"]:
             for name in ("rank", "condition"):
                 if layer[name] is None:
                     del layer[name]  # not measured
         return data
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Analysis:
-        """Read what ``to_dict`` (or ``analyze --json``) wrote.
-
-        Raises:
-            BadUsage: it is of another format, or a field is missing.
-
-        """
-        if data.get("format") != FORMAT:
-            raise BadUsage(f"This is not a {FORMAT} document: its format is {data.get('format')!r}.")
-        try:
-            return Analysis(
-                ModelFacts(**data["model"]),
-                tuple(_group_from(g) for g in data["groups"]),
-                tuple(_layer_from(entry) for entry in data["layers"]),
-                Edges(**data["edges"]),
-                tuple(Unsupported(u["op"], u["node"], tuple(u["freezes"])) for u in data["unsupported"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise BadUsage(f"The {FORMAT} document is incomplete or damaged: {error}.") from None
-
-
-def _group_from(data: dict[str, Any]) -> GroupEntry:
-    return GroupEntry(
-        **data
-        | {
-            "producers": tuple(data["producers"]),
-            "consumers": tuple(data["consumers"]),
-            "places": tuple(Place(**p) for p in data["places"]),
-        }
-    )
-
-
-def _layer_from(data: dict[str, Any]) -> LayerEntry:
-    kernel = data["kernel"]
-    return LayerEntry(
-        **data
-        | {
-            "kernel": None if kernel is None else tuple(kernel),
-            "in_groups": tuple(data["in_groups"]),
-            "out_groups": tuple(data["out_groups"]),
-        }
-    )
 
 
 def analyze(model: str | Path | LoadedModel, *, rank: bool = False) -> Analysis:
@@ -178,6 +145,11 @@ def analyze(model: str | Path | LoadedModel, *, rank: bool = False) -> Analysis:
     """
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     return analysis_of(analysed(loaded), rank=rank)
+
+
+def solved(model: LoadedModel | Analysis) -> Graph:
+    """The solved graph of a model; an analysis has it already."""
+    return model.graph if isinstance(model, Analysis) else analysed(model)
 
 
 def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:
@@ -250,7 +222,9 @@ class _Builder:
             if found is not None:
                 layers.append(self._inner_layer(found, inner.owner, inner_parameters(inner)))
         self._find_frozen_places()
-        return Analysis(self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported())
+        return Analysis(
+            self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported(), self.graph
+        )
 
     def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
         ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)

@@ -33,7 +33,10 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
+    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
+
+    ``graph`` is the solved network that the plan was just made for; one that was read has none.
+    """
 
     sha256: str
     init: str
@@ -42,6 +45,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    graph: Graph | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -133,7 +137,8 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    exact, because = not layout.inexact, layout.inexact
+    return Plan(graph.loaded.sha256, init, exact, because, groups, layout.tensors, seed, graph)
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:

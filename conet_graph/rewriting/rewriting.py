@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.analysis.analysis import Analysis, solved
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
-from conet_graph.passes import analysed
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.plans import Plan, copies_of, make_plan
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
@@ -36,12 +36,17 @@ INITS = ("keep", "fresh")
 
 
 def plan(
-    model: LoadedModel, *, init: str = "keep", noise: bool = False, seed: int = 0, **request: Any
+    model: LoadedModel | Analysis,
+    *,
+    init: str = "keep",
+    noise: bool = False,
+    seed: int = 0,
+    **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
 
     Args:
-        model: the original.
+        model: the original, or what ``analyze`` found out about it.
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
         seed: of fresh weights, of noise and of random rankings.
@@ -51,7 +56,7 @@ def plan(
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model)
+    graph = solved(model)
     copies = choose_copies(graph, WidthRequest(seed=seed, **request))
     return planned(graph, copies, init, noise, seed)[0]
 
@@ -76,7 +81,7 @@ def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.Mo
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
 
 
-def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedModel:
+def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) -> LoadedModel:
     """Rewrite a model by a plan, and verify the result.
 
     Raises:
@@ -84,13 +89,20 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
         VerificationFailed: the result is not what it should be.
 
     """
-    if made.sha256 != model.sha256:
+    graph = _solved_for(model, made)
+    if made.sha256 != graph.loaded.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model)
     proto = rewritten(graph, made)
     if check:
-        require(verify(graph, proto, made, model.folder))
-    return in_place_of(model, proto)
+        require(verify(graph, proto, made, graph.folder))
+    return in_place_of(graph.loaded, proto)
+
+
+def _solved_for(model: LoadedModel | Analysis, made: Plan) -> Graph:
+    """The solved graph of a model, which a plan that was just made for it brings along."""
+    if made.graph is not None and made.graph.loaded is model:
+        return made.graph
+    return solved(model)
 
 
 def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
@@ -98,10 +110,11 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, model.path, has_external(model.proto) or None)
 
 
-def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
+def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    report = verify(analysed(original), new.proto, made, new.folder)
-    if made.sha256 != original.sha256:
+    graph = _solved_for(original, made)
+    report = verify(graph, new.proto, made, new.folder)
+    if made.sha256 != graph.loaded.sha256:
         report.fail("the plan was made for another original file")
     return report
 
