@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from conet_graph.passes import analysed
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group, in_axis, out_axis
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FORMAT = "conet-graph.analysis/1"
 
@@ -114,6 +117,12 @@ class Analysis:
     edges: Edges
     unsupported: tuple[Unsupported, ...]
     graph: Graph = field(repr=False, compare=False)
+
+    def dag(self) -> nx.MultiDiGraph[str]:
+        """The network as a networkx DAG with edge kinds, sizes and groups; see ``analysis.dag.dag_of``."""
+        from conet_graph.analysis.dag import dag_of
+
+        return dag_of(self.graph)
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as plain lists and dictionaries, keys in the documented order."""

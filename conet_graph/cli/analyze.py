@@ -33,6 +33,13 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
     ] = None,
+    dag: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the network's DAG with edge kinds, sizes and groups: .graphml, .json or .dot.",
+        ),
+    ] = None,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="Print the network after a pass, on stderr."),
@@ -56,6 +63,10 @@ def analyze(
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
     graph = analysed(load_model(model), after=hook)
+    if dag is not None:
+        from conet_graph.analysis.dag import write_dag
+
+        write_dag(graph, dag)
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 
