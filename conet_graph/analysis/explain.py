@@ -127,24 +127,26 @@ class Equations:
         lengths = [len(part) for part in units.left]
         ops = np.repeat(np.array(units.equation_op, np.int64), lengths)
         mine = units.classes[left] == units.classes[start]
-        self.start, self.frozen = start, set(units.reasons)
+        self.start = start
         self.operators: list[int] = np.unique(ops[mine]).tolist()
         self.tied: nx.Graph[int] = nx.Graph()
         self.tied.add_node(start)
         ends = zip(left[mine].tolist(), right[mine].tolist(), ops[mine].tolist(), strict=True)
         self.tied.add_edges_from((a, b, {"op": op}) for a, b, op in ends)
+        self.frozen = {unit: units.strength(unit) for unit in units.reasons if unit in self.tied}
 
     def way_out(self) -> tuple[list[int], int]:
         """The shortest chain of operators from the unit to a frozen one, and that frozen unit.
 
-        A frozen unit with a reason of its own is preferred to the generic one, which is unit 0.
+        Of those whose reasons say most the nearest is taken.
         """
         import networkx as nx
 
-        named = nx.restricted_view(self.tied, [0] if self.start else [], [])
-        for tied in (named, self.tied):
-            for unit in nx.single_source_shortest_path_length(tied, self.start):
-                if unit in self.frozen:
-                    path = nx.shortest_path(tied, self.start, unit)
+        for strength in sorted(set(self.frozen.values()), reverse=True):
+            others = [unit for unit, has in self.frozen.items() if has != strength and unit != self.start]
+            reached = nx.restricted_view(self.tied, others, [])
+            for unit in nx.single_source_shortest_path_length(reached, self.start):
+                if self.frozen.get(unit) == strength:
+                    path = nx.shortest_path(reached, self.start, unit)
                     return [self.tied.edges[pair]["op"] for pair in pairwise(path)], unit
         raise ValueError(f"unit {self.start} is not frozen")

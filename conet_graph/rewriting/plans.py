@@ -45,7 +45,11 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+<<<<<<< HEAD
     graph: Graph | None = field(default=None, repr=False, compare=False)
+=======
+    free_kept: bool = False
+>>>>>>> main
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -54,6 +58,7 @@ class Plan:
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -104,6 +109,7 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                free_kept=bool(data.get("free_kept", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -137,8 +143,21 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
+<<<<<<< HEAD
     exact, because = not layout.inexact, layout.inexact
     return Plan(graph.loaded.sha256, init, exact, because, groups, layout.tensors, seed, graph)
+=======
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        channels.units.free_kept,
+    )
+>>>>>>> main
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:
