@@ -158,9 +158,13 @@ def analyze(model: str | Path | LoadedModel, *, rank: bool = False, free_kept: b
     return analysis_of(analysed(loaded, free_kept=free_kept), rank=rank)
 
 
-def solved(model: LoadedModel | Analysis) -> Graph:
-    """The solved graph of a model; an analysis has it already."""
-    return model.graph if isinstance(model, Analysis) else analysed(model)
+def solved(model: LoadedModel | Analysis, free_kept: bool = False) -> Graph:
+    """The solved graph of a model; an analysis has it already (unless more is to be freed)."""
+    if isinstance(model, LoadedModel):
+        return analysed(model, free_kept=free_kept)
+    if model.graph.result(CHANNELS).units.free_kept == free_kept:
+        return model.graph
+    return analysed(model.graph.loaded, free_kept=free_kept)
 
 
 def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:

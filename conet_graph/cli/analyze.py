@@ -64,17 +64,12 @@ def analyze(
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
     loaded = load_given(model)
-<<<<<<< HEAD
     check_outputs({"--html": html, "--dag": dag}, model_files(loaded, "the model"))
-    graph = analysed(loaded, after=hook)
+    graph = analysed(loaded, after=hook, free_kept=free_kept)
     if dag is not None:
         from conet_graph.analysis.dag import write_dag
 
         write_dag(graph, dag)
-=======
-    check_outputs({"--html": html}, model_files(loaded, "the model"))
-    graph = analysed(loaded, after=hook, free_kept=free_kept)
->>>>>>> main
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 

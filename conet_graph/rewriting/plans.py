@@ -45,11 +45,8 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
-<<<<<<< HEAD
-    graph: Graph | None = field(default=None, repr=False, compare=False)
-=======
     free_kept: bool = False
->>>>>>> main
+    graph: Graph | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -143,10 +140,6 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-<<<<<<< HEAD
-    exact, because = not layout.inexact, layout.inexact
-    return Plan(graph.loaded.sha256, init, exact, because, groups, layout.tensors, seed, graph)
-=======
     return Plan(
         graph.loaded.sha256,
         init,
@@ -156,8 +149,8 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         layout.tensors,
         seed,
         channels.units.free_kept,
+        graph,
     )
->>>>>>> main
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:

@@ -36,19 +36,12 @@ INITS = ("keep", "fresh")
 
 
 def plan(
-<<<<<<< HEAD
     model: LoadedModel | Analysis,
-=======
-    model: LoadedModel,
->>>>>>> main
     *,
     init: str = "keep",
     noise: bool = False,
     seed: int = 0,
-<<<<<<< HEAD
-=======
     free_kept: bool = False,
->>>>>>> main
     **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
@@ -66,11 +59,7 @@ def plan(
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-<<<<<<< HEAD
-    graph = solved(model)
-=======
-    graph = analysed(model, free_kept=free_kept)
->>>>>>> main
+    graph = solved(model, free_kept)
     copies = choose_copies(graph, WidthRequest(seed=seed, **request))
     return planned(graph, copies, init, noise, seed)[0]
 
@@ -106,10 +95,6 @@ def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) ->
     graph = _solved_for(model, made)
     if made.sha256 != graph.loaded.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-<<<<<<< HEAD
-=======
-    graph = analysed(model, free_kept=made.free_kept)
->>>>>>> main
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, graph.folder))
@@ -120,7 +105,7 @@ def _solved_for(model: LoadedModel | Analysis, made: Plan) -> Graph:
     """The solved graph of a model, which a plan that was just made for it brings along."""
     if made.graph is not None and made.graph.loaded is model:
         return made.graph
-    return solved(model)
+    return solved(model, made.free_kept)
 
 
 def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
@@ -130,14 +115,9 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-<<<<<<< HEAD
     graph = _solved_for(original, made)
     report = verify(graph, new.proto, made, new.folder)
     if made.sha256 != graph.loaded.sha256:
-=======
-    report = verify(analysed(original, free_kept=made.free_kept), new.proto, made, new.folder)
-    if made.sha256 != original.sha256:
->>>>>>> main
         report.fail("the plan was made for another original file")
     return report
 
