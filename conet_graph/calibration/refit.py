@@ -1,0 +1,310 @@
+"""Refit: every layer of a narrowed network gives the original's outputs again, as nearly as it can.
+
+In the order of the graph each layer gets the weights and bias of a ridge regression from what reaches it *in
+the narrowed network* to what the original's layer put out at the channels that stayed. What earlier layers
+lost, later ones make up for. A branch that ends in a sum is fitted to what the sum still lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from conet_graph.calibration.forms import Form, form_of
+from conet_graph.calibration.gram import RIDGES, Doubles, Moments
+from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
+from conet_graph.calibration.stages import Array, Feeds, Stages
+from conet_graph.ir.graph import FLOATS, Graph, Operator
+from conet_graph.ir.operators import RECURRENT
+from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.widths.relabel import old_positions
+from conet_graph.passes.widths.rewidth import Layout, with_constants
+
+# One feed in so many is kept aside from a fit to choose its ridge on.
+CHECKED = 4
+# Rows of features that a fit takes: so many multiply-adds of its second moments, and times its features.
+MOST_WORK = 2e11
+LEAST_ROWS = 6
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What became of a layer: errors are shares of its target's variance, on inputs the fit did not see."""
+
+    name: str
+    before: float
+    after: float
+    ridge: float | None
+    why: str = ""
+
+
+@dataclass
+class Refit:
+    """New values of initializers by their names in the rewritten model, and biases that nodes get."""
+
+    tensors: dict[str, Array] = field(default_factory=dict)
+    biases: dict[tuple[int, int], str] = field(default_factory=dict)
+    layers: list[LayerFit] = field(default_factory=list)
+
+    def applied(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The rewritten model with the refitted weights."""
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        kinds = {t.name: t for t in made.graph.initializer}
+        for name, array in self.tensors.items():
+            tensor = kinds.get(name)
+            if tensor is None:
+                tensor = made.graph.initializer.add()
+            kind = helper_type(tensor, array)
+            tensor.CopyFrom(onnx.helper.make_tensor(name, kind, array.shape, packed(array, kind), raw=True))
+        for (index, slot), name in self.biases.items():
+            node = made.graph.node[index]
+            while len(node.input) <= slot:
+                node.input.append("")
+            node.input[slot] = name
+        return made
+
+
+def helper_type(tensor: onnx.TensorProto, array: Array) -> int:
+    """The element type in which a tensor is stored."""
+    return tensor.data_type or int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def packed(array: Array, kind: int) -> bytes:
+    """The bytes of an array in an element type."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    return np.ascontiguousarray(array).astype(dtype).tobytes()
+
+
+def refit(
+    graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, tick: Tick = lambda: None
+) -> Refit:
+    """Refit a narrowed network.
+
+    Args:
+        graph: the analysed original.
+        layout: of the narrowed network.
+        model: the narrowed network, weights gathered.
+        feeds: calibration inputs, a dict for each run.
+        tick: called after each layer.
+
+    """
+    return _Refitter(graph, layout, model, feeds).run(tick)
+
+
+class _Refitter:
+    def __init__(self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds) -> None:
+        self.graph, self.layout, self.made = graph, layout, Refit()
+        self.layers: list[Layer] = [layer for layer in graph.notes["layers"]]
+        starts = [layer.op.index for layer in self.layers]
+        self.meetings = {layer.op.index: meeting(graph, layer) for layer in self.layers}
+        wanted = {layer.op.outputs[0] for layer in self.layers} | {
+            layer.op.input(layer.data_slot) for layer in self.layers
+        }
+        sums = {m.total for m in self.meetings.values() if m is not None}
+        self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
+        self.new = Stages(model, starts, feeds, graph.folder, wanted)
+        self.taken = {t.name for t in model.graph.initializer} | set(graph.producers)
+        self.count = len(feeds)
+        self.fitted: set[str] = set()
+
+    def run(self, tick: Tick) -> Refit:
+        last = {m.total: i for i, m in self.meetings.items() if m is not None}
+        for layer in self.layers:
+            op, number = layer.op, self.old.stage_of[layer.op.index]
+            self.old.run(number)
+            self.new.ready(op.input(layer.data_slot))
+            for name in self.new.needs(number):
+                self.new.ready(name)
+            self._fit(layer)
+            self.new.run(number)
+            for name in (op.outputs[0], op.input(layer.data_slot)):
+                self.old.let_go(name)
+                self.new.let_go(name)
+            met = self.meetings[op.index]
+            if met is not None and last[met.total] == op.index:
+                self.old.let_go(met.total)
+            tick()
+        return self.made
+
+    # -- one layer ---------------------------------------------------------------------------------
+
+    def _fit(self, layer: Layer) -> None:
+        op, stages = layer.op, self.new
+        name = stages.model.graph.node[op.index].input[layer.weight_slot]
+        if name not in stages.weights or stages.weights[name].data_type not in FLOATS:
+            return
+        if name in self.fitted or op.input(layer.data_slot) not in stages.values:
+            return
+        weight = stages.weight(name)
+        form = form_of(self.graph, layer, weight)
+        if form is None or self._untouched(layer):
+            return
+        start = form.matrix(weight).astype(np.float64) * form.gain
+        place = bias_place(self.graph, layer, stages.model, start.shape[0] * start.shape[2])
+        self.fitted.add(name)
+        seen, aside = self._moments(layer, form)
+        if not seen.count:
+            return
+        ridge, before, after = _chosen(seen, aside, start, self._bias(place, start), place is not None)
+        self.made.layers.append(LayerFit(op.name, before, after, ridge))
+        if ridge is None:
+            return
+        system = seen.plus(aside).system(place is not None)
+        matrix = system.solved(start, ridge)
+        stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
+        self.made.tensors[name] = stages.weight(name)
+        if place is not None:
+            self._put(place, system.intercept(matrix).reshape(-1), name)
+
+    def _untouched(self, layer: Layer) -> bool:
+        """Whether the same reaches a layer as in the original, channels and all."""
+        value = layer.op.input(layer.data_slot)
+        old, new = self.old.values.get(value), self.new.values[value]
+        return old is not None and all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+
+    def _moments(self, layer: Layer, form: Form) -> tuple[Moments, Moments]:
+        """Second moments of what reaches a layer with what it is to put out: to fit on, and to choose on."""
+        seen, aside = Moments(), Moments()
+        value = layer.op.input(layer.data_slot)
+        limit = 0
+        for k in range(self.count):
+            x, y = self.new.values[value][k], self._target(layer, k)
+            pick = _Picks([layer.op.index, k])
+            if not limit:
+                features = form.rows(x, y.shape, _first_rows).shape[2]
+                limit = _most_rows(features, form.blocks) // self.count + 1
+            pick.limit = limit
+            rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
+            checked = k % CHECKED == CHECKED - 1
+            if checked and not aside.count:
+                aside = seen.like()
+            (aside if checked else seen).add(rows, targets)
+        return seen, aside
+
+    def _target(self, layer: Layer, k: int) -> Array:
+        """What a layer is to put out in the narrowed network, for one feed."""
+        op = layer.op
+        if op.op_type in RECURRENT:
+            return self._recurrent_target(layer, k)
+        plain = self._kept(op.outputs[0], self.old.values[op.outputs[0]][k])
+        met: Meeting | None = self.meetings[op.index]
+        if met is None or met.other not in self.new.values or met.total not in self.old.values:
+            return plain
+        total = self._kept(met.total, self.old.values[met.total][k])
+        rest: Array = total - self.new.values[met.other][k]
+        return rest if met.norm is None else through_norm(rest, met.norm, self.new, plain)
+
+    def _recurrent_target(self, layer: Layer, k: int) -> Array:
+        op = layer.op
+        weight = self.old.weight(self.old.model.graph.node[op.index].input[layer.weight_slot])
+        made: Array = self.old.values[op.input(layer.data_slot)][k] @ weight.reshape(-1, weight.shape[2]).T
+        return made
+
+    def _kept(self, value: str, array: Array) -> Array:
+        """The channels of an original's value that the narrowed network has, in its order."""
+        labels = self.layout.labels
+        for axis, tokens in enumerate(labels.values.get(value, [])):
+            if isinstance(tokens, int) or isinstance(labels.units.values[value][axis], int):
+                continue
+            index: Ids = old_positions(labels.old_classes(value, axis), labels.labels(tokens))
+            if len(index) != array.shape[axis] or not np.array_equal(index, np.arange(len(index))):
+                array = np.take(array, index, axis=axis)
+        return array
+
+    # -- biases ------------------------------------------------------------------------------------
+
+    def _bias(self, place: BiasPlace | None, start: Doubles) -> Doubles | None:
+        """The bias there is, in the shape [blocks, outputs]."""
+        shape = (start.shape[0], start.shape[2])
+        if place is None or place.kind != "own":
+            return np.zeros(shape)
+        stored = self.new.weight(place.name).astype(np.float64)
+        if self.graph.operators[place.node].op_type in RECURRENT:
+            return np.zeros(shape)
+        return stored.reshape(shape) * place.factor
+
+    def _put(self, place: BiasPlace, bias: Doubles, weight: str) -> None:
+        """Write a bias to its place; one that several nodes read becomes the layer's own."""
+        stages, node = self.new, self.new.model.graph.node[place.node]
+        if place.kind == "new":
+            name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
+            if self.graph.operators[place.node].op_type == "Gemm":
+                array = array[None]
+        else:
+            name, old = place.name, stages.weight(place.name)
+            if self.graph.operators[place.node].op_type in RECURRENT:
+                array = old.astype(np.float32).copy()
+                half = array.shape[1] // 2
+                array[:, :half] += bias.reshape(len(array), half).astype(np.float32)
+            elif place.kind == "own":
+                array = (bias / place.factor).astype(np.float32).reshape(old.shape)
+            else:
+                array = (old.astype(np.float64) + place.factor * bias.reshape(old.shape)).astype(np.float32)
+            readers = sum(list(n.input).count(name) for n in stages.model.graph.node)
+            name = name if readers == 1 else self._fresh(f"{weight}_bias")
+        if name != place.name:
+            while len(node.input) <= place.slot:
+                node.input.append("")
+            node.input[place.slot] = name
+            self.made.biases[place.node, place.slot] = name
+            stages.reads[stages.stage_of[place.node]].add(name)
+            for span in stages.spans:
+                for other in span:
+                    if other.output[:] == node.output[:] and other is not node:
+                        other.CopyFrom(node)
+        stages.set_weight(name, array)
+        self.made.tensors[name] = array
+
+    def _fresh(self, base: str) -> str:
+        name = base
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+
+def _chosen(
+    seen: Moments, aside: Moments, start: Doubles, bias: Doubles | None, with_bias: bool
+) -> tuple[float | None, float, float]:
+    """The ridge that does best on rows the fit has not seen (None: the weights as they are), and errors."""
+    fit = seen.system(with_bias)
+    judge = aside.system(with_bias) if aside.count else fit
+    spread = judge.yy if with_bias else judge.yy - judge.mean_y**2
+    whole = float(np.maximum(spread, 0).sum()) or 1.0
+    before = float(judge.error(start, bias).sum()) / whole
+    best: tuple[float | None, float] = (None, before)
+    for ridge in RIDGES if aside.count else RIDGES[2:3]:
+        matrix = fit.solved(start, ridge)
+        error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
+        if math.isfinite(error) and error < best[1]:
+            best = (ridge, error)
+    return best[0], before, best[1]
+
+
+def _most_rows(features: int, blocks: int) -> int:
+    """How many rows a fit takes at most: more tell little new once they are many times the features."""
+    return max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_ROWS * features)
+
+
+def _first_rows(count: int) -> Ids:
+    return np.arange(min(count, 1))
+
+
+class _Picks:
+    """Chooses rows, the same ones whenever it is asked for the same number."""
+
+    def __init__(self, seed: list[int]) -> None:
+        self.seed, self.limit = seed, 0
+
+    def __call__(self, count: int) -> Ids | None:
+        if count <= self.limit:
+            return None
+        chosen = np.random.default_rng(self.seed).choice(count, self.limit, replace=False)
+        return np.sort(chosen)
