@@ -21,7 +21,7 @@ from conet_graph.calibration.stages import Array, Feeds, Stages
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.channels.units import Ids
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.relabel import old_positions
 from conet_graph.passes.widths.rewidth import Layout, with_constants
 
@@ -30,6 +30,7 @@ CHECKED = 4
 # Rows of features that a fit takes: so many multiply-adds of its second moments, and times its features.
 MOST_WORK = 2e11
 LEAST_ROWS = 6
+RELUS = 0
 Tick = Callable[[], None]
 
 
@@ -101,12 +102,12 @@ def refit(
 class _Refitter:
     def __init__(self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds) -> None:
         self.graph, self.layout, self.made = graph, layout, Refit()
-        self.layers: list[Layer] = [layer for layer in graph.notes["layers"]]
+        self.layers: list[Layer] = graph.result(LAYERS)
         starts = [layer.op.index for layer in self.layers]
         self.meetings = {layer.op.index: meeting(graph, layer) for layer in self.layers}
-        wanted = {layer.op.outputs[0] for layer in self.layers} | {
-            layer.op.input(layer.data_slot) for layer in self.layers
-        }
+        wanted = [
+            value for layer in self.layers for value in (layer.op.input(layer.data_slot), layer.op.outputs[0])
+        ]
         sums = {m.total for m in self.meetings.values() if m is not None}
         self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
         self.new = Stages(model, starts, feeds, graph.folder, wanted)
@@ -158,10 +159,49 @@ class _Refitter:
             return
         system = seen.plus(aside).system(place is not None)
         matrix = system.solved(start, ridge)
+        if RELUS and self._relu_behind(layer):
+            matrix, system = self._relu(layer, form, matrix, system, ridge, start, seen)
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
             self._put(place, system.intercept(matrix).reshape(-1), name)
+
+    def _relu_behind(self, layer):
+        met = self.meetings[layer.op.index]
+        from conet_graph.calibration.places import only_reader
+        if met is not None and (met.norm is not None): return False
+        v = layer.op.outputs[0]
+        if met is not None and met.other in self.new.values and met.total in self.old.values:
+            v = met.total
+            readers = [o for o, _ in self.graph.consumers.get(v, [])]
+            return len(readers) >= 1 and all(o.op_type == "Relu" for o in readers)
+        if met is not None: return False
+        r = only_reader(self.graph, v)
+        return r is not None and r.op_type == "Relu"
+
+    def _relu(self, layer, form, matrix, system, ridge, start, seen):
+        from dataclasses import replace
+        data = []
+        met = self.meetings[layer.op.index]
+        use_met = met is not None and met.other in self.new.values and met.total in self.old.values
+        limit = None
+        for k in range(self.count):
+            x, y = self.new.values[layer.op.input(layer.data_slot)][k], self._target(layer, k)
+            pick = Picks([layer.op.index, k]); 
+            f = form.rows(x, y.shape, first_row).shape[2]
+            pick.limit = most_rows(f, form.blocks) // self.count + 1
+            s = form.targets(self.new.values[met.other][k], pick) if use_met else 0.0
+            data.append((form.rows(x, y.shape, pick), form.targets(y, pick), s))
+        X = np.concatenate([d[0] for d in data], 1); Y = np.concatenate([d[1] for d in data], 1)
+        S = np.concatenate([d[2] for d in data], 1) if use_met else 0.0
+        Z = Y + S
+        bias = system.intercept(matrix)
+        for it in range(RELUS):
+            pred = X @ matrix.astype(np.float32) + bias[:, None].astype(np.float32) + S
+            T = np.where(Z > 0, Z, np.minimum(pred, 0)) - S
+            mom = Moments(); mom.add(X, T); system = mom.system(True)
+            matrix = system.solved(start, ridge); bias = system.intercept(matrix)
+        return matrix, system
 
     def _untouched(self, layer: Layer) -> bool:
         """Whether the same reaches a layer as in the original, channels and all."""
@@ -176,16 +216,19 @@ class _Refitter:
         limit = 0
         for k in range(self.count):
             x, y = self.new.values[value][k], self._target(layer, k)
-            pick = _Picks([layer.op.index, k])
+            pick = Picks([layer.op.index, k])
             if not limit:
-                features = form.rows(x, y.shape, _first_rows).shape[2]
-                limit = _most_rows(features, form.blocks) // self.count + 1
+                features = form.rows(x, y.shape, first_row).shape[2]
+                limit = most_rows(features, form.blocks) // self.count + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             checked = k % CHECKED == CHECKED - 1
-            if checked and not aside.count:
-                aside = seen.like()
+            if checked and aside.about_x is None:
+                seen.settle()
+                aside.about_x, aside.about_y = seen.about_x, seen.about_y
             (aside if checked else seen).add(rows, targets)
+        seen.settle()
+        aside.settle()
         return seen, aside
 
     def _target(self, layer: Layer, k: int) -> Array:
@@ -276,8 +319,7 @@ def _chosen(
     """The ridge that does best on rows the fit has not seen (None: the weights as they are), and errors."""
     fit = seen.system(with_bias)
     judge = aside.system(with_bias) if aside.count else fit
-    spread = judge.yy if with_bias else judge.yy - judge.mean_y**2
-    whole = float(np.maximum(spread, 0).sum()) or 1.0
+    whole = float(judge.spread.sum()) or 1.0
     before = float(judge.error(start, bias).sum()) / whole
     best: tuple[float | None, float] = (None, before)
     for ridge in RIDGES if aside.count else RIDGES[2:3]:
@@ -288,16 +330,16 @@ def _chosen(
     return best[0], before, best[1]
 
 
-def _most_rows(features: int, blocks: int) -> int:
+def most_rows(features: int, blocks: int) -> int:
     """How many rows a fit takes at most: more tell little new once they are many times the features."""
     return max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_ROWS * features)
 
 
-def _first_rows(count: int) -> Ids:
+def first_row(count: int) -> Ids:
     return np.arange(min(count, 1))
 
 
-class _Picks:
+class Picks:
     """Chooses rows, the same ones whenever it is asked for the same number."""
 
     def __init__(self, seed: list[int]) -> None:

@@ -21,6 +21,7 @@ from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import read_inside
 from conet_graph.ir.load import tensor_array
 from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.save import has_external
 
 Array = NDArray[Any]
 Feeds = Sequence[dict[str, Array]]
@@ -44,10 +45,11 @@ class Stages:
             starts: indices of the nodes at which stages begin.
             feeds: the graph's inputs, a dict for each run.
             folder: where external weights lie.
-            wanted: values that are kept until they are let go, in addition to what later stages read.
+            wanted: values that are kept until they are let go, as often as they are named here, in addition
+                to what later stages read.
 
         """
-        self.model = in_float32(model)
+        self.model = in_float32(whole(model, folder))
         self.feeds = feeds
         nodes = list(self.model.graph.node)
         cuts = sorted({0, *(s for s in starts if s < len(nodes))})
@@ -61,11 +63,11 @@ class Stages:
         self.maker = {name: k for k, made in enumerate(self.makes) for name in made}
         self.left = Counter(name for reads in self.reads for name in reads)
         self.left.update(o.name for o in self.model.graph.output)
-        self.left.update(set(wanted))
+        self.left.update(wanted)
         self.done = [False] * len(self.spans)
         names = {v.name for v in self.model.graph.input}
         self.values: dict[str, list[Array]] = {
-            name: [_plain(feed[name]) for feed in feeds] for name in names if feeds and name in feeds[0]
+            name: [plain(feed[name]) for feed in feeds] for name in names if feeds and name in feeds[0]
         }
 
     def ready(self, value: str) -> None:
@@ -135,14 +137,21 @@ class Stages:
         outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
         held = [self.weights[n] for n in sorted(self.reads[number]) if n in self.weights and n not in reads]
         graph = helper.make_graph(self.spans[number], "stage", inputs, outputs)
-        for tensor in held:
-            whole = graph.initializer.add()
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                whole.CopyFrom(numpy_helper.from_array(np.array(tensor_array(tensor, self.folder)), tensor.name))
-            else:
-                whole.CopyFrom(tensor)
+        graph.initializer.extend(held)
         graph.sparse_initializer.extend(s for n, s in self.sparse.items() if n in self.reads[number])
         return opened(helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=max(self.model.ir_version, FIRST_FREE_IR)))
+
+
+def whole(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+    """A model that holds all its weights itself."""
+    if not has_external(model):
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(tensor_array(tensor, folder)), tensor.name))
+    return made
 
 
 def opened(model: onnx.ModelProto) -> Any:
@@ -160,6 +169,6 @@ def _reads(nodes: Sequence[onnx.NodeProto]) -> set[str]:
     return {name for n in nodes for name in (*n.input, *read_inside(n)) if name} - made
 
 
-def _plain(array: Array) -> Array:
+def plain(array: Array) -> Array:
     """Half floats as float32."""
     return array.astype(np.float32) if array.dtype == np.float16 else array
