@@ -67,11 +67,8 @@ class _State:
     def take_out(self, klass: int) -> None:
         """Take a class out; the others' weights make up for it."""
         index = self.features.pop(klass, None)
-        if index is not None:
-            self.take_out_all(index)
-
-    def take_out_all(self, index: Ids) -> None:
-        """Take features out."""
+        if index is None:
+            return
         columns = self.inverse[:, index]
         gain = np.linalg.solve(self.inverse[np.ix_(index, index)], np.eye(len(index)))
         steps = columns @ gain
@@ -114,15 +111,3 @@ def eliminate(classes: Ids, read_by: list[tuple[Reading, float]]) -> Elimination
         order.append(klass)
         losses.append(losses[-1] + float(costs[least]))
     return Elimination(np.array(order, np.int64), np.array(losses))
-
-
-def without(reading: Reading, gone: Ids) -> NDArray[np.float32]:
-    """The weight of a reading, refitted to do without some classes."""
-    made = reading.weight.copy()
-    for block in range(len(reading.classes)):
-        state = _State(reading, block, gone, 1.0)
-        index = np.concatenate([np.zeros(0, np.int64), *state.features.values()])
-        if len(index):
-            state.take_out_all(index)
-            made[block] = state.weight
-    return made

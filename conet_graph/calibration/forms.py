@@ -199,9 +199,7 @@ def _transposed(op: Operator, weight: Array) -> Form | None:
         table = m.reshape(groups, shape[0] // groups, math.prod(kernel), shape[1]).transpose(0, 1, 3, 2)
         return np.ascontiguousarray(table.reshape(shape)[(slice(None), slice(None), *flip)])
 
-    return Form(
-        groups, rows, lambda y, pick: _map_rows(y, groups, pick), matrix, back, math.prod(kernel)
-    )
+    return Form(groups, rows, lambda y, pick: _map_rows(y, groups, pick), matrix, back, math.prod(kernel))
 
 
 def _begins(op: Operator, window: _Window, sizes: tuple[int, ...], out: tuple[int, ...]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Second moments of a layer's inputs and targets, summed up over streams of rows, and their ridge solution."""
+"""Second moments of a layer's inputs and targets, summed up over rows, and their ridge solution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 # Strengths of the pull towards the weights there are, as shares of the features' mean square.
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 
@@ -86,7 +86,8 @@ class Moments:
     def system(self, with_bias: bool) -> System:
         """The least-squares system of these sums."""
         self.settle()
-        assert self.about_x is not None and self.about_y is not None
+        assert self.about_x is not None
+        assert self.about_y is not None
         mean_x, mean_y = self.x / self.count, self.y / self.count
         xx = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
         xy = self.xy / self.count - mean_x[:, :, None] * mean_y[:, None, :]
@@ -118,7 +119,8 @@ class System:
     @property
     def spread(self) -> Doubles:
         """Variance of each output [b, O]."""
-        return np.maximum(self.yy if self.with_bias else self.yy - self.mean_y**2, 0.0)
+        made: Doubles = np.maximum(self.yy if self.with_bias else self.yy - self.mean_y**2, 0.0)
+        return made
 
     def solved(self, start: Doubles, ridge: float) -> Doubles:
         """The matrix [b, F, O] of least error, pulled towards ``start`` with a strength of ``ridge``."""
@@ -129,11 +131,12 @@ class System:
         return made
 
     def error(self, matrix: Doubles, bias: Doubles | None = None) -> Doubles:
-        """Mean square error of each output [b, O] with a matrix; the bias is the best one where it is None."""
+        """Mean square error of each output [b, O] with a matrix; the best bias where none is given."""
         found = self.yy - 2 * (matrix * self.xy).sum(1) + (matrix * (self.xx @ matrix)).sum(1)
         if bias is not None and self.with_bias:
             found = found + (self.intercept(matrix) - bias) ** 2
-        return np.maximum(found, 0.0)
+        made: Doubles = np.maximum(found, 0.0)
+        return made
 
     def intercept(self, matrix: Doubles) -> Doubles:
         """The best bias [b, O] beside a matrix."""

@@ -36,7 +36,9 @@ def images_of_folder(folder: Path, shape: Shape, samples: int, seed: int) -> NDA
         height, width = height or side, width or side
     pixels = np.stack([_middle(paths[k], (height, width), channels == 1) for k in chosen])
     mean, std = (MEAN, STD) if channels == 3 else ((0.0,), (1.0,))
-    return _arranged((pixels / np.float32(255) - np.float32(mean)) / np.float32(std), last)
+    return _arranged(
+        (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32), last
+    )
 
 
 def normalised(pixels: NDArray[np.uint8], shape: Shape, spec: str) -> NDArray[np.float32]:
@@ -94,7 +96,9 @@ def _middle(path: Path, size: tuple[int, int], grey: bool) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as file:
-            image = ImageOps.fit(file.convert("L" if grey else "RGB"), (size[1], size[0]), Image.Resampling.BILINEAR)
+            image = ImageOps.fit(
+                file.convert("L" if grey else "RGB"), (size[1], size[0]), Image.Resampling.BILINEAR
+            )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise BadUsage(f"The image {shown(str(path))} cannot be read: mend or remove it.") from None
     pixels = np.asarray(image, np.uint8)

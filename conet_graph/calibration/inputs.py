@@ -101,8 +101,10 @@ class _Wanted:
 
     @property
     def dtype(self) -> Any:
-        return np.dtype(np.float32) if self.kind in FLOATS and self.kind != onnx.TensorProto.DOUBLE else np.dtype(
-            onnx.helper.tensor_dtype_to_np_dtype(self.kind)
+        return (
+            np.dtype(np.float32)
+            if self.kind in FLOATS and self.kind != onnx.TensorProto.DOUBLE
+            else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind))
         )
 
 
@@ -145,7 +147,11 @@ def _arrays(spec: str, wanted: Mapping[str, _Wanted], samples: int, seed: int) -
     if not arrays:
         raise BadUsage(f"{shown(spec)} holds no array.")
     name, array = _single(wanted, spec), arrays[pixels] if pixels else next(iter(arrays.values()))
-    return {name: normalised(array, wanted[name].shape, spec) if array.dtype == np.uint8 and wanted[name].kind in FLOATS else array}
+    return {
+        name: normalised(array, wanted[name].shape, spec)
+        if array.dtype == np.uint8 and wanted[name].kind in FLOATS
+        else array
+    }
 
 
 def _single(wanted: Mapping[str, _Wanted], spec: str) -> str:
@@ -190,11 +196,12 @@ def _fitting(name: str, array: Array, wanted: _Wanted, spec: str) -> Array:
         raise BadUsage(f"{spec}: {shown(name)} holds {array.dtype}, the network takes {dtype}{hint}.")
     rest = array.shape[1:]
     sizes = shape if len(rest) == len(shape) else shape[1:]
-    if len(rest) != len(sizes) or any(want not in (None, have) for want, have in zip(sizes, rest, strict=True)):
+    if len(rest) != len(sizes) or any(
+        want not in (None, have) for want, have in zip(sizes, rest, strict=True)
+    ):
         takes = " x ".join("any" if d is None else str(d) for d in shape)
-        raise BadUsage(
-            f"{spec}: {shown(name)} has the shape {' x '.join(map(str, array.shape))}, the network takes {takes}."
-        )
+        have = " x ".join(map(str, array.shape))
+        raise BadUsage(f"{spec}: {shown(name)} has the shape {have}, the network takes {takes}.")
     return array.astype(dtype, copy=False)
 
 
@@ -209,7 +216,13 @@ def _refuse_empty(arrays: Mapping[str, Array], spec: str) -> None:
 def _feeds(arrays: Mapping[str, Array], wanted: Mapping[str, _Wanted], count: int) -> list[dict[str, Array]]:
     """Runs of a few samples; whole inputs are a run each."""
     if any(array.ndim > len(wanted[name].shape) for name, array in arrays.items()):
-        return [{name: array[k] if array.ndim > len(wanted[name].shape) else array[k : k + 1] for name, array in arrays.items()} for k in range(count)]
+        return [
+            {
+                name: array[k] if array.ndim > len(wanted[name].shape) else array[k : k + 1]
+                for name, array in arrays.items()
+            }
+            for k in range(count)
+        ]
     fixed = {wanted[name].shape[0] for name in arrays if wanted[name].shape} - {None}
     if len(fixed) > 1:
         raise BadUsage("The network's inputs have different fixed batch sizes: give a whole input a sample.")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.calibration.importance import CALIBRATED, knowledge_of
+from conet_graph.calibration.importance import knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
 from conet_graph.calibration.output_error import Judge, judged_values
-from conet_graph.calibration.refit import Refit, refit
+from conet_graph.calibration.refit import refit
+from conet_graph.calibration.sizes import costs_at
 from conet_graph.calibration.stages import Feeds
 from conet_graph.calibration.statistics import readings
-from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.load import LoadedModel
-from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model, with_constants
 from conet_graph.rewriting.knowledge import Knowledge
+from conet_graph.rewriting.refits import Refit
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
 Copies = NDArray[np.int64]
@@ -47,30 +45,11 @@ class Choice:
     best: str = ""
 
 
-@dataclass(frozen=True)
-class Errors:
-    """The outputs' errors on inputs kept aside, in units of the original outputs' variance.
-
-    ``plain``: channels ranked by weights alone, nothing refitted; ``ranked``: those that stay, not refitted.
-    """
-
-    plain: float
-    ranked: float
-    refitted: float
-
-    def to_json(self) -> dict[str, float | None]:
-        """Plain data; None for what is not finite."""
-        values = {"plain": self.plain, "ranked": self.ranked, "refitted": self.refitted}
-        return {name: value if np.isfinite(value) else None for name, value in values.items()}
-
-
 def _silent(what: str, share: float) -> None:
     pass
 
 
-def choose(
-    graph: Graph, request: WidthRequest, data: Calibration, progress: Progress = _silent
-) -> Choice:
+def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Progress = _silent) -> Choice:
     """Choose widths and channels by what calibration inputs show.
 
     Raises:
@@ -83,7 +62,7 @@ def choose(
     progress("looking at the network", 0.0)
     found = readings(graph, some(data.fit, 512))
     progress("ranking channels", 0.3)
-    known = knowledge_of(graph, found, how, costs_at(graph, data))
+    known = knowledge_of(graph, found, how, costs_at(graph, data.sizes))
     tried: dict[str, tuple[float, Copies]] = {}
     candidates = _candidates(graph, request, known)
     if len({c.tobytes() for c in candidates.values()}) == 1:
@@ -133,8 +112,11 @@ def refitted(
     model: onnx.ModelProto,
     data: Calibration,
     progress: Progress = _silent,
-) -> tuple[Refit, Errors]:
-    """Refit a narrowed network; what does not help the outputs on inputs kept aside is not done.
+) -> Refit:
+    """Refit a narrowed network; a refit that does not help the outputs on inputs kept aside is not done.
+
+    Its errors are of these outputs: ``plain`` with channels of the same number ranked by their weights and
+    nothing refitted, ``ranked`` with the channels that stay, not refitted.
 
     Args:
         graph: the analysed original.
@@ -145,21 +127,21 @@ def refitted(
 
     """
     judge = Judge(graph, with_constants(graph, {}), judged_values(graph), data.aside)
-    layers = max(len(layout.labels.units.graph.operators), 1)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress("refitting", min(done / layers, 1.0))
-
-    made = refit(graph, layout, model, data.fit, tick)
+    made = refit(graph, layout, model, data.fit, lambda share: progress("refitting", share))
     before = judge.error(model)
     after = judge.error(made.applied(model))
     if after >= before:
-        made, after = Refit(layers=made.layers), before
-    plain = _plain_error(graph, layout, judge, before)
-    return made, Errors(plain, before, after)
+        made, after = Refit(layers=made.layers, left=made.left), before
+    made.errors = {
+        "plain": _finite(_plain_error(graph, layout, judge, before)),
+        "ranked": _finite(before),
+        "refitted": _finite(after),
+    }
+    return made
+
+
+def _finite(error: float) -> float | None:
+    return error if np.isfinite(error) else None
 
 
 def _plain_error(graph: Graph, layout: Layout, judge: Judge, ranked: float) -> float:
@@ -167,44 +149,8 @@ def _plain_error(graph: Graph, layout: Layout, judge: Judge, ranked: float) -> f
     channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     widths = {g.id: int(copies[g.classes].sum()) * g.multiple for g in channels.groups if g.free}
-    narrowed = {
-        g.id: widths[g.id] for g in channels.groups if g.free and (copies[g.classes] == 0).any()
-    }
+    narrowed = {g.id: widths[g.id] for g in channels.groups if g.free and (copies[g.classes] == 0).any()}
     if not narrowed or (copies > 1).any():
         return ranked
     plain = choose_copies(graph, WidthRequest(widths=narrowed))
     return judge.error(rewrite_model(graph, lay_out(graph, plain)))
-
-
-def costs_at(graph: Graph, data: Calibration) -> CostModel | None:
-    """The costs of a network on inputs of the calibration's sizes, where the file leaves sizes free."""
-    sized = sized_graph(graph, data.sizes)
-    return None if sized is None else CostModel(sized)
-
-
-def sized_graph(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> Graph | None:
-    """The network with the free sizes of its inputs filled in, but for the batch; None where none are free.
-
-    The groups are the same; None too where they are not.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.loaded.proto)
-    changed = False
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        for axis, size in enumerate(sizes.get(value.name, ())):
-            if axis and axis < len(dims) and not dims[axis].dim_value:
-                dims[axis].dim_value, changed = size, True
-    if not changed:
-        return None
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.WhichOneof("value") == "dim_param":
-                dim.Clear()
-    made = analysed(LoadedModel(model, graph.loaded.path, graph.loaded.external))
-    mine, theirs = graph.result(CHANNELS).groups, made.result(CHANNELS).groups
-    same = len(mine) == len(theirs) and all(
-        a.width == b.width and a.multiple == b.multiple for a, b in zip(mine, theirs, strict=True)
-    )
-    return made if same else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
 
 from conet_graph.calibration.float32 import in_float32
-from conet_graph.calibration.stages import Array, Feeds, opened, plain, whole
+from conet_graph.calibration.stages import Array, Feeds, answers, opened, plain, whole
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import FLOATS, Graph
 
@@ -78,7 +77,8 @@ class Judge:
         session = opened(model)
         names = {i.name for i in session.get_inputs()}
         return [
-            session.run(self.values, {n: plain(v) for n, v in feed.items() if n in names}) for feed in self.feeds
+            answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names})
+            for feed in self.feeds
         ]
 
 

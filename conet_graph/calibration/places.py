@@ -72,7 +72,9 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         if name in names and _along(names[name], op, rank, outputs):
             return BiasPlace("added", name, reader.index, k)
     if slot is not None and op.op_type in (*CONVOLUTIONS, "Gemm") and not op.domain:
-        return BiasPlace("new", "", op.index, slot, float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0)
+        return BiasPlace(
+            "new", "", op.index, slot, float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
+        )
     return None
 
 
@@ -110,11 +112,12 @@ def meeting(graph: Graph, layer: Layer) -> Meeting | None:
 
 def through_norm(target: Array, norm: Operator, stages: Stages, plain: Array) -> Array:
     """What must go into a BatchNorm so that ``target`` comes out; ``plain`` for channels it silences."""
-    node = stages.model.graph.node[norm.index]
+    node = stages.nodes[norm.index]
     scale, shift, mean, var = (stages.weight(node.input[k]).astype(np.float32) for k in range(1, 5))
     gain = scale / np.sqrt(var + np.float32(norm.attr("epsilon", 1e-5)))
     shape = (1, -1, *[1] * (target.ndim - 2))
     usable = np.abs(gain) > 1e-3 * np.abs(gain).max(initial=1e-20)
     safe = np.where(usable, gain, 1)
-    back: NDArray[np.float32] = (target - shift.reshape(shape)) / safe.reshape(shape) + mean.reshape(shape)
-    return np.where(usable.reshape(shape), back, plain)
+    back = (target - shift.reshape(shape)) / safe.reshape(shape) + mean.reshape(shape)
+    made: NDArray[np.float32] = np.where(usable.reshape(shape), back, plain).astype(np.float32)
+    return made

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -17,74 +16,23 @@ import onnx
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import RIDGES, Doubles, Moments
 from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
+from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds, Stages
-from conet_graph.ir.graph import FLOATS, Graph, Operator
+from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.relabel import old_positions
 from conet_graph.passes.widths.rewidth import Layout, with_constants
+from conet_graph.rewriting.refits import LayerFit, Refit
 
 # One feed in so many is kept aside from a fit to choose its ridge on.
 CHECKED = 4
-# Rows of features that a fit takes: so many multiply-adds of its second moments, and times its features.
-MOST_WORK = 2e11
-LEAST_ROWS = 6
-RELUS = 0
-Tick = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """What became of a layer: errors are shares of its target's variance, on inputs the fit did not see."""
-
-    name: str
-    before: float
-    after: float
-    ridge: float | None
-    why: str = ""
-
-
-@dataclass
-class Refit:
-    """New values of initializers by their names in the rewritten model, and biases that nodes get."""
-
-    tensors: dict[str, Array] = field(default_factory=dict)
-    biases: dict[tuple[int, int], str] = field(default_factory=dict)
-    layers: list[LayerFit] = field(default_factory=list)
-
-    def applied(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The rewritten model with the refitted weights."""
-        made = onnx.ModelProto()
-        made.CopyFrom(model)
-        kinds = {t.name: t for t in made.graph.initializer}
-        for name, array in self.tensors.items():
-            tensor = kinds.get(name)
-            if tensor is None:
-                tensor = made.graph.initializer.add()
-            kind = helper_type(tensor, array)
-            tensor.CopyFrom(onnx.helper.make_tensor(name, kind, array.shape, packed(array, kind), raw=True))
-        for (index, slot), name in self.biases.items():
-            node = made.graph.node[index]
-            while len(node.input) <= slot:
-                node.input.append("")
-            node.input[slot] = name
-        return made
-
-
-def helper_type(tensor: onnx.TensorProto, array: Array) -> int:
-    """The element type in which a tensor is stored."""
-    return tensor.data_type or int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-def packed(array: Array, kind: int) -> bytes:
-    """The bytes of an array in an element type."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    return np.ascontiguousarray(array).astype(dtype).tobytes()
+Tick = Callable[[float], None]
 
 
 def refit(
-    graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, tick: Tick = lambda: None
+    graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, tick: Tick = lambda share: None
 ) -> Refit:
     """Refit a narrowed network.
 
@@ -93,7 +41,7 @@ def refit(
         layout: of the narrowed network.
         model: the narrowed network, weights gathered.
         feeds: calibration inputs, a dict for each run.
-        tick: called after each layer.
+        tick: called after each layer, with the share of them that is done.
 
     """
     return _Refitter(graph, layout, model, feeds).run(tick)
@@ -117,7 +65,7 @@ class _Refitter:
 
     def run(self, tick: Tick) -> Refit:
         last = {m.total: i for i, m in self.meetings.items() if m is not None}
-        for layer in self.layers:
+        for done, layer in enumerate(self.layers, 1):
             op, number = layer.op, self.old.stage_of[layer.op.index]
             self.old.run(number)
             self.new.ready(op.input(layer.data_slot))
@@ -131,14 +79,15 @@ class _Refitter:
             met = self.meetings[op.index]
             if met is not None and last[met.total] == op.index:
                 self.old.let_go(met.total)
-            tick()
+            tick(done / len(self.layers))
+        self.made.names = list(self.made.tensors)
         return self.made
 
     # -- one layer ---------------------------------------------------------------------------------
 
     def _fit(self, layer: Layer) -> None:
         op, stages = layer.op, self.new
-        name = stages.model.graph.node[op.index].input[layer.weight_slot]
+        name = stages.nodes[op.index].input[layer.weight_slot]
         if name not in stages.weights or stages.weights[name].data_type not in FLOATS:
             return
         if name in self.fitted or op.input(layer.data_slot) not in stages.values:
@@ -159,49 +108,10 @@ class _Refitter:
             return
         system = seen.plus(aside).system(place is not None)
         matrix = system.solved(start, ridge)
-        if RELUS and self._relu_behind(layer):
-            matrix, system = self._relu(layer, form, matrix, system, ridge, start, seen)
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
             self._put(place, system.intercept(matrix).reshape(-1), name)
-
-    def _relu_behind(self, layer):
-        met = self.meetings[layer.op.index]
-        from conet_graph.calibration.places import only_reader
-        if met is not None and (met.norm is not None): return False
-        v = layer.op.outputs[0]
-        if met is not None and met.other in self.new.values and met.total in self.old.values:
-            v = met.total
-            readers = [o for o, _ in self.graph.consumers.get(v, [])]
-            return len(readers) >= 1 and all(o.op_type == "Relu" for o in readers)
-        if met is not None: return False
-        r = only_reader(self.graph, v)
-        return r is not None and r.op_type == "Relu"
-
-    def _relu(self, layer, form, matrix, system, ridge, start, seen):
-        from dataclasses import replace
-        data = []
-        met = self.meetings[layer.op.index]
-        use_met = met is not None and met.other in self.new.values and met.total in self.old.values
-        limit = None
-        for k in range(self.count):
-            x, y = self.new.values[layer.op.input(layer.data_slot)][k], self._target(layer, k)
-            pick = Picks([layer.op.index, k]); 
-            f = form.rows(x, y.shape, first_row).shape[2]
-            pick.limit = most_rows(f, form.blocks) // self.count + 1
-            s = form.targets(self.new.values[met.other][k], pick) if use_met else 0.0
-            data.append((form.rows(x, y.shape, pick), form.targets(y, pick), s))
-        X = np.concatenate([d[0] for d in data], 1); Y = np.concatenate([d[1] for d in data], 1)
-        S = np.concatenate([d[2] for d in data], 1) if use_met else 0.0
-        Z = Y + S
-        bias = system.intercept(matrix)
-        for it in range(RELUS):
-            pred = X @ matrix.astype(np.float32) + bias[:, None].astype(np.float32) + S
-            T = np.where(Z > 0, Z, np.minimum(pred, 0)) - S
-            mom = Moments(); mom.add(X, T); system = mom.system(True)
-            matrix = system.solved(start, ridge); bias = system.intercept(matrix)
-        return matrix, system
 
     def _untouched(self, layer: Layer) -> bool:
         """Whether the same reaches a layer as in the original, channels and all."""
@@ -246,7 +156,7 @@ class _Refitter:
 
     def _recurrent_target(self, layer: Layer, k: int) -> Array:
         op = layer.op
-        weight = self.old.weight(self.old.model.graph.node[op.index].input[layer.weight_slot])
+        weight = self.old.weight(self.old.nodes[op.index].input[layer.weight_slot])
         made: Array = self.old.values[op.input(layer.data_slot)][k] @ weight.reshape(-1, weight.shape[2]).T
         return made
 
@@ -275,7 +185,7 @@ class _Refitter:
 
     def _put(self, place: BiasPlace, bias: Doubles, weight: str) -> None:
         """Write a bias to its place; one that several nodes read becomes the layer's own."""
-        stages, node = self.new, self.new.model.graph.node[place.node]
+        stages, node = self.new, self.new.nodes[place.node]
         if place.kind == "new":
             name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
             if self.graph.operators[place.node].op_type == "Gemm":
@@ -290,7 +200,7 @@ class _Refitter:
                 array = (bias / place.factor).astype(np.float32).reshape(old.shape)
             else:
                 array = (old.astype(np.float64) + place.factor * bias.reshape(old.shape)).astype(np.float32)
-            readers = sum(list(n.input).count(name) for n in stages.model.graph.node)
+            readers = sum(list(n.input).count(name) for n in stages.nodes)
             name = name if readers == 1 else self._fresh(f"{weight}_bias")
         if name != place.name:
             while len(node.input) <= place.slot:
@@ -298,10 +208,6 @@ class _Refitter:
             node.input[place.slot] = name
             self.made.biases[place.node, place.slot] = name
             stages.reads[stages.stage_of[place.node]].add(name)
-            for span in stages.spans:
-                for other in span:
-                    if other.output[:] == node.output[:] and other is not node:
-                        other.CopyFrom(node)
         stages.set_weight(name, array)
         self.made.tensors[name] = array
 
@@ -322,31 +228,9 @@ def _chosen(
     whole = float(judge.spread.sum()) or 1.0
     before = float(judge.error(start, bias).sum()) / whole
     best: tuple[float | None, float] = (None, before)
-    for ridge in RIDGES if aside.count else RIDGES[2:3]:
+    for ridge in RIDGES if aside.count else (1e-2,):
         matrix = fit.solved(start, ridge)
         error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
         if math.isfinite(error) and error < best[1]:
             best = (ridge, error)
     return best[0], before, best[1]
-
-
-def most_rows(features: int, blocks: int) -> int:
-    """How many rows a fit takes at most: more tell little new once they are many times the features."""
-    return max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_ROWS * features)
-
-
-def first_row(count: int) -> Ids:
-    return np.arange(min(count, 1))
-
-
-class Picks:
-    """Chooses rows, the same ones whenever it is asked for the same number."""
-
-    def __init__(self, seed: list[int]) -> None:
-        self.seed, self.limit = seed, 0
-
-    def __call__(self, count: int) -> Ids | None:
-        if count <= self.limit:
-            return None
-        chosen = np.random.default_rng(self.seed).choice(count, self.limit, replace=False)
-        return np.sort(chosen)

@@ -7,7 +7,8 @@ stage that reads them has run: memory is bounded by what lives at one place of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from conet_graph.calibration.float32 import in_float32
+from conet_graph.ir.errors import ConetGraphError, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import read_inside
 from conet_graph.ir.load import tensor_array
@@ -51,10 +53,15 @@ class Stages:
         """
         self.model = in_float32(whole(model, folder))
         self.feeds = feeds
-        nodes = list(self.model.graph.node)
+        # Copies: a layer that gets a bias gets another input.
+        self.nodes = nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.model.graph.node]
         cuts = sorted({0, *(s for s in starts if s < len(nodes))})
         self.spans = [nodes[a:b] for a, b in zip(cuts, [*cuts[1:], len(nodes)], strict=True)]
-        self.stage_of = {index: k for k, (a, b) in enumerate(zip(cuts, [*cuts[1:], len(nodes)], strict=True)) for index in range(a, b)}
+        self.stage_of = {
+            index: k
+            for k, (a, b) in enumerate(zip(cuts, [*cuts[1:], len(nodes)], strict=True))
+            for index in range(a, b)
+        }
         self.weights = {t.name: t for t in self.model.graph.initializer}
         self.sparse = {s.values.name: s for s in self.model.graph.sparse_initializer}
         self.folder = folder
@@ -120,11 +127,11 @@ class Stages:
 
     def _execute(self, number: int, wanted: list[str]) -> None:
         reads = [name for name in sorted(self.reads[number]) if name in self.values]
-        doing("ONNX Runtime", "running the network on the calibration inputs")
         session = self._session(number, reads, wanted)
+        doing("ONNX Runtime", "running the network on the calibration inputs")
         found: dict[str, list[Array]] = {name: [] for name in wanted}
         for k in range(len(self.feeds)):
-            outputs = session.run(wanted, {name: self.values[name][k] for name in reads})
+            outputs = answers(session, wanted, {name: self.values[name][k] for name in reads})
             for name, value in zip(wanted, outputs, strict=True):
                 found[name].append(value)
         self.values.update(found)
@@ -139,7 +146,13 @@ class Stages:
         graph = helper.make_graph(self.spans[number], "stage", inputs, outputs)
         graph.initializer.extend(held)
         graph.sparse_initializer.extend(s for n, s in self.sparse.items() if n in self.reads[number])
-        return opened(helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=max(self.model.ir_version, FIRST_FREE_IR)))
+        return opened(
+            helper.make_model(
+                graph,
+                opset_imports=self.model.opset_import,
+                ir_version=max(self.model.ir_version, FIRST_FREE_IR),
+            )
+        )
 
 
 def whole(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
@@ -160,7 +173,33 @@ def opened(model: onnx.ModelProto) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    doing("ONNX Runtime", "loading the network to calibrate it")
+    with _refusing():
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def answers(session: Any, wanted: Sequence[str], feed: dict[str, Array]) -> list[Array]:
+    """What a session gives.
+
+    Raises:
+        Refused: ONNX Runtime does not run the network on this input.
+
+    """
+    with _refusing():
+        found: list[Array] = session.run(list(wanted), feed)
+        return found
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into a sentence."""
+    try:
+        yield
+    except (MemoryError, ConetGraphError):
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise Refused(f"The network cannot be calibrated, ONNX Runtime says: {text}") from None
 
 
 def _reads(nodes: Sequence[onnx.NodeProto]) -> set[str]:

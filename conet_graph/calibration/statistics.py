@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.analysis.constant_values import value_of
-from conet_graph.calibration.forms import Form, form_of
-from conet_graph.calibration.gram import Doubles, Moments
-from conet_graph.calibration.refit import Picks, first_row, most_rows
+from conet_graph.calibration.forms import form_of
+from conet_graph.calibration.gram import Moments
+from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Feeds, Stages
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.units import Ids
@@ -32,10 +32,7 @@ class Reading:
         classes: the class of channels of each feature [b, F]; -1 for one that carries no channels.
         moments: covariances of the features [b, F, F].
         weight: what they are multiplied with [b, F, O].
-        mean: of the features [b, F].
         spread: the variance of the layer's output, summed over its channels.
-        form: of the layer.
-        coarse: whether a kernel's positions are taken together.
 
     """
 
@@ -43,27 +40,7 @@ class Reading:
     classes: Ids
     moments: NDArray[np.float32]
     weight: NDArray[np.float32]
-    mean: Doubles
     spread: float
-    form: Form
-    coarse: bool
-
-    @property
-    def weight_name(self) -> str:
-        """The value that holds the weight."""
-        return self.layer.op.input(self.layer.weight_slot)
-
-    def fine(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Such a matrix as the layer's own form has it [b, F, O]."""
-        return matrix.reshape(len(matrix), matrix.shape[1] * self.form.per_channel, -1) if self.coarse else matrix
-
-    def shift(self, matrix: NDArray[np.float32]) -> Doubles:
-        """What must be added to the output [b, O] where ``matrix`` takes the weight's place."""
-        gap = (self.weight - matrix).astype(np.float64)
-        moved = (self.mean[:, :, None] * gap).sum(1)
-        per = self.form.per_channel if self.coarse else 1
-        made: Doubles = moved.reshape(len(gap), per, -1).sum(1)
-        return made
 
 
 def readings(graph: Graph, feeds: Feeds, tick: Callable[[], None] = lambda: None) -> list[Reading]:
@@ -103,7 +80,6 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
     per = form.per_channel
     coarse = matrix.shape[1] > MOST_DETAIL and per > 1
     moments = Moments()
-    nothing = np.zeros((form.blocks, 0, 0), np.float32)
     for k in range(len(stages.feeds)):
         x, shape = stages.values[value][k], stages.values[output][k].shape
         pick = Picks([layer.op.index, k])
@@ -121,4 +97,4 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
     if of_feature.shape != matrix.shape[:2]:
         return None
     spread = float(np.einsum("bfo,bfo->", matrix, system.xx.astype(np.float32) @ matrix))
-    return Reading(layer, of_feature, system.xx.astype(np.float32), matrix, system.mean_x, spread, form, coarse)
+    return Reading(layer, of_feature, system.xx.astype(np.float32), matrix, spread)

@@ -25,13 +25,12 @@ def verify(
     Example: conet-graph verify model.onnx slim.onnx --plan plan.json
     """
     from conet_graph.cli.files import PIPE, load_given
-    from conet_graph.regular_file import read_text
-    from conet_graph.rewriting.plans import Plan
+    from conet_graph.rewriting.refits import read_plan
     from conet_graph.rewriting.rewriting import compare_models
 
     if original == rewritten == PIPE:
         raise BadUsage("Only one of the two models can come through a pipe: name the file of the other.")
-    made = Plan.loads(read_text(plan, "plan"))
+    made = read_plan(plan)
     old, new = load_given(original), load_given(rewritten)
     report = report_of(lambda: compare_models(old, new, made), made)
     if json:

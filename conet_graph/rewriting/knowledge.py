@@ -1,4 +1,4 @@
-"""What is known about a network's channels beyond its weights: the interface between measuring and choosing."""
+"""What is measured of a network's channels, for whoever chooses widths."""
 
 from __future__ import annotations
 
