@@ -26,7 +26,8 @@ def sized_graph(graph: Graph, sizes: Sizes) -> Graph | None:
     model = sized_model(graph.loaded.proto, sizes)
     if model is None:
         return None
-    made = analysed(LoadedModel(model, graph.loaded.path, graph.loaded.external))
+    free_kept = graph.result(CHANNELS).units.free_kept
+    made = analysed(LoadedModel(model, graph.loaded.path, graph.loaded.external), free_kept=free_kept)
     mine, theirs = graph.result(CHANNELS).groups, made.result(CHANNELS).groups
     same = len(mine) == len(theirs) and all(
         a.width == b.width and a.multiple == b.multiple for a, b in zip(mine, theirs, strict=True)

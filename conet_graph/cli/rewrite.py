@@ -10,7 +10,7 @@ import typer
 
 from conet_graph.cli.apart import chosen, report_of
 from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, FreeKept, Json, console, guarded, plain, print_json, quantity
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def rewrite(
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
+    free_kept: FreeKept = False,
     init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
@@ -120,7 +121,7 @@ def rewrite(
     check_outputs({"-o": None if piped else output, "--plan": plan, "the plan's tensors": tensors}, inputs)
     if piped and not dry_run:
         require_pipe_out()
-    graph = analysed(loaded)
+    graph = analysed(loaded, free_kept=free_kept)
     request = WidthRequest(
         scale=scale,
         widths=asked,

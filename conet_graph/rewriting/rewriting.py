@@ -43,6 +43,7 @@ def plan(
     init: str = "keep",
     noise: bool = False,
     seed: int = 0,
+    free_kept: bool = False,
     calibrate: str | Path | Mapping[str, NDArray[Any]] | None = None,
     samples: int = 256,
     **request: Any,
@@ -57,13 +58,15 @@ def plan(
         calibrate: unlabelled inputs by which a narrowed network keeps its function: a file or folder as
             ``rewrite --calibrate`` takes them, or an array [samples, ...] for each input by its name.
         samples: how many of them are used.
+        free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
+            among, and those that no layer produces.
         request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
 
     Raises:
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model)
+    graph = analysed(model, free_kept=free_kept)
     if calibrate is None:
         copies = choose_copies(graph, WidthRequest(seed=seed, **request))
         return planned(graph, copies, init, noise, seed)[0]
@@ -114,7 +117,7 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     """
     if made.sha256 != model.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model)
+    graph = analysed(model, free_kept=made.free_kept)
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
@@ -128,7 +131,7 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    graph = analysed(original)
+    graph = analysed(original, free_kept=made.free_kept)
     if made.refit is None:
         report = verify(graph, new.proto, made, new.folder)
     else:
