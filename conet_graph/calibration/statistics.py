@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import value_of
 from conet_graph.calibration.forms import form_of
 from conet_graph.calibration.gram import Moments
 from conet_graph.calibration.rows import Picks, first_row, most_rows
@@ -16,6 +15,7 @@ from conet_graph.calibration.stages import Feeds, Stages
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import with_constants
 
