@@ -32,7 +32,8 @@ from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import Channels
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
-from conet_graph.verification.verification import Report, verify
+from conet_graph.verification.report import Report
+from conet_graph.verification.verification import verify
 
 Copies = NDArray[np.int64]
 SEEDS = (0, 1, 2)

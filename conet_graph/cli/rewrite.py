@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.plans import Plan
-    from conet_graph.verification.verification import Report
+    from conet_graph.verification.report import Report
 
 
 @guarded
@@ -73,7 +73,7 @@ def rewrite(
     from conet_graph.passes import analysed
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
-    from conet_graph.verification.verification import require
+    from conet_graph.verification.report import require
     from conet_graph.verification.verification import verify as verified
 
     if output is None and not dry_run:

@@ -18,7 +18,9 @@ from conet_graph.ir.text import to_text
 from conet_graph.passes import analysed
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import lacks_an_operator, open_session, require, verify
+from conet_graph.verification.report import require
+from conet_graph.verification.runtime import lacks_an_operator, open_session
+from conet_graph.verification.verification import verify
 from tests.fuzz.mutations import MUTATIONS
 from tests.fuzz.sources import draw_source
 

@@ -16,7 +16,8 @@ from conet_graph.passes.tie_channels import Channels, Group
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import Report, verify
+from conet_graph.verification.report import Report
+from conet_graph.verification.verification import verify
 
 
 @dataclass(frozen=True)
