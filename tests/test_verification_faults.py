@@ -1,4 +1,4 @@
-"""A fault planted behind each pass, and in the rewrite: verification compares with the user's file, and sees it."""
+"""A fault behind each pass, and in the rewrite: verification compares with the user's file, and sees it."""
 
 from __future__ import annotations
 
@@ -113,9 +113,7 @@ RESULT_FAULTS = (double_in_the_result, other_channels_in_the_result, swap_in_the
 
 @pytest.mark.parametrize("fault", RESULT_FAULTS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_a_fault_of_the_rewrite_is_seen(
-    scale: float, fault: Callable[[onnx.ModelProto, Plan], None]
-) -> None:
+def test_a_fault_of_the_rewrite_is_seen(scale: float, fault: Callable[[onnx.ModelProto, Plan], None]) -> None:
     graph = analysed(LoadedModel(filled(NETWORK)))
     plan, layout = planned(graph, choose_copies(graph, WidthRequest(scale=scale)), "keep", False, 0)
     model = rewritten(graph, plan, layout)

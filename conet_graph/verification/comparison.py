@@ -58,7 +58,7 @@ def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pat
         return
     _more_runs(pair, judge, first)
     if report.ok and judge.missing():
-        inside = opened_inside(graph, copies, pair, judge)
+        inside = opened_inside(graph, copies, pair, judge.missing())
         _more_runs(inside, judge, None)
         report.intermediate = len(judge.proven & inside.inner)
     judge.conclude()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.verification.pair import Pair, Run
+from conet_graph.verification.pair import Agreement, Pair, Run
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
 from conet_graph.verification.tolerance import Rounding, difference, proves, tolerance
@@ -47,33 +48,38 @@ class Judge:
 
     def _compare(self, name: str, want: Any, have: Any, run: Run, rounding: Rounding) -> None:
         """Compare one value; a difference counts beyond four times what rounding does."""
-        apart, allowed = difference(want, have), self.base
-        if apart > allowed:
-            spread = rounding.spread(name)
-            self.report.sensitivity = max(self.report.sensitivity, min(spread, 1.0))
-            allowed = max(allowed, 4 * spread)
+        apart = difference(want, have)
+        spread = rounding.spread(name) if apart > self.base else 0.0
         if not rounding.repeats:
             self.noisy = True
             return
-        run.allowed[name] = allowed
-        if apart <= allowed:
-            self.report.largest_difference = max(self.report.largest_difference or 0.0, min(apart, 1e30))
+        found = Agreement(apart, max(self.base, 4 * spread), spread)
+        if apart <= found.allowed:
+            run.agreed[name] = found
             return
         self.report.equality = "failed"
         what = f"{'output' if name in self.graph.outputs else 'value'} {shown(name)}"
         if isinstance(have, np.ndarray) and want.shape != have.shape:
             self.report.fail(f"{what} has the shape {list(have.shape)}, not {list(want.shape)}")
             return
-        self.report.largest_difference = max(self.report.largest_difference or 0.0, min(apart, 1e30))
+        self._note(found)
         self.report.fail(f"{what} differs by {apart:.2g} of its largest value")
+
+    def _note(self, found: Agreement) -> None:
+        """Put a value that counts into the report; JSON knows no infinity."""
+        largest = max(self.report.largest_difference or 0.0, found.apart)
+        self.report.largest_difference = min(largest, sys.float_info.max)
+        self.report.sensitivity = min(max(self.report.sensitivity, found.spread), sys.float_info.max)
 
     def accept(self, run: Run, responses: Mapping[str, float]) -> None:
         """Count the values of a run that moved enough (``responses``: as shares of their largest)."""
         for name, response in responses.items():
-            allowed = run.allowed.get(name)
-            if allowed is not None and name not in self.proven and proves(allowed, response, self.base):
-                self.proven.add(name)
-                self._cover(name)
+            found = run.agreed.get(name)
+            if found is None or name in self.proven or not proves(found.allowed, response, self.base):
+                continue
+            self.proven.add(name)
+            self._note(found)
+            self._cover(name)
 
     def _cover(self, name: str) -> None:
         """Take off the layers that a value depends on."""

@@ -21,16 +21,25 @@ OURS = "a fault of conet-graph, please report it"
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a value lies apart in two networks, how far it may, and what rounding does to it: as shares."""
+
+    apart: float
+    allowed: float
+    spread: float
+
+
+@dataclass(frozen=True)
 class Run:
     """Inputs, and what the reference makes of them, output by output.
 
-    ``allowed`` says how far each output that was compared could have differed.
+    ``agreed`` holds those that were compared and found equal.
     """
 
     batch: int
     feeds: Arrays
     outputs: dict[str, Any]
-    allowed: dict[str, float] = field(default_factory=dict)
+    agreed: dict[str, Agreement] = field(default_factory=dict)
 
 
 @dataclass

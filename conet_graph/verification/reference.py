@@ -31,8 +31,10 @@ _ZERO_POINT = {
     "MatMulInteger": 2,
     "QGemm": 2,
 }
+# How the names of values begin that stand in the reference alone.
+PREFIX = "conet_graph_reference_"
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
-_ORDER_IS_NOTHING = ("Reduce", "Softmax", "LogSoftmax", "Global", "MatMul", "Einsum", "Gemm", "Dynamic")
+_ORDER_IS_NOTHING = ("Reduce", "Softmax", "LogSoftmax", "Global", "Dynamic")
 
 
 @dataclass
@@ -121,16 +123,16 @@ def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], li
     unequal: dict[str, None] = {}
     summed = _summed(units)
     alone = _unshared(graph, units, copies)
-    across = [(op, units.classes[axis]) for op, axis in units.mixes]
-    across += [(op, classes) for op, _, _, classes in summed if op.index in alone]
+    across = [(op, units.classes[axis], _in_any_order(op)) for op, axis in units.mixes]
+    across += [(op, classes, True) for op, _, _, classes in summed if op.index in alone]
     shared = {(op.index, classes.tobytes()) for op, _, _, classes in summed if op.index not in alone}
-    for op, classes in across:
+    for op, classes, in_any_order in across:
         times = copies[classes]
         if (times == 1).all():
             continue
         if (op.index, classes.tobytes()) in shared:
             times = np.minimum(times, 1)  # its weights are shared out among the copies
-        elif (times > 1).any() and not _in_any_order(op):
+        elif (times > 1).any() and not in_any_order:
             unequal[f"{op.op_type} {shown(op.name)}"] = None
         change = changes.setdefault(op.index, _Change(op))
         if change.index(classes) is None:
@@ -224,7 +226,7 @@ class _Editor:
 
     def _fresh(self) -> str:
         self.count += 1
-        return f"conet_graph_reference_{self.count}"
+        return f"{PREFIX}{self.count}"
 
     def _gather(self, value: str, axis: int, index: Ids, output: str) -> onnx.NodeProto:
         name = f"{output}_left_{self.count}"
