@@ -26,6 +26,12 @@ WIDTH = 100
 _OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")]
+FreeKept = Annotated[
+    bool,
+    typer.Option(
+        "--free-kept", help="Free channels kept by default: selected among (Softmax, TopK), or of no layer."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 P = ParamSpec("P")
@@ -95,11 +101,11 @@ def print_json(data: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where tables go: stdout, at most 100 columns wide, coloured on a terminal only."""
     from rich.console import Console
 
-    made = Console(highlight=False, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
     return made
 

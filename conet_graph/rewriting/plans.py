@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
 
@@ -41,6 +42,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    free_kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -49,6 +51,7 @@ class Plan:
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -99,6 +102,7 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                free_kept=bool(data.get("free_kept", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -124,7 +128,7 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
 
 def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
     for number, group in enumerate(channels.groups):
@@ -132,14 +136,23 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        channels.units.free_kept,
+    )
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:
     """The classes on the axis on which a group's channels are counted."""
     group = channels.groups[number]
     side = 1 if group.producers else 0
-    layers = group.producers or group.consumers or channels.units.graph.notes["layers"]
+    layers = group.producers or group.consumers or channels.units.graph.result(LAYERS)
     for layer in layers:
         classes = channels.layer_axes[layer.op.index][side]
         if classes is None:
@@ -180,7 +193,7 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         BadUsage: the plan does not fit the network.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:

@@ -23,7 +23,7 @@ from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import save_model
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.relabel import Labels, old_positions
 from conet_graph.passes.widths.rewidth import QUANTISERS, lay_out
 from conet_graph.verification.inputs import SIZES, Arrays
@@ -116,7 +116,7 @@ def _elements(graph: Graph, name: str) -> int | None:
 
 def _axes(graph: Graph, labels: Labels, name: str) -> list[tuple[Axis, Axis]]:
     """Each axis of a value: the units on it as it is, and at the new widths."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     return list(zip(channels.units.values.get(name, []), labels.values.get(name, []), strict=True))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.verification.pair import Agreement, Pair, Run
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
@@ -30,7 +30,7 @@ class Judge:
         self.base = tolerance(graph)
         self.proven: set[str] = set()
         self.noisy = False
-        self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.notes["layers"]}
+        self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.result(LAYERS)}
 
     def look(self, pair: Pair, run: Run) -> None:
         """Run the rewritten network as the reference was run, and compare."""

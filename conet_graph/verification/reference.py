@@ -20,7 +20,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.channels.units import Ids, Units
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # Zero point of the data input, by operator, where the data are integers (ONNX operator specs).
@@ -33,6 +33,7 @@ _ZERO_POINT = {
 }
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
+_SUMS = frozenset(["Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "ReduceSum"])
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
 _ORDER_IS_NOTHING = ("Reduce", "Softmax", "LogSoftmax", "Global", "Dynamic")
 
@@ -75,7 +76,7 @@ def reference(graph: Graph, copies: NDArray[np.int64]) -> Reference:
         copies: how often each class of channels appears; those with 0 are silenced.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     changes, unequal = _changes(graph, channels.units, copies)
     model = the_file(graph)
     is_the_file = _has(model, changes)
@@ -123,16 +124,18 @@ def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], li
     unequal: dict[str, None] = {}
     summed = _summed(units)
     alone = _unshared(graph, units, copies)
-    across = [(op, units.classes[axis], _in_any_order(op)) for op, axis in units.mixes]
-    across += [(op, classes, True) for op, _, _, classes in summed if op.index in alone]
+    across = [(op, units.classes[axis]) for op, axis in units.mixes]
+    across += [(op, classes) for op, _, _, classes in summed if op.index in alone]
     shared = {(op.index, classes.tobytes()) for op, _, _, classes in summed if op.index not in alone}
-    for op, classes, in_any_order in across:
+    # A sum over the channels of a weight itself, as a norm of it takes.
+    shared |= {(op.index, c.tobytes()) for op, c in across if op.op_type in _SUMS and op.index not in alone}
+    for op, classes in across:
         times = copies[classes]
         if (times == 1).all():
             continue
         if (op.index, classes.tobytes()) in shared:
             times = np.minimum(times, 1)  # its weights are shared out among the copies
-        elif (times > 1).any() and not in_any_order:
+        elif (times > 1).any() and op.index not in alone and not _in_any_order(op):
             unequal[f"{op.op_type} {shown(op.name)}"] = None
         change = changes.setdefault(op.index, _Change(op))
         if change.index(classes) is None:
@@ -167,7 +170,11 @@ def _unshared(graph: Graph, units: Units, copies: Ids) -> set[int]:
 def _in_any_order(op: Operator) -> bool:
     if op.op_type == "LRN":
         return False
-    return op.op_type.startswith(_ORDER_IS_NOTHING) or op.op_type.endswith(("Normalization", "Softmax"))
+    return (
+        op.op_type in _SUMS
+        or op.op_type.startswith(_ORDER_IS_NOTHING)
+        or op.op_type.endswith(("Normalization", "Softmax"))
+    )
 
 
 class _Editor:
