@@ -35,7 +35,7 @@ _ZERO_POINT = {
 PREFIX = "conet_graph_reference_"
 _SUMS = frozenset(["Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "ReduceSum"])
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
-_ORDER_IS_NOTHING = ("Reduce", "Softmax", "LogSoftmax", "Global", "Dynamic")
+_ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
 
 
 @dataclass
@@ -168,13 +168,10 @@ def _unshared(graph: Graph, units: Units, copies: Ids) -> set[int]:
 
 
 def _in_any_order(op: Operator) -> bool:
-    if op.op_type == "LRN":
-        return False
-    return (
-        op.op_type in _SUMS
-        or op.op_type.startswith(_ORDER_IS_NOTHING)
-        or op.op_type.endswith(("Normalization", "Softmax"))
-    )
+    kind = op.op_type
+    if kind.endswith(("Normalization", "Softmax")):
+        return True
+    return kind in _SUMS or kind.startswith(_ORDER_IS_NOTHING)
 
 
 class _Editor:
