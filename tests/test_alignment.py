@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rewidth_case import graph_of
 
+from conet_graph.cli import run
+from conet_graph.cli.common import RUNTIMES
 from conet_graph.costs.cost import cost
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from conet_graph.rewriting.alignment import PRESETS, Alignment, alignment_of, breaking, step_ladder
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from tests.graphs import GraphBuilder
+
+SAMPLE = Path(__file__).parents[1] / "models" / "samples" / "digits.onnx"
 
 
 def chain(*widths: int) -> Graph:
@@ -37,13 +43,13 @@ def grouped(groups: int, width: int) -> Graph:
 
 def widths(graph: Graph, **request: Any) -> list[int]:
     copies = choose_copies(graph, WidthRequest(**request))
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     return [int(copies[g.classes].sum()) * g.multiple for g in channels.groups if g.free]
 
 
 def first_ladder(graph: Graph, alignment: Alignment) -> list[int]:
     """The steps of the first group, in channels."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     return [int(steps[0]) * channels.groups[0].multiple for steps in step_ladder(graph, alignment)]
 
 
@@ -103,10 +109,32 @@ def test_no_rounding_where_nothing_is_to_change() -> None:
 
 
 def test_widths_that_break_a_preset() -> None:
-    found = {group.id: multiple for group, multiple in breaking(chain(64, 20, 40), PRESETS["tensorrt"])}
-    assert found == {"g1": 8}
-    assert [g.width for g, _ in breaking(chain(64, 24, 48), PRESETS["rknn"])] == [24]
-    assert [m for _, m in breaking(grouped(8, 48), PRESETS["ncnn"])] == [32, 32]
+    assert breaking(chain(64, 20, 40), "tensorrt") == [
+        "group g1 is 20 wide, tensorrt computes multiples of 8"
+    ]
+    assert [w.split()[3] for w in breaking(chain(64, 24, 48), "rknn")] == ["24"]
+    assert [w.split()[-1] for w in breaking(grouped(8, 48), "ncnn")] == ["32", "32"]
+    assert breaking(chain(64, 96), "rknn") == []
+
+
+def test_the_command_line_names_all_presets() -> None:
+    assert RUNTIMES.replace(" or ", ", ").split(", ") == list(PRESETS)
+
+
+def test_commands_say_what_is_not_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sample's widths are 24, 32, 24, 40, 48, 16 and 64."""
+    slim, plan = str(tmp_path / "slim.onnx"), str(tmp_path / "plan.json")
+    assert run(["analyze", str(SAMPLE), "--for", "tensorrt-int8"]) == 0
+    assert "group g0 is 24 wide, tensorrt-int8 computes multiples of 32" in capsys.readouterr().err
+    assert run(["analyze", str(SAMPLE), "--for", "ncnn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+    assert run(["rewrite", str(SAMPLE), "-o", slim, "--set", "g0=20", "--plan", plan]) == 0
+    assert "not multiples" not in capsys.readouterr().out
+    assert run(["verify", str(SAMPLE), slim, "--plan", plan, "--for", "ncnn"]) == 0
+    assert "Warning: group g0 is 20 wide" in capsys.readouterr().err
+    assert run(["verify", str(SAMPLE), slim, "--plan", plan, "--for", "abacus"]) == 2
+    assert run(["rewrite", str(SAMPLE), "-o", slim, "--macs", "0.01"]) == 0
+    assert "not multiples of 8, since narrow or the target would be missed: g0" in capsys.readouterr().out
 
 
 def test_a_runtime_that_is_not_known() -> None:

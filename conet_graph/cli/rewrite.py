@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import RUNTIMES, Debug, Json, console, guarded, plain, print_json, quantity
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
+    from conet_graph.rewriting.alignment import Alignment
     from conet_graph.rewriting.plans import Plan
     from conet_graph.verification.verification import Report
 
@@ -44,7 +45,12 @@ def rewrite(
     ] = None,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
+    multiple_of: Annotated[
+        int | None, typer.Option(min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits")
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")
+    ] = None,
     min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
@@ -71,6 +77,7 @@ def rewrite(
     from conet_graph.ir.load import load_model
     from conet_graph.ir.save import atomic_write
     from conet_graph.passes import analysed
+    from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.verification import require
@@ -89,6 +96,7 @@ def rewrite(
         macs=_target(macs, "--macs"),
         latency_ms=latency,
         multiple_of=multiple_of,
+        runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
         importance=importance,
@@ -112,10 +120,13 @@ def rewrite(
         save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
+    by_target = params is not None or macs is not None or latency is not None or scale is not None
+    uneven = _uneven(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        print_json(_summary(made, before, after, report, output))
+        print_json({**_summary(made, before, after, report, output), "not_aligned": uneven})
     else:
         _show(made, before, after, report, output)
+        _show_uneven(uneven)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:
@@ -183,6 +194,27 @@ def _summary(
         "inexact_because": made.inexact_because,
         "verification": None if report is None else report.to_json(),
     }
+
+
+def _uneven(graph: Graph, made: Plan, alignment: Alignment) -> list[dict[str, Any]]:
+    """The new widths that are no multiple of what a target's widths are to be."""
+    from conet_graph.rewriting.alignment import uneven
+
+    widths = {group.id: group.new_width for group in made.groups}
+    return [
+        {"id": group.id, "new_width": widths[group.id], "multiple": multiple}
+        for group, multiple in uneven(graph, widths, alignment)
+    ]
+
+
+def _show_uneven(uneven: list[dict[str, Any]]) -> None:
+    for multiple in dict.fromkeys(entry["multiple"] for entry in uneven):
+        names = [entry["id"] for entry in uneven if entry["multiple"] == multiple]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        console().print(
+            f"not multiples of {multiple}, since narrow or the target would be missed:"
+            f" {', '.join(names[:8])}{more}"
+        )
 
 
 def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:

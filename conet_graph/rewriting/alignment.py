@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels, Group
+from conet_graph.passes.tie_channels import CHANNELS, Group
 
 Counts = NDArray[np.int64]
 
@@ -81,7 +81,7 @@ def step_ladder(graph: Graph, alignment: Alignment) -> list[Counts]:
     A group in which fewer than two steps fit starts with the largest half, quarter, ... of them that fits
     twice: 16 channels and more go by 8, those of 8 to 15 by 4.
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     multiples = [_multiple(group, alignment) for group in channels.groups]
     if alignment.strict:
         return [_steps(channels.groups, multiples)]
@@ -95,15 +95,28 @@ def step_ladder(graph: Graph, alignment: Alignment) -> list[Counts]:
         multiples = [max(m // 2, 1) for m in multiples]
 
 
-def breaking(graph: Graph, alignment: Alignment) -> list[tuple[Group, int]]:
-    """The free groups whose width is not a multiple of what it should be, and of what."""
-    channels: Channels = graph.notes["channels"]
+def uneven(graph: Graph, widths: Mapping[str, int], alignment: Alignment) -> list[tuple[Group, int]]:
+    """The free groups whose width (by group id) is not a multiple of what it should be, and of what."""
     found: list[tuple[Group, int]] = []
-    for group in channels.groups:
+    for group in graph.result(CHANNELS).groups:
         step = _step(group, _multiple(group, alignment)) * group.multiple
-        if group.free and group.width % step:
+        if group.free and group.id in widths and widths[group.id] % step:
             found.append((group, step))
     return found
+
+
+def breaking(graph: Graph, runtime: str) -> list[str]:
+    """Sentences about widths of a network that a runtime computes slower than they need be.
+
+    Raises:
+        BadUsage: the runtime is not known.
+
+    """
+    widths = {group.id: group.width for group in graph.result(CHANNELS).groups}
+    return [
+        f"group {group.id} is {widths[group.id]} wide, {runtime} computes multiples of {multiple}"
+        for group, multiple in uneven(graph, widths, preset(runtime))
+    ]
 
 
 def _multiple(group: Group, alignment: Alignment) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
@@ -102,7 +102,7 @@ class _Chooser:
 
     def __init__(self, graph: Graph, request: WidthRequest) -> None:
         self.graph, self.request = graph, request
-        self.channels: Channels = graph.notes["channels"]
+        self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
         self.scores = importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
