@@ -34,7 +34,7 @@ def chain(*widths: int) -> Graph:
 
 
 def grouped(groups: int, width: int) -> Graph:
-    """A convolution in groups between two others; the channels before it and behind it move so many at once."""
+    """A convolution in groups: the channels before and behind it move as many at once."""
     b = GraphBuilder()
     x = b.conv(b.conv(b.input("x", ["N", 3, 8, 8]), width, name="a"), width, 3, group=groups, name="g")
     b.output(b.conv(x, 10))
@@ -138,7 +138,7 @@ def test_commands_say_what_is_not_aligned(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_runtime_that_is_not_known() -> None:
-    with pytest.raises(BadUsage, match="choose one of onnxruntime-cpu, .*ncnn, rknn"):
+    with pytest.raises(BadUsage, match=r"choose one of onnxruntime-cpu, .*ncnn, rknn"):
         widths(chain(16), scale=0.5, runtime="tpu")
     with pytest.raises(BadUsage, match="give one"):
         widths(chain(16), scale=0.5, runtime="ncnn", multiple_of=4)

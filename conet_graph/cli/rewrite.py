@@ -46,7 +46,10 @@ def rewrite(
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[
-        int | None, typer.Option(min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits")
+        int | None,
+        typer.Option(
+            min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits"
+        ),
     ] = None,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")

@@ -148,8 +148,8 @@ class _Chooser:
         counts = counts.copy()
         if scale == 1 and self.request.multiple_of is None:
             return counts
-        for k in np.flatnonzero(self.movable):
-            old, step = int(self.counts[k]), self._step_for(k, self.counts[k] * scale)
+        for k in np.flatnonzero(self.movable).tolist():
+            old, step = int(self.counts[k]), self._step_for(k, float(self.counts[k] * scale))
             least = self._least(k, step)
             new = max(int(old * scale / step + 0.5) * step, least)
             if scale > 1:
@@ -195,16 +195,17 @@ class _Chooser:
     def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
         """The widths that come closest to a goal below, in the largest steps that come near it."""
         reached: Copies | None = None
-        for self.steps in self.ladder:
+        for steps in self.ladder:
+            self.steps = steps
             least = self._narrowest(counts)
             if reached is None:
-                if self.steps is not self.ladder[-1] and measure(least) > goal:
+                if steps is not self.ladder[-1] and measure(least) > goal:
                     continue
                 reached = self._narrowed(counts, measure, goal, what, rounds=50)
             order = self._drop_order(counts, least)[::-1]
             if self.request.uniform:
                 order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
-            reached = Fit(measure, goal, least, counts, self.steps, order).fill(reached)
+            reached = Fit(measure, goal, least, counts, steps, order).fill(reached)
             if measure(reached) >= NEAR * goal:
                 break
         assert reached is not None
@@ -254,8 +255,8 @@ class _Chooser:
 
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            least[k] = min(self._least(k, self.steps[k]), counts[k])
+        for k in np.flatnonzero(self.movable).tolist():
+            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
