@@ -171,6 +171,7 @@ class Lengths:
     rows: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Note which groups are free."""
         self.free = np.array([g.free for g in self.channels.groups], np.bool_)
 
     def row(self, value: str, axis: int) -> int:
