@@ -28,7 +28,9 @@ PRIVATE = """<ir_version: 8, opset_import: ["": 17, "private": 1]> g (float[N,3,
 
 def halved(model: onnx.ModelProto) -> tuple[Graph, onnx.ModelProto, Plan]:
     graph = analysed(LoadedModel(model))
-    plan, layout = planned(graph, choose_copies(graph, WidthRequest(scale=0.5)), "keep", False, 0)
+    plan, layout = planned(
+        graph, choose_copies(graph, WidthRequest(scale=0.5, multiple_of=1)), "keep", False, 0
+    )
     return graph, rewritten(graph, plan, layout), plan
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
-from conet_graph.cli.common import Debug, FreeKept, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import (
+    RUNTIMES,
+    Debug,
+    FreeKept,
+    Json,
+    console,
+    guarded,
+    plain,
+    print_json,
+    quantity,
+)
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -45,7 +55,15 @@ def rewrite(
     ] = None,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
+    multiple_of: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits"
+        ),
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")
+    ] = None,
     min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
@@ -79,8 +97,10 @@ def rewrite(
         require_pipe_out,
         write_to_pipe,
     )
+    from conet_graph.cli.uneven import show_uneven, uneven_groups
     from conet_graph.ir.save import atomic_write, one_file
     from conet_graph.passes import analysed
+    from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.report import require
@@ -106,6 +126,7 @@ def rewrite(
         macs=_target(macs, "--macs"),
         latency_ms=latency,
         multiple_of=multiple_of,
+        runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
         importance=importance,
@@ -132,10 +153,13 @@ def rewrite(
             save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
+    by_target = params is not None or macs is not None or latency is not None or scale is not None
+    uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        print_json(_summary(made, before, after, report, output))
+        print_json({**_summary(made, before, after, report, output), "not_aligned": uneven})
     else:
         _show(made, before, after, report, None if dry_run else output, stderr=piped)
+        show_uneven(uneven, stderr=piped)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:

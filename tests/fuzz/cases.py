@@ -106,7 +106,9 @@ def _rewritten(path: Path) -> str:
     graph = analysed(model)
     json.dumps(analysis_of(graph).to_dict(), allow_nan=False)
     to_text(graph)
-    made, layout = planned(graph, choose_copies(graph, WidthRequest(scale=0.5)), "keep", False, 0)
+    made, layout = planned(
+        graph, choose_copies(graph, WidthRequest(scale=0.5, multiple_of=1)), "keep", False, 0
+    )
     slim = rewritten(graph, made, layout)
     report = verify(graph, slim, made, model.folder)
     require(report)
