@@ -10,7 +10,17 @@ import typer
 
 from conet_graph.cli.apart import chosen, report_of
 from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
-from conet_graph.cli.common import Debug, FreeKept, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import (
+    RUNTIMES,
+    Debug,
+    FreeKept,
+    Json,
+    console,
+    guarded,
+    plain,
+    print_json,
+    quantity,
+)
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.plans import Plan
-    from conet_graph.verification.verification import Report
+    from conet_graph.verification.report import Report
 
 
 @guarded
@@ -63,7 +73,15 @@ def rewrite(
     ] = None,
     samples: Annotated[int, typer.Option(min=8, help="How many of them are used.")] = 256,
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
+    multiple_of: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits"
+        ),
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")
+    ] = None,
     min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
@@ -99,12 +117,14 @@ def rewrite(
         require_pipe_out,
         write_to_pipe,
     )
+    from conet_graph.cli.uneven import show_uneven, uneven_groups
     from conet_graph.ir.save import one_file
     from conet_graph.passes import analysed
+    from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.refits import beside, write_plan
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
-    from conet_graph.verification.verification import require
+    from conet_graph.verification.report import require
     from conet_graph.verification.verification import verify as verified
 
     if output is None and not dry_run:
@@ -129,6 +149,7 @@ def rewrite(
         macs=_target(macs, "--macs"),
         latency_ms=latency,
         multiple_of=multiple_of,
+        runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
         importance=importance or ("l2" if calibrate is None else "reconstruction"),
@@ -167,13 +188,16 @@ def rewrite(
             save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             write_plan(made, plan)
+    by_target = params is not None or macs is not None or latency is not None or scale is not None
+    uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        found = _summary(made, before, after, report, output)
+        found = {**_summary(made, before, after, report, output), "not_aligned": uneven}
         if data is not None and choice is not None:
             found["calibration"] = summary(data, request.importance, choice, fit)
         print_json(found)
     else:
         _show(made, before, after, report, None if dry_run else output, choice, stderr=piped)
+        show_uneven(uneven, stderr=piped)
 
 
 def _calibration(spec: str | None, graph: Graph, samples: int, init: str, seed: int) -> Calibration | None:

@@ -24,15 +24,10 @@ from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.plans import Plan, copies_of, make_plan
 from conet_graph.rewriting.refits import differences
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import (
-    RUNTIME,
-    Report,
-    first_line,
-    open_session,
-    random_inputs,
-    require,
-    verify,
-)
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.report import Report, require
+from conet_graph.verification.runtime import RUNTIME, first_line, open_session
+from conet_graph.verification.verification import verify
 
 INITS = ("keep", "fresh")
 
