@@ -95,9 +95,9 @@ def test_a_constant_condition_is_no_condition(kind: str) -> None:
 def test_branches_that_pass_a_value_on_and_hold_a_weight() -> None:
     net = parsed(
         f"{IMAGE}<{WEIGHTS}, bool cond = {{1}}>{{a = Conv(x, w) p, q = If(cond) <"
-        "then_branch = yes () => (float[1,8,6,6] a, float[1,8,6,6] t)"
-        " { k = Constant<value = float[1] {2.0}>() t = Mul(a, k) },"
-        " else_branch = no () => (float[1,8,6,6] a, float[1,8,6,6] e) { e = Neg(a) }>"
+        "then_branch = yes () => (float[1,8,6,6] s, float[1,8,6,6] t)"
+        " { s = Identity(a) k = Constant<value = float[1] {2.0}>() t = Mul(a, k) },"
+        " else_branch = no () => (float[1,8,6,6] s, float[1,8,6,6] e) { s = Abs(a) e = Neg(a) }>"
         " z = Add(p, q) y = Conv(z, wy)}"
     )
     assert rewidthed(net, scale=0.5).shape("wy") == (5, 4, 1, 1)
@@ -215,7 +215,7 @@ def test_places_of_maxima_that_are_read_otherwise_stay() -> None:
 EINSUMS = {
     "over the last axis": ("float[6,6] k", 'z = Einsum<equation="...hw,wk->...hk">(a, k)'),
     "no result named": ("float[6,6] k", 'z = Einsum<equation="...ij,jk">(a, k)'),
-    "over rows": ("float[6,4] k", "z = Einsum<equation=\"...hw,hk->...wk\">(a, k)"),
+    "over rows": ("float[6,4] k", 'z = Einsum<equation="...hw,hk->...wk">(a, k)'),
 }
 
 
