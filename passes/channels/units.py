@@ -198,6 +198,7 @@ class Tracker:
         """
         if not isinstance(axis, int):
             return axis
+        axis = axis or self.joined(op)
         if not isinstance(dim, int):
             raise NoRule("the length of an axis is not known")
         if dim > LONGEST_AXIS:
@@ -245,6 +246,10 @@ class Tracker:
     def frozen(self, reason: str) -> int:
         """A unit that may not change, for a reason a person can read."""
         raise NotImplementedError
+
+    def joined(self, op: Operator) -> int:
+        """The frozen unit of channels that an operator ties to unit 0, that of axes without channels."""
+        return self.frozen(f"{op.op_type} {shown(op.name)} joins them with an axis that carries no channels")
 
     def tie(self, op: Operator, left: Axis, right: Axis) -> None:
         """Say that two axes carry the same units, position by position."""
@@ -317,6 +322,7 @@ class Units(Tracker):
         self.counted: dict[tuple[str, str, int], Ids] = {}  # the first axis that a number counts
         self.count = 1
         self.reasons: dict[int, str] = {0: "it meets an axis that is not a channel axis"}
+        self.joins = {self.reasons[0]}  # reasons that say no more than that an axis carries no channels
         self._by_reason: dict[str, int] = {}
         self.left: list[Ids] = []
         self.right: list[Ids] = []
@@ -352,12 +358,22 @@ class Units(Tracker):
             self.reasons[self._by_reason[reason]] = reason
         return self._by_reason[reason]
 
+    def joined(self, op: Operator) -> int:
+        """The frozen unit, remembered as one that says where rather than why."""
+        unit = super().joined(op)
+        self.joins.add(self.reasons[unit])
+        return unit
+
     def tie(self, op: Operator, left: Axis, right: Axis) -> None:
         """Append an equation."""
         if left is right:
             return
         if isinstance(left, int) and isinstance(right, int):
             return  # neither carries channels: nothing depends on it
+        if isinstance(left, int):
+            left = left or self.joined(op)
+        if isinstance(right, int):
+            right = right or self.joined(op)
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
         # Broadcasting says the same, but takes longer than all else here.
