@@ -90,14 +90,14 @@ def _outputs(
 
 
 def _output(builder: Builder, batching: Batching, name: str) -> tuple[fx.Node, int | None]:
-    """An output; images without an axis in the file go along the one that counts them there, or the first."""
+    """An output, its images along the axis that counts them in the file, or along the first one."""
     held, node, shape = batching.held.get(name), builder.value(name), builder.graph.shape(name)
-    if held is not None and held.axis is not None:
-        return node, held.axis
     batch = next(h.length for h in batching.held.values())
     axis = next((k for k, dim in enumerate(shape or ()) if dim == batch), None)
     if held is None:
         return (node, None) if axis is None else (batching.for_all(node, Held(axis, batch)), axis)
+    if held.axis is not None and (held.length == batch or axis is None):
+        return node, held.axis
     if shape == ():
         return builder.code.call_function(as_scalar, (node,)), 0
     return builder.code.call_function(in_row, (batching.moved(name, OWN), axis or 0)), axis or 0

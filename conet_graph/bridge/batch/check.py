@@ -30,7 +30,7 @@ _SIDE = 64
 # Larger networks are not run: a check is to take seconds, not minutes.
 MOST_MACS = 20 * 10**9
 MOST_NUMBERS = 5 * 10**8
-# Of an output's largest magnitude.
+# Of an output's largest magnitude; smaller outputs than this may be off by its square.
 TOLERANCE = 1e-3
 # Where the network magnifies the last bits, the batch may be so many times farther off than each image.
 _TIMES_ALONE = 4
@@ -192,6 +192,6 @@ def _largest(made: list[Any], wanted: list[Any]) -> float:
         finite = np.isfinite(a)
         if not np.array_equal(finite, np.isfinite(b)):
             return float("inf")
-        top = max(float(np.abs(a[finite]).max(initial=0.0)), 1e-6)
+        top = max(float(np.abs(a[finite]).max(initial=0.0)), TOLERANCE)
         worst = max(worst, float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / top)
     return worst
