@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from conet_graph.ir.errors import shown
-from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.graph import Graph, Operator, Result
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.labels import ChannelLabels
 from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.rules import apply_rule
 
 
@@ -36,7 +37,7 @@ class Group:
 
 @dataclass
 class Channels:
-    """The solved channels of a network: what ``tie_channels`` leaves in ``graph.notes['channels']``."""
+    """The solved channels of a network: what ``tie_channels`` leaves in ``CHANNELS``."""
 
     units: Units
     groups: list[Group]
@@ -52,21 +53,57 @@ class Channels:
         return [self.groups[k] for k in order]
 
 
+CHANNELS: Result[Channels] = Result("channels", "tie_channels")
+
+
+# Channels that only the file or a shape gives, such as an alphabet that symbols are compared with.
+UNPRODUCED = "no layer produces them: they are positions of a constant (kept by default)"
+
+
 @dataclass(frozen=True)
 class TieChannels:
-    """Find the channel groups of a network (DESIGN: type inference for channels)."""
+    """Find the channel groups of a network (DESIGN: type inference for channels).
+
+    ``free_kept`` frees what is kept by default: channels that a Softmax, ArgMax or TopK selects among, and
+    those that no layer produces.
+    """
+
+    free_kept: bool = False
 
     name: ClassVar[str] = "tie_channels"
     doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
-        """Solve, and leave a ``Channels`` in ``graph.notes['channels']``."""
-        units = Units(graph)
+        """Solve, and leave a ``Channels`` in ``CHANNELS``."""
+        units = Units(graph, self.free_kept)
         walk(units)
         units.solve()
+        if not self.free_kept:
+            _keep_unproduced(units, graph.result(LAYERS))
         channels = _channels(graph, units)
-        graph.notes["channels"] = channels
-        graph.notes["labels"] = ChannelLabels(channels)
+        graph.keep(CHANNELS, channels)
+        graph.keep(AXIS_LABELS, ChannelLabels(channels))
+
+
+def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
+    """Keep the channels that layers read and none gives out, and solve once more where there are any."""
+    produced = np.zeros(len(units.frozen_class), np.bool_)
+    for layer in layers:
+        axis = out_axis(units, layer)
+        if not isinstance(axis, int):
+            produced[units.classes[axis]] = True
+    again = False
+    for layer in layers:
+        axis = in_axis(units, layer)
+        if isinstance(axis, int):
+            continue
+        classes = units.classes[axis]
+        given = axis[~produced[classes] & ~units.frozen_class[classes]]
+        if len(given):
+            units.keep(layer.op, given, UNPRODUCED)
+            again = True
+    if again:
+        units.solve()
 
 
 def walk(tracker: Tracker) -> None:
@@ -134,7 +171,7 @@ def _channels(graph: Graph, units: Units) -> Channels:
     count = len(units.frozen_class)
     touched = [(p, units.classes[axis]) for p, axis in units.stored.items() if not isinstance(axis, int)]
     signature = signatures((classes for _, classes in touched), count)
-    layers: list[Layer] = graph.notes["layers"]
+    layers: list[Layer] = graph.result(LAYERS)
     axes = {
         layer.op.index: (
             _classes(units, in_axis(units, layer)),

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
+from conet_graph.rewriting.refits import Refit
 
 FORMAT = "conet-graph.plan/1"
 Ids = NDArray[np.int64]
@@ -32,7 +34,10 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
+    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
+
+    ``graph`` is the solved network that the plan was just made for; one that was read has none.
+    """
 
     sha256: str
     init: str
@@ -41,14 +46,19 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    free_kept: bool = False
+    refit: Refit | None = None
+    graph: Graph | None = field(default=None, repr=False, compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+    def to_json(self, tensors: str | None = None) -> dict[str, Any]:
+        """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
+        refit = {} if self.refit is None else {"refit": self.refit.to_json(tensors)}
         return {
             "format": FORMAT,
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -61,11 +71,12 @@ class Plan:
                 for g in self.groups
             ],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
+            **refit,
         }
 
-    def dumps(self) -> str:
-        """The plan as JSON text."""
-        return json.dumps(self.to_json()) + "\n"
+    def dumps(self, tensors: str | None = None) -> str:
+        """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
+        return json.dumps(self.to_json(tensors)) + "\n"
 
     @staticmethod
     def loads(text: str) -> Plan:
@@ -99,6 +110,8 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                free_kept=bool(data.get("free_kept", False)),
+                refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -124,7 +137,7 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
 
 def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
     for number, group in enumerate(channels.groups):
@@ -132,14 +145,24 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        channels.units.free_kept,
+        graph=graph,
+    )
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:
     """The classes on the axis on which a group's channels are counted."""
     group = channels.groups[number]
     side = 1 if group.producers else 0
-    layers = group.producers or group.consumers or channels.units.graph.notes["layers"]
+    layers = group.producers or group.consumers or channels.units.graph.result(LAYERS)
     for layer in layers:
         classes = channels.layer_axes[layer.op.index][side]
         if classes is None:
@@ -180,7 +203,7 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         BadUsage: the plan does not fit the network.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:

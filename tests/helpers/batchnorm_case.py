@@ -14,8 +14,9 @@ from conet_graph.ir.check import check_model
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
-from conet_graph.verification.verification import open_session, random_inputs
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.runtime import open_session
 
 
 def counted(model: LoadedModel, op_type: str) -> int:
@@ -32,7 +33,7 @@ def node(model: LoadedModel, op_type: str) -> onnx.NodeProto:
 
 
 def independent_sizes(model: LoadedModel) -> int:
-    channels: Channels = analysed(model).notes["channels"]
+    channels = analysed(model).result(CHANNELS)
     return len({group.size for group in channels.groups if group.free})
 
 

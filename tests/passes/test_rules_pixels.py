@@ -8,6 +8,8 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.rewriting import plan, rewrite
 from conet_graph.verification.verification import verify
 
@@ -43,8 +45,8 @@ def test_channels_that_become_pixels_are_frozen_by_a_depth_to_space() -> None:
         "w3": random(256, 5),
     }
     loaded = model(nodes, weights, ["N", 5])
-    first = next(layer for layer in analysed(loaded).notes["layers"] if layer.op.name == "first")
-    channels = analysed(loaded).notes["channels"]
+    first = next(layer for layer in analysed(loaded).result(LAYERS) if layer.op.name == "first")
+    channels = analysed(loaded).result(CHANNELS)
     groups = channels.groups_on(channels.layer_axes[first.op.index][1])
     assert [group.free for group in groups] == [False] * len(groups)
 
@@ -63,7 +65,7 @@ def test_a_weight_that_is_rounded_is_not_shared_out_when_widened() -> None:
         "zero": np.array(0, np.int8),
     }
     loaded = model(nodes, weights, ["N", 5, 4, 4])
-    made = plan(loaded, scale=1.5)
+    made = plan(loaded, scale=1.5, multiple_of=1)
     assert sorted(made.tensors["w2"].scale[1].tolist()) == [0, 0, 1, 1, 1, 1]
     report = verify(analysed(loaded), rewrite(loaded, made).proto, made)
     assert report.equality == "passed"
@@ -81,6 +83,6 @@ def test_halves_of_one_channel_each_stay_apart_when_widened() -> None:
     ]
     weights = {"w1": random(2, 3, 1, 1), "sizes": np.array([1, 1], np.int64), "w2": random(5, 1, 1, 1)}
     loaded = model(nodes, weights, ["N", 5, 4, 4])
-    made = plan(loaded, scale=3.0)
+    made = plan(loaded, scale=3.0, multiple_of=1)
     assert made.tensors["w1"].axes[0].tolist() == [0, 0, 0, 1, 1, 1]
     assert verify(analysed(loaded), rewrite(loaded, made).proto, made).equality == "passed"
