@@ -20,7 +20,7 @@ from conet_graph.costs.cost import cost
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
-from conet_graph.verification.verification import first_line
+from conet_graph.verification.runtime import first_line
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
