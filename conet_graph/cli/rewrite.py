@@ -13,10 +13,8 @@ from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_j
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
-    import onnx
-
     from conet_graph.costs.cost import Cost
-    from conet_graph.ir.graph import Graph
+    from conet_graph.costs.input_shapes import Counting
     from conet_graph.rewriting.plans import Plan
     from conet_graph.verification.verification import Report
 
@@ -42,6 +40,10 @@ def rewrite(
     ] = None,
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1,3,H,W", help="Count at this size of an input; the file keeps its own."),
     ] = None,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
@@ -78,6 +80,9 @@ def rewrite(
         require_pipe_out,
         write_to_pipe,
     )
+    from conet_graph.costs.cost import cost
+    from conet_graph.costs.input_shapes import Counting, counting, named_shapes
+    from conet_graph.ir.load import LoadedModel
     from conet_graph.ir.save import atomic_write, one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
@@ -98,6 +103,10 @@ def rewrite(
     if piped and not dry_run:
         require_pipe_out()
     graph = analysed(loaded)
+    named = named_shapes(input_shape or [])
+    sizes = counting(graph, named) if macs or named else Counting()
+    sizes.require_share(_target(macs, "--macs"))
+    fixed = sizes.shapes if named else {}
     request = WidthRequest(
         scale=scale,
         widths=asked,
@@ -110,20 +119,23 @@ def rewrite(
         importance=importance,
         uniform=uniform,
         seed=seed,
+        input_shapes=sizes.shapes,
     )
     if latency is None:
         copies = choose_copies(graph, request)
     else:
         copies = chosen(
-            lambda: choose_copies(graph, replace(request, measure_latency=latency_meter(graph, provider)))
+            lambda: choose_copies(
+                graph, replace(request, measure_latency=latency_meter(graph, provider, fixed))
+            )
         )
     made, layout = planned(graph, copies, init, noise, seed)
     proto = rewritten(graph, made, layout)
-    before, after = _costs(graph, proto)
+    before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
     report = None
     if not dry_run and output is not None:
         if verify:
-            report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
+            report = report_of(lambda: verified(graph, proto, made, graph.folder, fixed), made)
             require(report)
         if piped:
             write_to_pipe(one_file(proto, graph.folder))
@@ -132,9 +144,9 @@ def rewrite(
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
     if json:
-        print_json(_summary(made, before, after, report, output))
+        print_json(_summary(made, before, after, report, output, sizes))
     else:
-        _show(made, before, after, report, None if dry_run else output, stderr=piped)
+        _show(made, before, after, report, None if dry_run else output, sizes, stderr=piped)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:
@@ -178,19 +190,13 @@ def _target(text: str | None, option: str) -> float | None:
     return value
 
 
-def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
-    from conet_graph.costs.cost import cost
-    from conet_graph.ir.graph import Graph
-    from conet_graph.ir.load import LoadedModel
-    from conet_graph.passes import STRUCTURE
-    from conet_graph.passes.base import PassManager
-
-    new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
-    return cost(graph), cost(new)
-
-
 def _summary(
-    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None
+    made: Plan,
+    before: Cost,
+    after: Cost,
+    report: Report | None,
+    output: Path | None,
+    sizes: Counting,
 ) -> dict[str, Any]:
     return {
         "format": "conet-graph.rewrite/1",
@@ -198,6 +204,7 @@ def _summary(
         "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
+        "counted_at": {"shapes": sizes.shapes, "assumed": sizes.assumed} if sizes.shapes else None,
         "exact": made.exact,
         "inexact_because": made.inexact_because,
         "verification": None if report is None else report.to_json(),
@@ -205,7 +212,14 @@ def _summary(
 
 
 def _show(
-    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None, *, stderr: bool
+    made: Plan,
+    before: Cost,
+    after: Cost,
+    report: Report | None,
+    output: Path | None,
+    sizes: Counting,
+    *,
+    stderr: bool,
 ) -> None:
     from rich import box
     from rich.table import Table
@@ -223,6 +237,8 @@ def _show(
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    for line in _countings(sizes, before):
+        out.print(line, soft_wrap=True)
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4
@@ -238,6 +254,18 @@ def _show(
         out.print("not verified (--no-verify)")
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
+
+
+def _countings(sizes: Counting, before: Cost) -> list[str]:
+    """At what sizes MACs were counted, and what is not in them."""
+    lines = []
+    if sizes.shapes:
+        hint = " (assumed: name others by --input-shape)" if sizes.assumed else ""
+        lines.append(f"MACs counted at {plain(sizes.said())}{hint}")
+        if before.uncounted:
+            names = ", ".join(plain(n) for n in before.uncounted[:4])
+            lines.append(f"MACs without {len(before.uncounted)} operators that cannot be counted: {names}")
+    return lines
 
 
 def _share(old: int | None, new: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,13 @@ class Report:
         self.failures.append(what)
 
 
-def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None) -> Report:
+def verify(
+    graph: Graph,
+    rewritten: onnx.ModelProto,
+    plan: Plan,
+    folder: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Report:
     """Verify a rewritten model against the analysed original and the plan.
 
     Args:
@@ -73,6 +80,7 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
         rewritten: the new model (unchanged external weights may still lie in ``folder``).
         plan: how the one became the other.
         folder: where external data of ``rewritten`` lies.
+        shapes: of inputs to run with, by name, where they are free.
 
     """
     report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
@@ -81,7 +89,7 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
         save_model(rewritten, path, folder)
         _check(graph, path, rewritten, folder, report)
         if report.ok:
-            _compare(graph, path, plan, report, Path(temporary))
+            _compare(graph, path, plan, report, Path(temporary), shapes or {})
     return report
 
 
@@ -170,7 +178,14 @@ def open_session(path: Path, provider: str = "CPUExecutionProvider", *, fused: b
     return ort.InferenceSession(str(path), options, providers=[provider])
 
 
-def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
+def _compare(
+    graph: Graph,
+    path: Path,
+    plan: Plan,
+    report: Report,
+    temporary: Path,
+    shapes: Mapping[str, Sequence[int]],
+) -> None:
     try:
         reference_path = temporary / "reference.onnx"
         save_model(masked_reference(graph, copies_of(graph, plan)), reference_path, graph.folder)
@@ -198,7 +213,7 @@ def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pa
         if batch == 2 and not _batch_is_free(reference):
             break
         doing(RUNTIME, "running the original network")
-        trial = _run_reference(reference, batch)
+        trial = _run_reference(reference, batch, shapes)
         if isinstance(trial, str):
             report.runs.append({"skipped": f"ONNX Runtime does not run the original: {trial}"})
             continue
@@ -285,13 +300,13 @@ class Trial:
     sensitivity: list[float]
 
 
-def _run_reference(session: Any, batch: int) -> Trial | str:
+def _run_reference(session: Any, batch: int, shapes: Mapping[str, Sequence[int]]) -> Trial | str:
     """Run the reference on the inputs, of a few draws, that tell most; a message where none runs."""
     best: Trial | str = "no inputs"
     size = _SIZES[0]
     for kind, scale in _DRAWS:
         for candidate in _SIZES if isinstance(best, str) else (size,):
-            feeds = random_inputs(session, batch, candidate, kind, scale)
+            feeds = random_inputs(session, batch, candidate, kind, scale, shapes)
             try:
                 outputs = session.run(None, feeds)
                 nudged = session.run(None, _nudged(feeds))
@@ -318,17 +333,29 @@ def _nudged(feeds: Arrays) -> Arrays:
     }
 
 
-def random_inputs(session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0) -> Arrays:
-    """Seeded inputs; free first axes become ``batch``, other free ones ``size``."""
+def random_inputs(
+    session: Any,
+    batch: int,
+    size: int,
+    kind: str = "normal",
+    scale: float = 1.0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Arrays:
+    """Seeded inputs; free first axes become ``batch``, other free ones as in ``shapes``, else ``size``."""
+    shapes = shapes or {}
     rng = np.random.default_rng(0)
     named: dict[str, int] = {}
     feeds: Arrays = {}
     for entry in session.get_inputs():
         shape = []
+        wanted = shapes.get(entry.name, ())
         for axis, dim in enumerate(entry.shape):
             if isinstance(dim, int):
                 shape.append(dim)
             else:
+                if axis < len(wanted):
+                    shape.append(max(wanted[axis], batch if axis == 0 else 1))
+                    continue
                 value = batch if axis == 0 else size
                 shape.append(named.setdefault(dim, value) if isinstance(dim, str) else value)
         values = _values(rng, entry.type, shape, kind)
