@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.graph import Operator
+from conet_graph.ir.schemas import STILL_RUN
 
 # Data inputs, by slot, of ONNX Runtime's quantised element-wise operators (contrib operator docs).
 _SAME_SHAPE = {
@@ -81,8 +82,8 @@ def _plain(op: Operator, op_type: str, inputs: list[str]) -> onnx.NodeProto:
 
 
 def _old_standard(op: Operator) -> list[onnx.NodeProto] | None:
-    """Experimental operators of the first opsets, which today's inference no longer knows."""
-    if op.op_type in ("Affine", "ImageScaler"):
+    """Standard operators of old opsets, which today's inference no longer knows."""
+    if op.op_type in ("Affine", "ImageScaler") or (op.op_type in STILL_RUN and op.version < 21):
         return [helper.make_node("Identity", op.inputs[:1], op.outputs[:1])]
     if op.op_type == "Crop" and op.attr("scale") is None:
         border = op.attr("border", [0, 0, 0, 0])
