@@ -19,6 +19,8 @@ EXPERIMENTAL = frozenset(
 # Operators that a newer opset redefined and onnx then called deprecated in the older one, where runtimes go
 # on running them: GroupNormalization of opsets 18 to 20 has a scale for each group.
 STILL_RUN = frozenset({"GroupNormalization"})
+# Operators that ONNX Runtime's optimiser writes, and runs, at opsets before the one that brought them.
+EARLY = {"LayerNormalization": 17}
 # Element types by the name they have in ONNX's operator descriptions.
 ELEMENT_TYPES = {
     f"tensor({name.lower()})": value for name, value in onnx.TensorProto.DataType.items() if value
@@ -52,7 +54,7 @@ class Schema:
 def schema_of(op_type: str, opset: int) -> Schema | None:
     """The description of an operator of ONNX's own domain; None where that opset does not have it."""
     try:
-        found = defs.get_schema(op_type, opset, "")
+        found = defs.get_schema(op_type, max(opset, EARLY.get(op_type, 0)), "")
     except defs.SchemaError:
         return None
     if found.deprecated and op_type not in STILL_RUN:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from conet_graph.cli.common import Debug, Json, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, FreeKept, Json, guarded, plain, print_json, quantity
 from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @guarded
 def analyze(
     model: Annotated[Path, typer.Argument(help="An ONNX file, or '-' for a pipe.", show_default=False)],
+    free_kept: FreeKept = False,
     json: Json = False,
     text: Annotated[bool, typer.Option("--text", help="Print the network as text.")] = False,
     rank: Annotated[
@@ -61,7 +62,7 @@ def analyze(
     hook = BetweenPasses(print_after or [], verify_each, debug)
     loaded = load_given(model)
     check_outputs({"--html": html}, model_files(loaded, "the model"))
-    graph = analysed(loaded, after=hook)
+    graph = analysed(loaded, after=hook, free_kept=free_kept)
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 

@@ -26,6 +26,12 @@ WIDTH = 100
 _OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")]
+FreeKept = Annotated[
+    bool,
+    typer.Option(
+        "--free-kept", help="Free channels kept by default: selected among (Softmax, TopK), or of no layer."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 P = ParamSpec("P")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, FreeKept, Json, console, guarded, plain, print_json, quantity
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def rewrite(
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
+    free_kept: FreeKept = False,
     init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
@@ -102,7 +103,7 @@ def rewrite(
     check_outputs({"-o": None if piped else output, "--plan": plan}, inputs)
     if piped and not dry_run:
         require_pipe_out()
-    graph = analysed(loaded)
+    graph = analysed(loaded, free_kept=free_kept)
     named = named_shapes(input_shape or [])
     sizes = counting(graph, named) if macs or named else Counting()
     sizes.require_share(_target(macs, "--macs"))

@@ -42,6 +42,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    free_kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -50,6 +51,7 @@ class Plan:
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -100,6 +102,7 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                free_kept=bool(data.get("free_kept", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -133,7 +136,16 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        channels.units.free_kept,
+    )
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:

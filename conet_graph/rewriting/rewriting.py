@@ -36,7 +36,13 @@ INITS = ("keep", "fresh")
 
 
 def plan(
-    model: LoadedModel, *, init: str = "keep", noise: bool = False, seed: int = 0, **request: Any
+    model: LoadedModel,
+    *,
+    init: str = "keep",
+    noise: bool = False,
+    seed: int = 0,
+    free_kept: bool = False,
+    **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
 
@@ -45,13 +51,15 @@ def plan(
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
         seed: of fresh weights, of noise and of random rankings.
+        free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
+            among, and those that no layer produces.
         request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
 
     Raises:
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model)
+    graph = analysed(model, free_kept=free_kept)
     copies = choose_copies(graph, WidthRequest(seed=seed, **request))
     return planned(graph, copies, init, noise, seed)[0]
 
@@ -86,7 +94,7 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     """
     if made.sha256 != model.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model)
+    graph = analysed(model, free_kept=made.free_kept)
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
@@ -100,7 +108,7 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    report = verify(analysed(original), new.proto, made, new.folder)
+    report = verify(analysed(original, free_kept=made.free_kept), new.proto, made, new.folder)
     if made.sha256 != original.sha256:
         report.fail("the plan was made for another original file")
     return report

@@ -185,7 +185,12 @@ class Labels(Tracker):
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constant's axis shares its values out among copies."""
         units = self.axis(op.input(slot), axis)
-        if isinstance(units, int) or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
+        if isinstance(units, int):
+            return
+        of_a_weight = op.input(slot) in self.graph.derived
+        if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
+            self.mix(op, units)
+        if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         place = None
         if weight is not None:
@@ -206,6 +211,10 @@ class Labels(Tracker):
         """Note an operator that looks across channels whose number changes."""
         if not isinstance(axis, int) and op.index in self.mixing:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Selecting among channels whose number changes is looking across them."""
+        self.mix(op, axis)
 
     # -- edits -------------------------------------------------------------------------------------
 
