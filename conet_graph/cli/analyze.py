@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from conet_graph.cli.common import Debug, FreeKept, Json, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, For, FreeKept, Json, guarded, plain, print_json, quantity, say
 from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
@@ -38,6 +38,7 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
     ] = None,
+    for_: For = None,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="Print the network after a pass, on stderr."),
@@ -83,10 +84,17 @@ def analyze(
         from conet_graph.report.analysis_page import write_analysis_page
 
         write_analysis_page(graph, html, found)
+    warnings: list[str] = []
+    if for_ is not None:
+        from conet_graph.rewriting.alignment import breaking
+
+        warnings = breaking(graph, for_)
     if json:
-        print_json(found.to_dict())
-    else:
-        show(found, sys.stdout, rank)
+        print_json({**found.to_dict(), "warnings": warnings} if for_ is not None else found.to_dict())
+        return
+    show(found, sys.stdout, rank)
+    for warning in warnings:
+        say(f"Warning: {warning}.")
 
 
 def show(found: Analysis, out: TextIO, rank: bool = False) -> None:

@@ -38,6 +38,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else 
 TRAIN_MODULES = frozenset(
     ("matplotlib", "onnx2torch", "onnxscript", "PIL", "sklearn", "tensorboard", "torch", "torchvision")
 )
+# What --for takes; a test compares it with the presets themselves, which commands import late.
+RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt-int8, ncnn or rknn"
+
+For = Annotated[
+    str | None,
+    typer.Option("--for", metavar="RUNTIME", help=f"Warn of widths that do not suit {RUNTIMES}."),
+]
 
 P = ParamSpec("P")
 

@@ -94,6 +94,16 @@ def named_shapes(entries: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def fed_shapes(graph: Graph, sizes: InputShapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs with a free size as they are fed, for one image; none where no size is free."""
+    found = {}
+    for value in _inputs(graph):
+        dims, fed = _dims(value), sizes.get(value.name, ())
+        if len(fed) == len(dims) and any(dim.dim_value <= 0 for dim in dims[1:]):
+            found[value.name] = (max(dims[0].dim_value, 1), *fed[1:])
+    return found
+
+
 def counting(graph: Graph, named: InputShapes | None = None) -> Counting:
     """At what sizes to count a network.
 

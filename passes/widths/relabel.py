@@ -43,6 +43,8 @@ class Labels(Tracker):
         self.attributes: dict[int, dict[str, Any]] = {}
         self.shared_out: set[tuple[str, int]] = set()
         self.inexact: dict[str, None] = {}
+        # Operators that sum over copies without weights that could be shared out among them.
+        self.unshared: set[int] = set()
         self.unknown = {op.index: why for op, why, _ in units.unsupported}
 
     # -- labels ------------------------------------------------------------------------------------
@@ -196,6 +198,7 @@ class Labels(Tracker):
         if weight is not None:
             place = weight if self.is_constant(weight[0]) else self._source(self.axis(*weight))
         if place is None or place[0] not in self.graph.constants:
+            self.unshared.add(op.index)
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
         else:
             self.shared_out.add((place[0], place[1] % len(self.graph.constants[place[0]].dims)))
