@@ -58,6 +58,13 @@ class Packed:
         return len(self.units) * self.each * self.times
 
 
+def _is_shifted(left: Ids, right: Ids) -> bool:
+    """Whether one axis holds the other's channels, each one position further on."""
+    if len(left) < 2 or left[0] == right[0] or (left[1] != right[0] and left[0] != right[1]):
+        return False
+    return bool((left[1:] == right[:-1]).all() or (left[:-1] == right[1:]).all())
+
+
 def length_of(axis: Axis | Packed | None) -> int | None:
     """Number of positions of an axis; None where it carries no channels, or where only the run knows."""
     if axis is None or isinstance(axis, int):
@@ -376,6 +383,9 @@ class Units(Tracker):
             right = right or self.joined(op)
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
+        if not isinstance(left, int) and not isinstance(right, int) and _is_shifted(left, right):
+            # One class of all channels: it can neither lose one nor be copied and stay in order.
+            self.freeze(op, right, f"{op.op_type} {shown(op.name)} joins each channel with its neighbour")
         # Broadcasting says the same, but takes longer than all else here.
         a = np.full_like(right, left) if isinstance(left, int) else left
         b = np.full_like(a, right) if isinstance(right, int) else right
