@@ -46,7 +46,8 @@ def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pat
         )
         return
     fresh = ["fresh weights"] if plan.init != "keep" else []
-    why_not = fresh or random_operators(graph) or made.unequal_because
+    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
+    why_not = fresh or random_operators(graph) or apart
     judge = Judge(graph, report, compares=not why_not)
     first = _first_runs(pair, judge, temporary)
     if first is None:
