@@ -36,7 +36,6 @@ def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pat
     copies = copies_of(graph, plan)
     made = reference(graph, copies)
     pair = opened(graph, made, path, report, temporary)
-    made.model.Clear()  # the session has it now: it need not be held twice
     if pair is None:
         return
     report.tolerance = tolerance(graph)

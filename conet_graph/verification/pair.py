@@ -93,6 +93,7 @@ def opened(graph: Graph, made: Reference, path: Path, report: Report, temporary:
     place = temporary / "reference.onnx"
     try:
         save_model(made.model, place, graph.folder)
+        made.model.Clear()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
         reference = open_session(place, fused=False)
     except ConetGraphError:
