@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.input_shapes import InputShapes, counting
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
+from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
 
@@ -29,8 +32,9 @@ class WidthRequest:
     """What widths are asked for: at most one kind of target, ``widths`` by name, or both.
 
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
-    operators whose MACs cannot be counted are left out of both sides.
+    MACs are counted at ``input_shapes`` (by input; where a size is free and none is named, one is assumed).
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
+    ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
     8 by default), in smaller steps where a group is narrow or the target would be missed. With
@@ -51,6 +55,8 @@ class WidthRequest:
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
+    input_shapes: InputShapes = field(default_factory=dict)
+    knowledge: Knowledge | None = None
 
 
 def shared_evenly(want: int, have: int) -> Copies:
@@ -104,7 +110,8 @@ class _Chooser:
         self.graph, self.request = graph, request
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
-        self.scores = importance(graph, request.importance, request.seed)
+        self.known = request.knowledge
+        self.scores = self.known.scores if self.known else importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
@@ -169,8 +176,14 @@ class _Chooser:
 
     # -- targets -----------------------------------------------------------------------------------
 
+    def _costs(self) -> CostModel:
+        if self.known and self.known.costs:
+            return self.known.costs
+        return CostModel(self._countable() if self.request.macs is not None else self.graph)
+
     def _to_cost(self, counts: Copies) -> Copies:
-        request, model = self.request, CostModel(self.graph)
+        request = self.request
+        model = self._costs()
         if request.params is not None:
             wanted, by_cost, what = request.params, model.parameters, "parameters"
         elif request.macs is not None:
@@ -184,8 +197,7 @@ class _Chooser:
 
         original = measure(self.counts)
         if not original:
-            why = " (the size of its input is free: fix it, or use --params)" if what == "MACs" else ""
-            raise Refused(f"This network has no {what} that can be counted{why}.")
+            raise Refused(f"This network has no {what} that can be counted.")
         goal = wanted * original if wanted <= 1 else wanted
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
@@ -210,6 +222,20 @@ class _Chooser:
                 break
         assert reached is not None
         return reached
+
+    def _countable(self) -> Graph:
+        """The network at sizes at which its layers' MACs are known: a share of some of them is no target."""
+        sizes = counting(self.graph, self.request.input_shapes)
+        sizes.require_share(self.request.macs)
+        graph = sizes.of(self.graph)
+        found = cost(graph)
+        unknown = [layer for layer in found.layers.values() if layer.macs is None]
+        if unknown:
+            raise Refused(
+                f"The MACs of {len(unknown)} of {len(found.layers)} layers cannot be counted, their sizes are"
+                " not known: name those of the inputs by --input-shape, or use --params."
+            )
+        return graph
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency
@@ -261,10 +287,15 @@ class _Chooser:
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
+        if self.known is not None and self.known.losses:
+            costs = self._costs()
+            by_cost = costs.parameters if self.request.params is not None else costs.macs
+            return self.known.drop_order(counts, least, self.steps, lambda c: by_cost(c.astype(np.float64)))
+        by_weights = importance(self.graph, self.request.importance) if self.known else self.scores
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):
-            values = np.sort(self.scores[self.groups[k].classes])[: counts[k] - least[k]]
+            values = np.sort(by_weights[self.groups[k].classes])[: counts[k] - least[k]]
             numbers += [int(k)] * len(values)
             scores += values.tolist()
         return np.array(numbers, np.int64)[np.argsort(np.array(scores), kind="stable")]
