@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import Channels
 
 WAYS = ("l2", "l1", "bn", "first", "random")
 Scores = NDArray[np.float64]
+# Under every score.
+DEAD = -1.0
 
 # Weights are looked at this many at a time: they stay in the cache, and files may be larger than memory.
 CHUNK = 2**16
@@ -30,7 +33,9 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
     Returns:
         One score a class, divided by the mean of its group: layers differ in the size of their weights,
         and a ranking over all groups is to compare channels, not layers (Molchanov et al. 2017). A
-        channel with weights that are not finite scores as the best finite one of its group.
+        channel with weights that are not finite scores as the best finite one of its group. A channel
+        without which the outputs stay as they are scores lowest, whatever its weights are, and counts in
+        no mean.
 
     Raises:
         BadUsage: there is no such way, or the seed is negative.
@@ -50,7 +55,10 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
             raw[group.classes] = np.linspace(1.5, 0.5, len(group.classes))
     else:
         raw = _norms(graph, channels, count, how)
-    return _by_group(channels, raw)
+    dead = dead_channels(graph, masked=True)
+    for gone, into in dead.merged.items():
+        raw[into] += raw[gone]  # it takes the other's place
+    return _by_group(channels, raw, dead.removable())
 
 
 def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
@@ -125,14 +133,16 @@ def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generi
     return along, (array[(*lead, slice(k, k + step))] for k in range(0, length, step))
 
 
-def _by_group(channels: Channels, raw: Scores) -> Scores:
+def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Scores:
     scores = np.ones_like(raw)
     for group in channels.groups:
+        alive = ~dead[group.classes]
         mine = raw[group.classes]
         finite = np.isfinite(mine)
-        best = mine[finite].max(initial=0.0)
+        best = mine[finite & alive].max(initial=0.0)
         if best > 0:
             # Divided by the best first: the sum of numbers near the largest float would overflow.
             mine = np.where(finite, mine, best) / best
-            scores[group.classes] = mine / mine.mean()
+            scores[group.classes] = mine / mine[alive].mean()
+    scores[dead] = DEAD
     return scores

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import Channels, Group
@@ -29,6 +30,7 @@ class WidthRequest:
 
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
     operators whose MACs cannot be counted are left out of both sides.
+    ``lossless`` drops the channels that change nothing, and no others.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     """
 
@@ -42,6 +44,7 @@ class WidthRequest:
     multiple_of: int = 1
     min_width: int = 1
     keep: tuple[str, ...] = ()
+    lossless: bool = False
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
@@ -74,9 +77,10 @@ def _check(request: WidthRequest) -> None:
         "--latency": request.latency_ms,
     }
     given = {option: value for option, value in targets.items() if value is not None}
-    if len(given) > 1:
-        raise BadUsage(f"Give one of {' and '.join(given)}, not several.")
-    if not given and not request.widths:
+    named = [*given, *(["--lossless"] if request.lossless else [])]
+    if len(named) > 1 or (request.lossless and request.widths):
+        raise BadUsage(f"Give one of {' and '.join(named or ['--lossless'])}, not several.")
+    if not named and not request.widths:
         raise BadUsage(
             "Say what size you want: a scale, widths, or a target for parameters, MACs or latency."
         )
@@ -108,6 +112,8 @@ class _Chooser:
             raise Refused(f"Nothing may change in this network: {self._reasons()}.")
         for name in request.keep:
             self.movable[list(find_groups(self.graph, name))] = False
+        if request.lossless:
+            return self._lossless()
         asked = asked_counts(self.graph, request.widths, request.keep)
         counts = self.counts.copy()
         for number, count in asked.items():
@@ -127,6 +133,20 @@ class _Chooser:
         told = list(dict.fromkeys(g.reason or "" for g in self.groups))
         more = f"; and {len(told) - REASONS} more reasons" if len(told) > REASONS else ""
         return "; ".join(told[:REASONS]) + more if told else "it has no layers"
+
+    def _lossless(self) -> Copies:
+        """Without the channels that change nothing, as far as multiples and least widths let them go."""
+        removable = dead_channels(self.graph).removable()
+        copies = np.ones(len(removable), np.int64)
+        for k in np.flatnonzero(self.movable):
+            group = self.groups[k]
+            dead = group.classes[removable[group.classes]]
+            step = self._step(group)
+            left = max(-(-(len(group.classes) - len(dead)) // step) * step, self._least(group), step)
+            copies[dead[: max(0, len(group.classes) - left)]] = 0
+        if (copies == 1).all():
+            raise Refused("No channel of this network can go without a change of its outputs.")
+        return copies
 
     # -- scale -------------------------------------------------------------------------------------
 

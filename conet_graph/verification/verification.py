@@ -21,7 +21,7 @@ from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import copy_light, save_model
 from conet_graph.passes import structured
-from conet_graph.rewriting.plans import Plan, copies_of
+from conet_graph.rewriting.plans import Plan, heard_copies
 from conet_graph.verification.equivalence import masked_reference
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -173,7 +173,7 @@ def open_session(path: Path, provider: str = "CPUExecutionProvider", *, fused: b
 def _compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
     try:
         reference_path = temporary / "reference.onnx"
-        save_model(masked_reference(graph, copies_of(graph, plan)), reference_path, graph.folder)
+        save_model(masked_reference(graph, heard_copies(graph, plan)), reference_path, graph.folder)
         doing(RUNTIME, "loading the original network")
         reference = open_session(reference_path, fused=False)
     except ConetGraphError:

@@ -1,0 +1,140 @@
+"""Which channels of a network can go without a change of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.dead_channels.contractions import Contraction, contractions
+from conet_graph.dead_channels.facts import Facts
+from conet_graph.dead_channels.walk import walk
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.tie_channels import Channels
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Dead:
+    """The classes of channels of a network that change nothing.
+
+    ``idle``: constant or unheard wherever they are summed over. ``merged``: classes that are multiples of
+    another class wherever they are summed over, with that class.
+    """
+
+    idle: Mask
+    merged: dict[int, int]
+    facts: Facts | None = None
+    places: list[Contraction] = field(default_factory=list)
+
+    def removable(self) -> Mask:
+        """All classes that can go."""
+        found = self.idle.copy()
+        found[list(self.merged)] = True
+        return found
+
+
+def dead_channels(graph: Graph, masked: bool = False) -> Dead:
+    """Find the channels that can go without a change of the outputs.
+
+    Args:
+        graph: with its channels solved.
+        masked: whether any other channels may go too, so that they are zero where they are summed over.
+
+    """
+    if key_of(masked) not in graph.notes:
+        graph.notes[key_of(masked)] = _found(graph, masked)
+    found: Dead = graph.notes[key_of(masked)]
+    return found
+
+
+def dead_among(graph: Graph, dropped: Mask) -> Dead:
+    """The dead channels to be counted on where these classes go: all, if others stay as they are."""
+    known: Dead | None = graph.notes.get(key_of(masked=False))
+    if known is not None and not (dropped & ~known.removable()).any():
+        return known
+    return dead_channels(graph, masked=True)
+
+
+def key_of(masked: bool) -> str:
+    """Where a graph's notes keep its dead channels."""
+    return "dead channels, others masked" if masked else "dead channels"
+
+
+def _found(graph: Graph, masked: bool) -> Dead:
+    channels: Channels = graph.notes["channels"]
+    candidates = _candidates(channels)
+    if not candidates.any():
+        return Dead(candidates, {})
+    facts = walk(graph, masked)
+    places = contractions(facts)
+    candidates &= _summed(places, len(candidates))
+    idle = _idle(candidates, places)
+    return Dead(idle, _merged(places, candidates & ~idle), facts, places)
+
+
+def _candidates(channels: Channels) -> Mask:
+    """Free classes that no operator looks across without weights."""
+    found = np.zeros(len(channels.units.frozen_class), np.bool_)
+    for group in channels.groups:
+        found[group.classes] = group.free
+    for _, axis in channels.units.mixes:
+        found[channels.units.classes[axis]] = False
+    return found
+
+
+def _summed(places: list[Contraction], count: int) -> Mask:
+    """Classes that are summed over somewhere: of others it is not known where they lead."""
+    found = np.zeros(count, np.bool_)
+    for place in places:
+        found[place.classes] = True
+    return found
+
+
+def _idle(candidates: Mask, places: list[Contraction]) -> Mask:
+    """Classes that no sum hears, or hears as a constant that can go elsewhere; the largest such set."""
+    idle = np.zeros_like(candidates)
+    while True:
+        alive = ~candidates
+        for place in places:
+            constant = place.data.constant
+            silent = constant & (place.data.low == 0)
+            if place.absorber is not None:
+                silent |= constant
+            alive[place.classes[~silent & place.heard(idle)]] = True
+        found = ~alive
+        if np.array_equal(found, idle):
+            return idle
+        idle = found
+
+
+def _merged(places: list[Contraction], candidates: Mask) -> dict[int, int]:
+    """Classes that are multiples of an earlier one at every sum, in the order of their channels."""
+    candidates = candidates.copy()
+    for place in places:
+        candidates[place.classes[~_has_a_twin(place)]] = False
+    signatures: dict[int, list[Hashable]] = {}
+    for number, place in enumerate(places):
+        for klass in np.unique(place.classes[candidates[place.classes]]).tolist():
+            kinds = place.data.kind[place.classes == klass]
+            signatures.setdefault(klass, []).append((number, tuple(kinds.tolist())))
+    first: dict[tuple[Hashable, ...], int] = {}
+    merged: dict[int, int] = {}
+    for klass, told in signatures.items():
+        leader = first.setdefault(tuple(told), klass)
+        if leader != klass:
+            merged[klass] = leader
+    return merged
+
+
+def _has_a_twin(place: Contraction) -> Mask:
+    """Positions with another one that is a multiple of them, where weights can be added up."""
+    if place.weight is None:
+        return np.zeros(len(place.classes), np.bool_)
+    _, inverse, times = np.unique(place.data.kind, return_inverse=True, return_counts=True)
+    factor = place.data.factor
+    found: Mask = (times[inverse] > 1) & np.isfinite(factor) & (factor != 0)
+    return found
