@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @guarded
 def analyze(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, or '-' for a pipe.", show_default=False)],
     json: Json = False,
     text: Annotated[bool, typer.Option("--text", help="Print the network as text.")] = False,
     rank: Annotated[
@@ -50,12 +50,14 @@ def analyze(
         raise BadUsage("--json, --text and --explain exclude each other: give one of them.")
     if (rank or html is not None) and (text or explain is not None):
         raise BadUsage("--rank and --html go with the table or with --json: leave --text and --explain out.")
+    from conet_graph.cli.files import check_outputs, load_given, model_files
     from conet_graph.cli.hooks import BetweenPasses
-    from conet_graph.ir.load import load_model
     from conet_graph.passes import analysed
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
-    graph = analysed(load_model(model), after=hook)
+    loaded = load_given(model)
+    check_outputs({"--html": html}, model_files(loaded, "the model"))
+    graph = analysed(loaded, after=hook)
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 

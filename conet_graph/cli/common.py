@@ -95,11 +95,11 @@ def print_json(data: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where tables go: stdout, at most 100 columns wide, coloured on a terminal only."""
     from rich.console import Console
 
-    made = Console(highlight=False, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
     return made
 

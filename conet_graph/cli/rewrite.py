@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @guarded
 def rewrite(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, or '-' for a pipe.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write, or '-' for a pipe.", show_default=False),
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Every free group F of its channels.")] = None,
     set_: Annotated[
@@ -68,8 +69,16 @@ def rewrite(
 
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
     """
-    from conet_graph.ir.load import load_model
-    from conet_graph.ir.save import atomic_write
+    from conet_graph.cli.files import (
+        PIPE,
+        check_outputs,
+        load_given,
+        model_files,
+        named_inputs,
+        require_pipe_out,
+        write_to_pipe,
+    )
+    from conet_graph.ir.save import atomic_write, one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
@@ -78,10 +87,17 @@ def rewrite(
 
     if output is None and not dry_run:
         raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
+    if output == PIPE and json:
+        raise BadUsage("-o - and --json both want stdout: give one of them.")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
     if not asked and scale is None and params is None and macs is None and latency is None:
         raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
-    graph = analysed(load_model(model))
+    loaded, piped = load_given(model), output == PIPE
+    inputs = [*model_files(loaded, "the model"), *named_inputs({"the widths": widths})]
+    check_outputs({"-o": None if piped else output, "--plan": plan}, inputs)
+    if piped and not dry_run:
+        require_pipe_out()
+    graph = analysed(loaded)
     request = WidthRequest(
         scale=scale,
         widths=asked,
@@ -109,13 +125,16 @@ def rewrite(
         if verify:
             report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
             require(report)
-        save(in_place_of(graph.loaded, proto), output)
+        if piped:
+            write_to_pipe(one_file(proto, graph.folder))
+        else:
+            save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
     if json:
         print_json(_summary(made, before, after, report, output))
     else:
-        _show(made, before, after, report, output)
+        _show(made, before, after, report, None if dry_run else output, stderr=piped)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:
@@ -185,11 +204,13 @@ def _summary(
     }
 
 
-def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:
+def _show(
+    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None, *, stderr: bool
+) -> None:
     from rich import box
     from rich.table import Table
 
-    out = console()
+    out = console(stderr=stderr)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for title in ("group", "old width", "new width", "share"):
         table.add_column(title, justify="left" if title == "group" else "right")
@@ -213,8 +234,10 @@ def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: 
             else f", largest difference {report.largest_difference:.1g}"
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
-    if output is not None and report is not None:
-        out.print(f"wrote {output}", soft_wrap=True)
+    elif output is not None:
+        out.print("not verified (--no-verify)")
+    if output is not None:
+        out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
 
 
 def _share(old: int | None, new: int | None) -> str:

@@ -9,12 +9,13 @@ import typer
 
 from conet_graph.cli.apart import report_of
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
+from conet_graph.ir.errors import BadUsage
 
 
 @guarded
 def verify(
-    original: Annotated[Path, typer.Argument(help="The ONNX file before.", show_default=False)],
-    rewritten: Annotated[Path, typer.Argument(help="The ONNX file after.", show_default=False)],
+    original: Annotated[Path, typer.Argument(help="The ONNX file before, or '-'.", show_default=False)],
+    rewritten: Annotated[Path, typer.Argument(help="The ONNX file after, or '-'.", show_default=False)],
     plan: Annotated[Path, typer.Option(help="The plan that 'rewrite --plan' wrote.", show_default=False)],
     json: Json = False,
     debug: Debug = False,
@@ -23,13 +24,15 @@ def verify(
 
     Example: conet-graph verify model.onnx slim.onnx --plan plan.json
     """
-    from conet_graph.ir.load import load_model
+    from conet_graph.cli.files import PIPE, load_given
     from conet_graph.regular_file import read_text
     from conet_graph.rewriting.plans import Plan
     from conet_graph.rewriting.rewriting import compare_models
 
+    if original == rewritten == PIPE:
+        raise BadUsage("Only one of the two models can come through a pipe: name the file of the other.")
     made = Plan.loads(read_text(plan, "plan"))
-    old, new = load_model(original), load_model(rewritten)
+    old, new = load_given(original), load_given(rewritten)
     report = report_of(lambda: compare_models(old, new, made), made)
     if json:
         print_json(report.to_json())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from conet_graph.dead_channels.alike import Ids, Numbers, alike
 from conet_graph.ir.graph import FLOATS, Graph, Operator
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 
 # Constants with more numbers are weights, which only the operators that sum over channels look at.
 LARGEST_OPERAND = 2**20
@@ -62,8 +62,7 @@ class Facts:
 
     def __init__(self, graph: Graph, masked: bool) -> None:
         self.graph, self.masked = graph, masked
-        self.channels: Channels = graph.notes["channels"]
-        self.units = self.channels.units
+        self.units = graph.result(CHANNELS).units
         self.known: dict[str, Fact] = {}
         # By the index of a layer: [groups, outputs, inputs], which inputs each output hears; and whether
         # some of its outputs get only some of the products.

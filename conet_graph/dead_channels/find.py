@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from conet_graph.dead_channels.contractions import Contraction, contractions
 from conet_graph.dead_channels.facts import Facts
 from conet_graph.dead_channels.walk import walk
-from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.ir.graph import Graph, Result
+from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 Mask = NDArray[np.bool_]
 
@@ -37,6 +37,10 @@ class Dead:
         return found
 
 
+DEAD: Result[Dead] = Result("dead channels", "dead_channels")
+AMONG_MASKED: Result[Dead] = Result("dead channels where others are masked", "dead_channels")
+
+
 def dead_channels(graph: Graph, masked: bool = False) -> Dead:
     """Find the channels that can go without a change of the outputs.
 
@@ -45,27 +49,21 @@ def dead_channels(graph: Graph, masked: bool = False) -> Dead:
         masked: whether any other channels may go too, so that they are zero where they are summed over.
 
     """
-    if key_of(masked) not in graph.notes:
-        graph.notes[key_of(masked)] = _found(graph, masked)
-    found: Dead = graph.notes[key_of(masked)]
-    return found
+    what = AMONG_MASKED if masked else DEAD
+    if not graph.has(what):
+        graph.keep(what, _found(graph, masked))
+    return graph.result(what)
 
 
 def dead_among(graph: Graph, dropped: Mask) -> Dead:
     """The dead channels to be counted on where these classes go: all, if others stay as they are."""
-    known: Dead | None = graph.notes.get(key_of(masked=False))
-    if known is not None and not (dropped & ~known.removable()).any():
-        return known
+    if graph.has(DEAD) and not (dropped & ~graph.result(DEAD).removable()).any():
+        return graph.result(DEAD)
     return dead_channels(graph, masked=True)
 
 
-def key_of(masked: bool) -> str:
-    """Where a graph's notes keep its dead channels."""
-    return "dead channels, others masked" if masked else "dead channels"
-
-
 def _found(graph: Graph, masked: bool) -> Dead:
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     candidates = _candidates(channels)
     if not candidates.any():
         return Dead(candidates, {})

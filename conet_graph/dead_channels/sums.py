@@ -167,7 +167,7 @@ def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Nu
         high: the largest.
 
     """
-    unknown: NDArray[np.bool_] = ~(np.isfinite(up) & np.isfinite(down)).all(axis=2)
+    unknown = np.asarray(~(np.isfinite(up) & np.isfinite(down)).all(axis=2), np.bool_)
     has_up, has_down = up > 0, down < 0
     no_low, no_high = np.isneginf(low), np.isposinf(high)
     endless_up: NDArray[np.bool_] = unknown | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
