@@ -43,6 +43,9 @@ def rewrite(
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
     ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Drop the channels that change nothing, and no others.")
+    ] = False,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
@@ -90,8 +93,10 @@ def rewrite(
     if output == PIPE and json:
         raise BadUsage("-o - and --json both want stdout: give one of them.")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
-    if not asked and scale is None and params is None and macs is None and latency is None:
-        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
+    if not (asked or lossless) and all(target is None for target in (scale, params, macs, latency)):
+        raise BadUsage(
+            "Say what size you want: --scale, --set, --widths, --params, --macs, --latency or --lossless."
+        )
     loaded, piped = load_given(model), output == PIPE
     inputs = [*model_files(loaded, "the model"), *named_inputs({"the widths": widths})]
     check_outputs({"-o": None if piped else output, "--plan": plan}, inputs)
@@ -107,6 +112,7 @@ def rewrite(
         multiple_of=multiple_of,
         min_width=min_width,
         keep=tuple(keep or ()),
+        lossless=lossless,
         importance=importance,
         uniform=uniform,
         seed=seed,
@@ -200,6 +206,8 @@ def _summary(
         "macs": {"old": before.macs, "new": after.macs},
         "exact": made.exact,
         "inexact_because": made.inexact_because,
+        "lossless": made.lossless,
+        "dead": sum(len(group.dead) for group in made.groups),
         "verification": None if report is None else report.to_json(),
     }
 
@@ -223,6 +231,9 @@ def _show(
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    dead = sum(len(group.dead) for group in made.groups)
+    if dead:
+        out.print(_dead_line(made, dead))
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4
@@ -238,6 +249,14 @@ def _show(
         out.print("not verified (--no-verify)")
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
+
+
+def _dead_line(made: Plan, dead: int) -> str:
+    """What dropping dead channels means for the outputs."""
+    if made.lossless:
+        return f"{dead} dead channels dropped, no others: the original's own outputs are kept"
+    dropped = sum(max(0, group.old_width - group.new_width) for group in made.groups)
+    return f"{dead} of the {dropped} dropped channels were dead: these change nothing"
 
 
 def _share(old: int | None, new: int | None) -> str:
