@@ -68,11 +68,29 @@ def contractions(facts: Facts) -> list[Contraction]:
             found.append(Contraction(op, classes, data, heard, None, None, None))
             continue
         count = hears.shape[0] * hears.shape[1]
+        hears = hears & ~_deaf(facts, op, count).reshape(*hears.shape[:2], 1)
         absorber = None if partial else _absorber(facts.graph, op, count)
         mergeable = weight if weight is not None and _own_matrix(facts.graph, weight[0], hears) else None
         outputs = _outputs(facts, op, count)
         found.append(Contraction(op, classes, data, hears, outputs, absorber, mergeable))
     return found
+
+
+def _deaf(facts: Facts, op: Operator, count: int) -> NDArray[np.bool_]:
+    """Outputs of a layer that the BatchNorm behind it multiplies with zero: what they are does not matter."""
+    reader = _only_reader(facts.graph, op.outputs[0])
+    if reader is None or reader[0].op_type != "BatchNormalization" or reader[0].attr("training_mode", 0):
+        return np.zeros(count, np.bool_)
+    scale = facts.vector(reader[0].input(1), count) if reader[1] == 0 else None
+    return np.zeros(count, np.bool_) if scale is None else scale == 0
+
+
+def _only_reader(graph: Graph, value: str) -> tuple[Operator, int] | None:
+    """The one operator that reads a value, and its input slot; None where there are others."""
+    readers = graph.consumers.get(value, [])
+    if len(readers) != 1 or value in graph.outputs or value in graph.captured:
+        return None
+    return readers[0]
 
 
 def _own_matrix(graph: Graph, name: str, hears: NDArray[np.bool_]) -> bool:
@@ -108,11 +126,10 @@ def _absorber(graph: Graph, op: Operator, count: int) -> Absorber | None:
         return _own_vector(graph, op.input(2), count, 1 / beta) if beta else None
     if op.input(2):
         return _own_vector(graph, op.input(2), count, 1.0)
-    output = op.outputs[0]
-    readers = graph.consumers.get(output, [])
-    if len(readers) != 1 or output in graph.outputs or output in graph.captured:
+    found = _only_reader(graph, op.outputs[0])
+    if found is None:
         return None
-    reader, slot = readers[0]
+    reader, slot = found
     if reader.op_type == "BatchNormalization" and slot == 0 and not reader.attr("training_mode", 0):
         return _own_vector(graph, reader.input(3), count, -1.0)
     if op.op_type == "MatMul" and reader.op_type == "Add":

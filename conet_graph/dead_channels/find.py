@@ -21,20 +21,42 @@ Mask = NDArray[np.bool_]
 class Dead:
     """The classes of channels of a network that change nothing.
 
-    ``idle``: constant or unheard wherever they are summed over. ``merged``: classes that are multiples of
-    another class wherever they are summed over, with that class.
+    ``idle``: constant or unheard wherever they are summed over. ``twins``: sets of classes that are multiples
+    of one another wherever they are summed over: one of each set is enough.
     """
 
     idle: Mask
-    merged: dict[int, int]
+    twins: list[list[int]]
     facts: Facts | None = None
     places: list[Contraction] = field(default_factory=list)
 
     def removable(self) -> Mask:
-        """All classes that can go."""
+        """All classes that can go together: of twins, the first one stays."""
         found = self.idle.copy()
-        found[list(self.merged)] = True
+        for classes in self.twins:
+            found[classes[1:]] = True
         return found
+
+    def replaced(self, dropped: Mask) -> dict[int, int]:
+        """For each dropped class that has a twin that stays, that twin."""
+        found = {}
+        for classes in self.twins:
+            kept = [klass for klass in classes if not dropped[klass]]
+            if kept and len(kept) < len(classes):
+                strongest = max(kept, key=self._strength)
+                found.update({klass: strongest for klass in classes if dropped[klass]})
+        return found
+
+    def lossless(self, dropped: Mask) -> Mask:
+        """Those of the dropped classes without which the outputs stay as they are."""
+        found = self.idle & dropped
+        found[list(self.replaced(dropped))] = True
+        return found
+
+    def _strength(self, klass: int) -> float:
+        """How large a channel is beside its twins; a small one would magnify rounding."""
+        place = next(place for place in self.places if (place.classes == klass).any())
+        return float(np.abs(place.data.factor[place.classes == klass]).min())
 
 
 DEAD: Result[Dead] = Result("dead channels", "dead_channels")
@@ -57,7 +79,7 @@ def dead_channels(graph: Graph, masked: bool = False) -> Dead:
 
 def dead_among(graph: Graph, dropped: Mask) -> Dead:
     """The dead channels to be counted on where these classes go: all, if others stay as they are."""
-    if graph.has(DEAD) and not (dropped & ~graph.result(DEAD).removable()).any():
+    if graph.has(DEAD) and np.array_equal(graph.result(DEAD).lossless(dropped), dropped):
         return graph.result(DEAD)
     return dead_channels(graph, masked=True)
 
@@ -66,12 +88,12 @@ def _found(graph: Graph, masked: bool) -> Dead:
     channels = graph.result(CHANNELS)
     candidates = _candidates(channels)
     if not candidates.any():
-        return Dead(candidates, {})
+        return Dead(candidates, [])
     facts = walk(graph, masked)
     places = contractions(facts)
     candidates &= _summed(places, len(candidates))
     idle = _idle(candidates, places)
-    return Dead(idle, _merged(places, candidates & ~idle), facts, places)
+    return Dead(idle, _twins(places, candidates & ~idle), facts, places)
 
 
 def _candidates(channels: Channels) -> Mask:
@@ -109,8 +131,8 @@ def _idle(candidates: Mask, places: list[Contraction]) -> Mask:
         idle = found
 
 
-def _merged(places: list[Contraction], candidates: Mask) -> dict[int, int]:
-    """Classes that are multiples of an earlier one at every sum, in the order of their channels."""
+def _twins(places: list[Contraction], candidates: Mask) -> list[list[int]]:
+    """Sets of classes that are multiples of one another at every sum, in the order of their channels."""
     candidates = candidates.copy()
     for place in places:
         candidates[place.classes[~_has_a_twin(place)]] = False
@@ -119,13 +141,10 @@ def _merged(places: list[Contraction], candidates: Mask) -> dict[int, int]:
         for klass in np.unique(place.classes[candidates[place.classes]]).tolist():
             kinds = place.data.kind[place.classes == klass]
             signatures.setdefault(klass, []).append((number, tuple(kinds.tolist())))
-    first: dict[tuple[Hashable, ...], int] = {}
-    merged: dict[int, int] = {}
+    sets: dict[tuple[Hashable, ...], list[int]] = {}
     for klass, told in signatures.items():
-        leader = first.setdefault(tuple(told), klass)
-        if leader != klass:
-            merged[klass] = leader
-    return merged
+        sets.setdefault(tuple(told), []).append(klass)
+    return [classes for classes in sets.values() if len(classes) > 1]
 
 
 def _has_a_twin(place: Contraction) -> Mask:

@@ -30,13 +30,12 @@ def keep_the_function(graph: Graph, layout: Layout) -> None:
         return
     dead = dead_among(graph, dropped)
     idle = dropped & dead.idle
-    merged = {gone: into for gone, into in dead.merged.items() if dropped[gone] and not dropped[into]}
+    merged = dead.replaced(dropped)
     for place in dead.places:
         if dead.facts is not None:
             _absorb(dead.facts, layout, place, idle)
         _merge(graph, layout, place, merged)
-    layout.lossless = idle
-    layout.lossless[list(merged)] = True
+    layout.lossless = dead.lossless(dropped)
 
 
 def _absorb(facts: Facts, layout: Layout, place: Contraction, idle: Mask) -> None:

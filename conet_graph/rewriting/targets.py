@@ -15,7 +15,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS, Group
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
-from conet_graph.rewriting.ranking import importance
+from conet_graph.rewriting.ranking import below_the_living, importance
 
 Copies = NDArray[np.int64]
 Measure = Callable[[Copies], float]
@@ -102,7 +102,7 @@ class _Chooser:
         self.graph, self.request = graph, request
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
-        self.scores = importance(graph, request.importance, request.seed)
+        self.scores = below_the_living(graph, importance(graph, request.importance, request.seed))
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
 
