@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import value_of
 from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.dead_channels.sums import layer_of, signed_sums
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.passes.shapes.constant_values import value_of
 
 
 @dataclass(frozen=True)

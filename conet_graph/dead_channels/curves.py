@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import evaluated
 from conet_graph.dead_channels.alike import Numbers, bucket_of
 from conet_graph.dead_channels.facts import Along, Facts, combined
 from conet_graph.ir.graph import Operator
+from conet_graph.passes.shapes.constant_values import evaluated
 
 # Curves that never fall (LeakyRelu and its like with a slope that is not negative: see ``_rises``).
 RISING = frozenset(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import value_of
 from conet_graph.dead_channels.alike import Numbers, alike
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
 # Weights that are looked at together: few enough to stay in the cache.

@@ -16,6 +16,7 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
+from conet_graph.rewriting.refits import Refit
 
 FORMAT = "conet-graph.plan/1"
 Ids = NDArray[np.int64]
@@ -46,14 +47,18 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    free_kept: bool = False
+    refit: Refit | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+    def to_json(self, tensors: str | None = None) -> dict[str, Any]:
+        """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
+        refit = {} if self.refit is None else {"refit": self.refit.to_json(tensors)}
         return {
             "format": FORMAT,
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -67,6 +72,7 @@ class Plan:
                 for g in self.groups
             ],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
+            **refit,
         }
 
     @property
@@ -80,9 +86,9 @@ class Plan:
             )
         )
 
-    def dumps(self) -> str:
-        """The plan as JSON text."""
-        return json.dumps(self.to_json()) + "\n"
+    def dumps(self, tensors: str | None = None) -> str:
+        """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
+        return json.dumps(self.to_json(tensors)) + "\n"
 
     @staticmethod
     def loads(text: str) -> Plan:
@@ -117,6 +123,8 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                free_kept=bool(data.get("free_kept", False)),
+                refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -159,7 +167,16 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new, _dead(channels, layout, number)))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        channels.units.free_kept,
+    )
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:

@@ -12,8 +12,10 @@ from conet_graph.costs.cost_model import CostModel
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import CHANNELS, Group
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
+from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import below_the_living, importance
 
@@ -32,6 +34,11 @@ class WidthRequest:
     operators whose MACs cannot be counted are left out of both sides.
     ``lossless`` drops the channels that change nothing, and no others.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
+    ``knowledge`` of the channels, measured, takes the place of ``importance``.
+
+    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
+    8 by default), in smaller steps where a group is narrow or the target would be missed. With
+    ``multiple_of`` they are multiples of that, whatever is missed. ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -41,13 +48,15 @@ class WidthRequest:
     weight_bytes: float | None = None
     latency_ms: float | None = None
     measure_latency: Callable[[Copies], float] | None = None
-    multiple_of: int = 1
+    multiple_of: int | None = None
+    runtime: str | None = None
     min_width: int = 1
     keep: tuple[str, ...] = ()
     lossless: bool = False
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
+    knowledge: Knowledge | None = None
 
 
 def shared_evenly(want: int, have: int) -> Copies:
@@ -91,7 +100,7 @@ def _check(request: WidthRequest) -> None:
         raise BadUsage(f"--scale is {request.scale}: give a factor of at most {WIDEST:.0f}.")
     if request.latency_ms is not None and request.measure_latency is None:
         raise BadUsage("A latency needs measure_latency, a function that measures a candidate.")
-    if request.multiple_of < 1 or request.min_width < 1:
+    if request.min_width < 1:
         raise BadUsage("--multiple-of and --min-width are 1 or more.")
 
 
@@ -102,9 +111,17 @@ class _Chooser:
         self.graph, self.request = graph, request
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
-        self.scores = below_the_living(graph, importance(graph, request.importance, request.seed))
+        self.known = request.knowledge
+        self.scores = self.known.scores if self.known else self._by_weights(request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
+        # Classes of each group that come and go together: as wished for, then smaller. The first are used
+        # until a target cannot be met with them.
+        self.ladder = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))
+        self.steps = self.ladder[0]
+
+    def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
+        return below_the_living(self.graph, importance(self.graph, self.request.importance, seed))
 
     def choose(self) -> Copies:
         request = self.request
@@ -136,13 +153,15 @@ class _Chooser:
 
     def _lossless(self) -> Copies:
         """Without the channels that change nothing, as far as multiples and least widths let them go."""
+        request = self.request
+        rounded = request.multiple_of is not None or request.runtime is not None
         removable = dead_channels(self.graph).removable()
         copies = np.ones(len(removable), np.int64)
-        for k in np.flatnonzero(self.movable):
+        for k in np.flatnonzero(self.movable).tolist():
             group = self.groups[k]
             dead = group.classes[removable[group.classes]]
-            step = self._step(group)
-            left = max(-(-(len(group.classes) - len(dead)) // step) * step, self._least(group), step)
+            step = int(self.steps[k]) if rounded else 1
+            left = max(-(-(len(group.classes) - len(dead)) // step) * step, self._least(k, step), 1)
             copies[dead[: max(0, len(group.classes) - left)]] = 0
         if (copies == 1).all():
             raise Refused("No channel of this network can go without a change of its outputs.")
@@ -150,22 +169,17 @@ class _Chooser:
 
     # -- scale -------------------------------------------------------------------------------------
 
-    def _step(self, group: Group) -> int:
-        """Classes that come and go together, so that the width stays a multiple of what is asked for."""
-        return int(np.lcm(self.request.multiple_of, group.multiple)) // group.multiple
-
-    def _steps(self) -> Copies:
-        return np.array([self._step(g) for g in self.groups], np.int64)
-
-    def _least(self, group: Group) -> int:
-        step = self._step(group)
-        return -(-self.request.min_width // (step * group.multiple)) * step
+    def _least(self, k: int, step: int) -> int:
+        return -(-self.request.min_width // (step * self.groups[k].multiple)) * step
 
     def _scaled(self, counts: Copies, scale: float) -> Copies:
         """Every movable group at the nearest multiple of ``scale`` times its width."""
         counts = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            old, step, least = int(self.counts[k]), self._step(self.groups[k]), self._least(self.groups[k])
+        if scale == 1 and self.request.multiple_of is None:
+            return counts
+        for k in np.flatnonzero(self.movable).tolist():
+            old, step = int(self.counts[k]), self._step_for(k, float(self.counts[k] * scale))
+            least = self._least(k, step)
             new = max(int(old * scale / step + 0.5) * step, least)
             if scale > 1:
                 counts[k] = max(new, old)  # rounding may not narrow what is to become wider,
@@ -176,10 +190,19 @@ class _Chooser:
             counts[k] = new
         return counts
 
+    def _step_for(self, k: int, wished: float) -> int:
+        """The largest step that leaves a width within a third of what is wished for."""
+        steps = [int(steps[k]) for steps in self.ladder]
+        near = (s for s in steps if abs(int(wished / s + 0.5) * s - wished) <= wished / 3)
+        return next(near, steps[-1])
+
     # -- targets -----------------------------------------------------------------------------------
 
+    def _costs(self) -> CostModel:
+        return self.known.costs if self.known and self.known.costs else CostModel(self.graph)
+
     def _to_cost(self, counts: Copies) -> Copies:
-        request, model = self.request, CostModel(self.graph)
+        request, model = self.request, self._costs()
         if request.params is not None:
             wanted, by_cost, what = request.params, model.parameters, "parameters"
         elif request.macs is not None:
@@ -199,12 +222,26 @@ class _Chooser:
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
-        least = self._narrowest(counts)
-        order = self._drop_order(counts, least)[::-1]
-        if self.request.uniform:
-            order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
-        reached = self._narrowed(counts, measure, goal, what, rounds=50)
-        return Fit(measure, goal, least, counts, self._steps(), order).fill(reached)
+        return self._fitted(counts, measure, goal, what)
+
+    def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
+        """The widths that come closest to a goal below, in the largest steps that come near it."""
+        reached: Copies | None = None
+        for steps in self.ladder:
+            self.steps = steps
+            least = self._narrowest(counts)
+            if reached is None:
+                if steps is not self.ladder[-1] and measure(least) > goal:
+                    continue
+                reached = self._narrowed(counts, measure, goal, what, rounds=50)
+            order = self._drop_order(counts, least)[::-1]
+            if self.request.uniform:
+                order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
+            reached = Fit(measure, goal, least, counts, steps, order).fill(reached)
+            if measure(reached) >= NEAR * goal:
+                break
+        assert reached is not None
+        return reached
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency
@@ -250,16 +287,21 @@ class _Chooser:
 
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            least[k] = min(self._least(self.groups[k]), counts[k])
+        for k in np.flatnonzero(self.movable).tolist():
+            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
+        if self.known is not None and self.known.losses:
+            costs = self._costs()
+            by_cost = costs.parameters if self.request.params is not None else costs.macs
+            return self.known.drop_order(counts, least, self.steps, lambda c: by_cost(c.astype(np.float64)))
+        by_weights = self._by_weights() if self.known else self.scores
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):
-            values = np.sort(self.scores[self.groups[k].classes])[: counts[k] - least[k]]
+            values = np.sort(by_weights[self.groups[k].classes])[: counts[k] - least[k]]
             numbers += [int(k)] * len(values)
             scores += values.tolist()
         return np.array(numbers, np.int64)[np.argsort(np.array(scores), kind="stable")]
@@ -268,8 +310,7 @@ class _Chooser:
         """Round what changes down to the multiple that is asked for."""
         snapped = wished.copy()
         for k in np.flatnonzero(self.movable & (wished != counts)):
-            step = self._step(self.groups[k])
-            snapped[k] = wished[k] // step * step
+            snapped[k] = wished[k] // self.steps[k] * self.steps[k]
         return snapped
 
     def _widened(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
@@ -288,8 +329,12 @@ class _Chooser:
                 high = middle
         reached = self._scaled(counts, low) if low > 1 else counts
         full = np.maximum(self._scaled(counts, high), reached)
-        order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
-        return Fit(measure, goal, counts, full, self._steps(), order).fill(reached)
+        for steps in self.ladder:
+            order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
+            reached = Fit(measure, goal, counts, full, steps, order).fill(reached)
+            if measure(reached) >= NEAR * goal:
+                break
+        return reached
 
     # -- channels ----------------------------------------------------------------------------------
 

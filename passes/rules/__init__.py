@@ -10,6 +10,7 @@ from conet_graph.passes.rules import (
     concat_split,
     conv,
     elementwise,
+    lookup,
     matmul,
     normalize,
     pool,
@@ -20,6 +21,7 @@ from conet_graph.passes.rules import (
     resize,
     transpose,
 )
+from conet_graph.passes.rules.held import hold_unread
 from conet_graph.passes.rules.registry import Rule
 
 RULES = gathered(
@@ -28,6 +30,7 @@ RULES = gathered(
         concat_split,
         conv,
         elementwise,
+        lookup,
         matmul,
         normalize,
         pool,
@@ -59,8 +62,10 @@ def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
     """Apply a rule; returns why it cannot be, None when it could."""
     if rule is None:  # no operator with a rule runs one
         return "it runs a sub-graph" if op.subgraphs() else "it has no channel rule"
+    tracker.read.clear()
     try:
         rule(tracker, op)
+        hold_unread(tracker, op)
     except NoRule as refusal:
         return str(refusal)
     except (IndexError, ValueError, TypeError, ArithmeticError):

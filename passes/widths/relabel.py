@@ -43,6 +43,8 @@ class Labels(Tracker):
         self.attributes: dict[int, dict[str, Any]] = {}
         self.shared_out: set[tuple[str, int]] = set()
         self.inexact: dict[str, None] = {}
+        # Operators that sum over copies without weights that could be shared out among them.
+        self.unshared: set[int] = set()
         self.unknown = {op.index: why for op, why, _ in units.unsupported}
 
     # -- labels ------------------------------------------------------------------------------------
@@ -185,12 +187,18 @@ class Labels(Tracker):
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constant's axis shares its values out among copies."""
         units = self.axis(op.input(slot), axis)
-        if isinstance(units, int) or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
+        if isinstance(units, int):
+            return
+        of_a_weight = op.input(slot) in self.graph.derived
+        if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
+            self.mix(op, units)
+        if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         place = None
         if weight is not None:
             place = weight if self.is_constant(weight[0]) else self._source(self.axis(*weight))
         if place is None or place[0] not in self.graph.constants:
+            self.unshared.add(op.index)
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
         else:
             self.shared_out.add((place[0], place[1] % len(self.graph.constants[place[0]].dims)))
@@ -206,6 +214,10 @@ class Labels(Tracker):
         """Note an operator that looks across channels whose number changes."""
         if not isinstance(axis, int) and op.index in self.mixing:
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Selecting among channels whose number changes is looking across them."""
+        self.mix(op, axis)
 
     # -- edits -------------------------------------------------------------------------------------
 
