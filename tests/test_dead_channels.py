@@ -137,6 +137,11 @@ def to_pixels(b: GraphBuilder, x: str) -> str:
     return b.op("DepthToSpace", first(b, x, w), blocksize=2)
 
 
+def every_third(b: GraphBuilder, x: str) -> str:
+    """Of six channels, tied by threes, the second of each three is taken: not the first, which is zero."""
+    return b.slice(first(b, x, weight(WIDTH, 3, 3, 3, zero_rows=1)), 1, 6, 1, 3)
+
+
 def unheard(b: GraphBuilder, x: str) -> str:
     """Nobody hears channels 0 and 1 of the second layer, nor channel 2 of the first but through them."""
     x = b.relu(first(b, x, weight(WIDTH, 3, 3, 3)))
@@ -189,6 +194,7 @@ def same(b: GraphBuilder, x: str) -> str:
         (gated, pointwise, 2),
         (focus, pointwise, 0),
         (to_pixels, pointwise, 1),
+        (every_third, pointwise, 0),
         (unheard, same, 3),
     ],
 )

@@ -8,8 +8,14 @@ from conet_graph.dead_channels.alike import Ids, Numbers, alike, bucket_of
 from conet_graph.dead_channels.facts import Along, Facts, combined
 from conet_graph.ir.graph import Operator
 
-# Here several channels may end up as the pixels of one: only their class tells what a position holds.
-REGROUPING = frozenset({"Reshape", "Flatten", "DepthToSpace", "SpaceToDepth"})
+# Elsewhere a rule may give a position the unit of a channel that is only tied to the one it holds, or
+# several channels end up as the pixels of one: then the class alone tells what there may be.
+REGROUPING = frozenset(
+    (
+        *("DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split"),
+        "Tile",
+    )
+)
 
 
 def moved(facts: Facts, op: Operator) -> None:
