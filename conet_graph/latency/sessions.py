@@ -1,0 +1,128 @@
+"""Networks timed in ONNX Runtime: fixed threads, warm, several of them in turn."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from conet_graph.ir.errors import BadUsage, Refused
+from conet_graph.ir.forked import doing
+from conet_graph.ir.save import save_model
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.runtime import RUNTIME, first_line
+
+CPU = "CPUExecutionProvider"
+WARM = 3  # runs before any is timed
+SIZE = 64  # of free dimensions other than the batch, which is 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Where and how networks are timed.
+
+    One thread on the processor is timed by the processor time of that thread, which other programs on the
+    machine disturb least; several threads, or another provider, by the clock on the wall.
+    """
+
+    provider: str = CPU
+    threads: int = 1
+
+    @property
+    def clock(self) -> str:
+        """What is read: ``thread`` or ``wall``."""
+        return "thread" if self.threads == 1 and self.provider == CPU else "wall"
+
+    def now(self) -> float:
+        """Seconds."""
+        return time.thread_time() if self.clock == "thread" else time.perf_counter()
+
+
+def conditions_of(provider: str | None, threads: int) -> Conditions:
+    """The conditions that are asked for.
+
+    Raises:
+        BadUsage: ONNX Runtime has no such provider here.
+
+    """
+    import onnxruntime as ort
+
+    # The processor unless another is asked for: a GPU build without a GPU lists providers it cannot start.
+    where = provider or CPU
+    if where not in ort.get_available_providers():
+        known = ", ".join(ort.get_available_providers())
+        raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
+    return Conditions(where, threads)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of a run: the median of many, and the distance between their quartiles."""
+
+    median: float
+    spread: float
+
+    @staticmethod
+    def of(milliseconds: Sequence[float]) -> Times:
+        """The summary of one or more measurements."""
+        low, middle, high = np.percentile(milliseconds, [25, 50, 75])
+        return Times(float(middle), float(high - low))
+
+
+class Timed:
+    """A network, open and warm."""
+
+    def __init__(self, path: Path, conditions: Conditions, configure: Callable[[Any], None] | None = None):
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = conditions.threads
+        options.inter_op_num_threads = 1
+        if configure is not None:
+            configure(options)
+        self.conditions = conditions
+        doing(RUNTIME, "running a candidate")
+        try:
+            self.session = ort.InferenceSession(str(path), options, providers=[conditions.provider])
+            self.feeds = random_inputs(self.session, 1, SIZE)
+            for _ in range(WARM):
+                self.session.run(None, self.feeds)
+        except Exception as error:
+            text = first_line(error)
+            raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
+
+    def run(self) -> float:
+        """Milliseconds of one run."""
+        start = self.conditions.now()
+        self.session.run(None, self.feeds)
+        return (self.conditions.now() - start) * 1e3
+
+
+def opened(proto: onnx.ModelProto, folder: Path | None, conditions: Conditions) -> Timed:
+    """A model, open and warm; ``folder`` is where its external data lies."""
+    with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
+        path = Path(temporary) / "candidate.onnx"
+        save_model(proto, path, folder)
+        return Timed(path, conditions)
+
+
+def raced(first: Timed, second: Timed, seconds: float, rounds: int = 15) -> tuple[Times, Times, float]:
+    """Times of two networks run in turn for so many seconds and rounds, and the ratio second to first.
+
+    The ratio is the median over rounds: what slows the machine down slows both down.
+    """
+    pairs: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while len(pairs) < rounds or time.perf_counter() - begin < seconds:
+        pairs.append((first.run(), second.run()))
+    ones, twos = zip(*pairs, strict=True)
+    ratio = statistics.median(two / one for one, two in pairs)
+    return Times.of(ones), Times.of(twos), ratio
