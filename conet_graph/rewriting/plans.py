@@ -16,6 +16,7 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
+from conet_graph.rewriting.refits import Refit
 
 FORMAT = "conet-graph.plan/1"
 Ids = NDArray[np.int64]
@@ -43,9 +44,11 @@ class Plan:
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
     free_kept: bool = False
+    refit: Refit | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+    def to_json(self, tensors: str | None = None) -> dict[str, Any]:
+        """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
+        refit = {} if self.refit is None else {"refit": self.refit.to_json(tensors)}
         return {
             "format": FORMAT,
             "source": {"sha256": self.sha256},
@@ -64,11 +67,12 @@ class Plan:
                 for g in self.groups
             ],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
+            **refit,
         }
 
-    def dumps(self) -> str:
-        """The plan as JSON text."""
-        return json.dumps(self.to_json()) + "\n"
+    def dumps(self, tensors: str | None = None) -> str:
+        """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
+        return json.dumps(self.to_json(tensors)) + "\n"
 
     @staticmethod
     def loads(text: str) -> Plan:
@@ -103,6 +107,7 @@ class Plan:
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
                 free_kept=bool(data.get("free_kept", False)),
+                refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None

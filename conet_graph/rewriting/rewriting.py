@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from conet_graph.ir.save import has_external, save_model
 from conet_graph.passes import analysed
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.plans import Plan, copies_of, make_plan
+from conet_graph.rewriting.refits import differences
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.verification.inputs import random_inputs
 from conet_graph.verification.report import Report, require
@@ -37,6 +39,8 @@ def plan(
     noise: bool = False,
     seed: int = 0,
     free_kept: bool = False,
+    calibrate: str | Path | Mapping[str, NDArray[Any]] | None = None,
+    samples: int = 256,
     **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
@@ -45,7 +49,10 @@ def plan(
         model: the original.
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
-        seed: of fresh weights, of noise and of random rankings.
+        seed: of fresh weights, of noise, of random rankings and of the draw of calibration inputs.
+        calibrate: unlabelled inputs by which a narrowed network keeps its function: a file or folder as
+            ``rewrite --calibrate`` takes them, or an array [samples, ...] for each input by its name.
+        samples: how many of them are used.
         free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
             among, and those that no layer produces.
         request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
@@ -55,8 +62,24 @@ def plan(
 
     """
     graph = analysed(model, free_kept=free_kept)
-    copies = choose_copies(graph, WidthRequest(seed=seed, **request))
-    return planned(graph, copies, init, noise, seed)[0]
+    if calibrate is None:
+        copies = choose_copies(graph, WidthRequest(seed=seed, **request))
+        return planned(graph, copies, init, noise, seed)[0]
+    if init != "keep":
+        raise BadUsage("Calibration keeps what the weights have learnt: leave out init='fresh'.")
+    from conet_graph.calibration.inputs import calibration_of, open_calibration
+    from conet_graph.calibration.narrowing import choose, refitted
+
+    if isinstance(calibrate, (str, Path)):
+        data = open_calibration(str(calibrate), graph, samples, seed)
+    else:
+        data = calibration_of(calibrate, graph, samples, seed)
+    wanted = WidthRequest(seed=seed, **{"importance": "reconstruction", **request})
+    copies = choose(graph, wanted, data).copies
+    made, layout = planned(graph, copies, init, noise, seed)
+    if not (copies == 0).any():
+        return made
+    return replace(made, refit=refitted(graph, layout, rewritten(graph, made, layout), data))
 
 
 def planned(
@@ -93,7 +116,7 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
-    return in_place_of(model, proto)
+    return in_place_of(model, proto if made.refit is None else made.refit.applied(proto))
 
 
 def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
@@ -103,7 +126,15 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    report = verify(analysed(original, free_kept=made.free_kept), new.proto, made, new.folder)
+    graph = analysed(original, free_kept=made.free_kept)
+    if made.refit is None:
+        report = verify(graph, new.proto, made, new.folder)
+    else:
+        # What is proven is the exact rewrite; the refitted network is it but for the tensors the plan names.
+        exact = rewritten(graph, made)
+        report = verify(graph, exact, made, original.folder)
+        for fault in differences(LoadedModel(exact, original.path), new, made.refit):
+            report.fail(fault)
     if made.sha256 != original.sha256:
         report.fail("the plan was made for another original file")
     return report

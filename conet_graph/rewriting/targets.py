@@ -15,6 +15,7 @@ from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
+from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
 
@@ -32,9 +33,10 @@ class WidthRequest:
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
     operators whose MACs cannot be counted are left out of both sides.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
+    ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
-    ``predicted`` gives its time beforehand, from the classes of each group: then the widths are those of
-    least ``loss`` (by the ranking where it is not given) that take no longer than ``latency_ms``.
+    ``predicted`` gives its time beforehand, from the classes of each group: then the widths are those of the
+    least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
     8 by default), in smaller steps where a group is narrow or the target would be missed. With
@@ -49,7 +51,6 @@ class WidthRequest:
     latency_ms: float | None = None
     measure_latency: Callable[[Copies], float] | None = None
     predicted: TimeModel | None = None
-    loss: Loss | None = None
     multiple_of: int | None = None
     runtime: str | None = None
     min_width: int = 1
@@ -57,6 +58,7 @@ class WidthRequest:
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
+    knowledge: Knowledge | None = None
 
 
 def shared_evenly(want: int, have: int) -> Copies:
@@ -110,7 +112,8 @@ class _Chooser:
         self.graph, self.request = graph, request
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
-        self.scores = importance(graph, request.importance, request.seed)
+        self.known = request.knowledge
+        self.scores = self.known.scores if self.known else importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
@@ -177,8 +180,11 @@ class _Chooser:
 
     # -- targets -----------------------------------------------------------------------------------
 
+    def _costs(self) -> CostModel:
+        return self.known.costs if self.known and self.known.costs else CostModel(self.graph)
+
     def _to_cost(self, counts: Copies) -> Copies:
-        request, model = self.request, CostModel(self.graph)
+        request, model = self.request, self._costs()
         if request.params is not None:
             wanted, by_cost, what = request.params, model.parameters, "parameters"
         elif request.macs is not None:
@@ -233,9 +239,15 @@ class _Chooser:
             return counts
         return self._narrowed(counts, measure, goal, "milliseconds", rounds=7)
 
+    def _loss(self) -> Loss:
+        known = self.known
+        if known is None or not known.losses:
+            return ranking_loss(self.scores, self.groups)
+        return lambda group, kept: known.loss(group, int(self.counts[group]) - kept)
+
     def _to_predicted(self, counts: Copies, budget: float, time: TimeModel) -> Copies:
         """The widths of least loss within a budget of time, in the largest steps with which it is met."""
-        loss = self.request.loss or ranking_loss(self.scores, self.groups)
+        loss = self._loss()
         for steps in self.ladder:
             self.steps = steps
             least = self._narrowest(counts)
@@ -284,10 +296,15 @@ class _Chooser:
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
+        if self.known is not None and self.known.losses:
+            costs = self._costs()
+            by_cost = costs.parameters if self.request.params is not None else costs.macs
+            return self.known.drop_order(counts, least, self.steps, lambda c: by_cost(c.astype(np.float64)))
+        by_weights = importance(self.graph, self.request.importance) if self.known else self.scores
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):
-            values = np.sort(self.scores[self.groups[k].classes])[: counts[k] - least[k]]
+            values = np.sort(by_weights[self.groups[k].classes])[: counts[k] - least[k]]
             numbers += [int(k)] * len(values)
             scores += values.tolist()
         return np.array(numbers, np.int64)[np.argsort(np.array(scores), kind="stable")]
