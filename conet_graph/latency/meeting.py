@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
+from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.prediction import Prediction
-from conet_graph.latency.profile import constant_weights
 from conet_graph.latency.sessions import Conditions, Timed, Times, opened, raced
 from conet_graph.latency.table import Table
 from conet_graph.passes.tie_channels import CHANNELS
@@ -87,8 +88,8 @@ class Met:
         return {
             "goal_ms": self.goal,
             "predicted_ms": self.predicted,
-            "measured_ms": {"median": self.measured.median, "spread": self.measured.spread},
-            "original_ms": {"median": self.original.median, "spread": self.original.spread},
+            "measured_ms": self.measured.to_json(),
+            "original_ms": self.original.to_json(),
             "share": self.share,
             "networks_measured": self.networks,
         }
@@ -108,7 +109,14 @@ def candidate_of(graph: Graph, copies: Copies, conditions: Conditions) -> Timed:
     return opened(proto, graph.folder, conditions)
 
 
-def meet(graph: Graph, request: WidthRequest, goal: Goal, table: Table, conditions: Conditions) -> Met:
+def meet(
+    graph: Graph,
+    request: WidthRequest,
+    goal: Goal,
+    table: Table,
+    conditions: Conditions,
+    choose: Callable[[WidthRequest], Copies] | None = None,
+) -> Met:
     """Widths of the least loss with which a network takes no longer than asked.
 
     Args:
@@ -117,6 +125,7 @@ def meet(graph: Graph, request: WidthRequest, goal: Goal, table: Table, conditio
         goal: the time.
         table: a latency table of the network or of its layers.
         conditions: under which the networks are measured.
+        choose: chooses channels, where the ranking is not to.
 
     Raises:
         Refused: the network is as fast already, cannot be that fast, or does not run.
@@ -134,7 +143,7 @@ def meet(graph: Graph, request: WidthRequest, goal: Goal, table: Table, conditio
     tried: list[Met] = []
     for _ in range(TRIES):
         asked = replace(request, latency_ms=min(budget, now), predicted=prediction)
-        copies = choose_copies(graph, asked)
+        copies = choose_copies(graph, asked) if choose is None else choose(asked)
         predicted = prediction.milliseconds(_counts(graph, copies)) / now * constant
         candidate = candidate_of(graph, copies, conditions)
         first, second, ratio = raced(original, candidate, SECONDS)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.overridable import drop_inputs
+from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.events import configure_profile, marked, operator_times
 from conet_graph.latency.prediction import Widths, shapes_of
@@ -26,7 +26,6 @@ from conet_graph.rewriting.alignment import Alignment, step_ladder
 
 Counts = NDArray[np.int64]
 
-NETWORKS = 28  # networks of other widths, the original among them
 EVEN = (0.75, 0.5, 0.25)  # those in which every group has this share of its channels
 RUNS, SECONDS = 6, 1.0  # of each network: at least so many, and so long
 
@@ -36,7 +35,7 @@ def profiled(
     conditions: Conditions,
     alignment: Alignment,
     *,
-    networks: int = NETWORKS,
+    networks: int = 28,
     path: Path | None = None,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Table:
@@ -85,9 +84,7 @@ def _begun(graph: Graph, conditions: Conditions, networks: int, path: Path | Non
     runtime = {
         "name": "onnxruntime",
         "version": ort.__version__,
-        "provider": conditions.provider,
-        "threads": conditions.threads,
-        "clock": conditions.clock,
+        **conditions.to_json(),
     }
     if path is None or not path.exists():
         return Table(runtime=runtime, sha256=graph.loaded.sha256, asked=networks)
@@ -127,15 +124,6 @@ def copies_for(graph: Graph, counts: Counts) -> Counts:
     for group, count in zip(channels.groups, counts.tolist(), strict=True):
         copies[group.classes[count:]] = 0
     return copies
-
-
-def constant_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model whose weights callers cannot override; ``proto`` itself is changed.
-
-    No runtime folds what may be overridden, nor lays it out for its kernels.
-    """
-    drop_inputs(proto, {tensor.name for tensor in proto.graph.initializer})
-    return proto
 
 
 class _Meter:

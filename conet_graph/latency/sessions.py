@@ -40,6 +40,10 @@ class Conditions:
         """What is read: ``thread`` or ``wall``."""
         return "thread" if self.threads == 1 and self.provider == CPU else "wall"
 
+    def to_json(self) -> dict[str, Any]:
+        """The conditions as plain data."""
+        return {"provider": self.provider, "threads": self.threads, "clock": self.clock}
+
     def now(self) -> float:
         """Seconds."""
         return time.thread_time() if self.clock == "thread" else time.perf_counter()
@@ -68,6 +72,10 @@ class Times:
 
     median: float
     spread: float
+
+    def to_json(self) -> dict[str, float]:
+        """The summary as plain data."""
+        return {"median": self.median, "spread": self.spread}
 
     @staticmethod
     def of(milliseconds: Sequence[float]) -> Times:
