@@ -52,7 +52,7 @@ def met_apart(
 
     from conet_graph.calibration.narrowing import Choice
     from conet_graph.calibration.narrowing import choose as calibrated_choice
-    from conet_graph.latency.meeting import Goal, meet
+    from conet_graph.latency.meeting import Goal, meet, require_slower
     from conet_graph.latency.profile import profiled
     from conet_graph.latency.sessions import conditions_of
     from conet_graph.latency.table import Table
@@ -66,6 +66,7 @@ def met_apart(
 
         def work() -> dict[str, Any]:
             conditions = conditions_of(timing.provider, timing.threads)
+            require_slower(graph, goal, conditions)
             table = given or profiled(
                 graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
             )
@@ -96,13 +97,13 @@ def met_apart(
 
 def speed_apart(graph: Graph, proto: onnx.ModelProto, timing: Timing) -> dict[str, Any]:
     """Times of a network and of what it was rewritten to."""
-    from conet_graph.latency.meeting import SECONDS, original_of
+    from conet_graph.latency.meeting import original_of
     from conet_graph.latency.sessions import conditions_of, opened, raced
 
     def work() -> dict[str, Any]:
         conditions = conditions_of(timing.provider, timing.threads)
         before, after = original_of(graph, conditions), opened(proto, graph.folder, conditions)
-        first, second, share = raced(before, after, SECONDS)
+        first, second, share = raced(before, after)
         return {
             "measured_ms": second.to_json(),
             "original_ms": first.to_json(),

@@ -16,7 +16,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.prediction import Prediction
-from conet_graph.latency.sessions import Conditions, Timed, Times, opened, raced
+from conet_graph.latency.sessions import LEAST_ROUNDS, Conditions, Timed, Times, opened, raced, rounds
 from conet_graph.latency.table import Table
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
@@ -27,7 +27,6 @@ Copies = NDArray[np.int64]
 TOLERANCE = 0.05  # of the goal: what is over it by more has missed it
 AIM = (0.96, 1.01)  # of the goal: what is outside is tried again with another budget
 TRIES = 5  # whole networks that are measured
-SECONDS = 2.0  # of each measurement
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,19 @@ def candidate_of(graph: Graph, copies: Copies, conditions: Conditions) -> Timed:
     return opened(proto, graph.folder, conditions)
 
 
+def require_slower(graph: Graph, goal: Goal, conditions: Conditions) -> None:
+    """Refuse a goal that the original meets, before anything else is timed.
+
+    Raises:
+        Refused: it is met.
+
+    """
+    original = original_of(graph, conditions)
+    now = Times.of([original.run() for _ in rounds(LEAST_ROUNDS, 0.0)]).median
+    if goal.number >= (1 if goal.is_share else now):
+        raise Refused(f"The network runs in {now:.4g} milliseconds already: nothing changes.")
+
+
 def meet(
     graph: Graph,
     request: WidthRequest,
@@ -135,7 +147,7 @@ def meet(
     now = prediction.milliseconds(prediction.widths.now)
     original = original_of(graph, conditions)
     whole = candidate_of(graph, np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64), conditions)
-    before, _, constant = raced(original, whole, SECONDS)
+    before, _, constant = raced(original, whole)
     share = goal.number if goal.is_share else goal.number / before.median
     if share >= 1:
         raise Refused(f"The network runs in {before.median:.4g} milliseconds already: nothing changes.")
@@ -146,7 +158,7 @@ def meet(
         copies = choose_copies(graph, asked) if choose is None else choose(asked)
         predicted = prediction.milliseconds(_counts(graph, copies)) / now * constant
         candidate = candidate_of(graph, copies, conditions)
-        first, second, ratio = raced(original, candidate, SECONDS)
+        first, second, ratio = raced(original, candidate)
         # Both as of the median over rounds of their ratio: the two medians may be of different rounds.
         measured = Times(first.median * ratio, second.spread)
         wanted, said = share * first.median, predicted * first.median

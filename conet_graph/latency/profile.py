@@ -18,7 +18,7 @@ from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.events import configure_profile, marked, operator_times
 from conet_graph.latency.prediction import Widths, shapes_of
-from conet_graph.latency.sessions import Conditions, Timed, Times, opened
+from conet_graph.latency.sessions import Conditions, Timed, Times, opened, rounds
 from conet_graph.latency.table import Row, Table
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
@@ -27,7 +27,7 @@ from conet_graph.rewriting.alignment import Alignment, step_ladder
 Counts = NDArray[np.int64]
 
 EVEN = (0.75, 0.5, 0.25)  # those in which every group has this share of its channels
-RUNS, SECONDS = 6, 1.0  # of each network: at least so many, and so long
+RUNS, SECONDS = 6, 0.7  # of each network: at least so many, and so long
 
 
 def profiled(
@@ -148,15 +148,12 @@ class _Meter:
 
         As on a machine that is as fast as it was in the median of all runs of the original.
         """
-        import time
-
         with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(marked(self._model(counts)), path, self.graph.folder)
             candidate = Timed(path, self.conditions, configure_profile(Path(folder)))
             beside: list[float] = []
-            begin = time.perf_counter()
-            while len(beside) < RUNS or time.perf_counter() - begin < SECONDS:
+            for _ in rounds(RUNS, SECONDS):
                 candidate.run()
                 beside.append(self.reference.run())
             events = Path(candidate.session.end_profiling())

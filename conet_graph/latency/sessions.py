@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from conet_graph.verification.runtime import RUNTIME, first_line
 CPU = "CPUExecutionProvider"
 WARM = 3  # runs before any is timed
 SIZE = 64  # of free dimensions other than the batch, which is 1
+LEAST_ROUNDS, RACE_SECONDS = 15, 2.0  # of networks that are compared
+MOST_ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class Times:
         return Times(float(middle), float(high - low))
 
 
+def rounds(least: int, seconds: float) -> Iterator[int]:
+    """Counts while networks are timed: at least so often, and so long; quick networks a few hundred times."""
+    begin = time.perf_counter()
+    for done in range(max(least, MOST_ROUNDS)):
+        if done >= least and time.perf_counter() - begin >= seconds:
+            return
+        yield done
+
+
 class Timed:
     """A network, open and warm."""
 
@@ -97,9 +108,9 @@ class Timed:
         if configure is not None:
             configure(options)
         self.conditions = conditions
-        doing(RUNTIME, "running a candidate")
+        doing(RUNTIME, "timing a network")
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=[conditions.provider])
+            self.session = open_session(path, options, conditions.provider)
             self.feeds = random_inputs(self.session, 1, SIZE)
             for _ in range(WARM):
                 self.session.run(None, self.feeds)
@@ -114,6 +125,13 @@ class Timed:
         return (self.conditions.now() - start) * 1e3
 
 
+def open_session(path: Path, options: Any, provider: str) -> Any:
+    """An ONNX Runtime session."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(str(path), options, providers=[provider])
+
+
 def opened(proto: onnx.ModelProto, folder: Path | None, conditions: Conditions) -> Timed:
     """A model, open and warm; ``folder`` is where its external data lies."""
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
@@ -122,15 +140,12 @@ def opened(proto: onnx.ModelProto, folder: Path | None, conditions: Conditions) 
         return Timed(path, conditions)
 
 
-def raced(first: Timed, second: Timed, seconds: float, rounds: int = 15) -> tuple[Times, Times, float]:
-    """Times of two networks run in turn for so many seconds and rounds, and the ratio second to first.
+def raced(first: Timed, second: Timed) -> tuple[Times, Times, float]:
+    """Times of two networks run in turn, and the ratio second to first.
 
     The ratio is the median over rounds: what slows the machine down slows both down.
     """
-    pairs: list[tuple[float, float]] = []
-    begin = time.perf_counter()
-    while len(pairs) < rounds or time.perf_counter() - begin < seconds:
-        pairs.append((first.run(), second.run()))
+    pairs = [(first.run(), second.run()) for _ in rounds(LEAST_ROUNDS, RACE_SECONDS)]
     ones, twos = zip(*pairs, strict=True)
     ratio = statistics.median(two / one for one, two in pairs)
     return Times.of(ones), Times.of(twos), ratio
