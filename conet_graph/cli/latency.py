@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from conet_graph.calibration.inputs import Calibration
     from conet_graph.calibration.narrowing import Choice
+    from conet_graph.costs.input_shapes import InputShapes
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.alignment import Alignment
     from conet_graph.rewriting.targets import WidthRequest
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timing:
-    """How networks are timed: ONNX Runtime's provider and threads, and a latency table that is there."""
+    """How networks are timed: ONNX Runtime's provider and threads, a table that is there, sizes of inputs."""
 
     provider: str | None
     threads: int
     table: Path | None
+    shapes: InputShapes
 
 
 def met_apart(
@@ -65,7 +67,7 @@ def met_apart(
     with progress() as tell:
 
         def work() -> dict[str, Any]:
-            conditions = conditions_of(timing.provider, timing.threads)
+            conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
             require_slower(graph, goal, conditions)
             table = given or profiled(
                 graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
@@ -101,7 +103,7 @@ def speed_apart(graph: Graph, proto: onnx.ModelProto, timing: Timing) -> dict[st
     from conet_graph.latency.sessions import conditions_of, opened, raced
 
     def work() -> dict[str, Any]:
-        conditions = conditions_of(timing.provider, timing.threads)
+        conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
         before, after = original_of(graph, conditions), opened(proto, graph.folder, conditions)
         first, second, share = raced(before, after)
         return {

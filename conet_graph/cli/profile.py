@@ -28,6 +28,10 @@ def profile(
         str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")
     ] = None,
     networks: Annotated[int, typer.Option(min=2, help="How many networks are run.")] = 28,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1,3,H,W", help="Time at this size of an input; free ones are 64."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -41,6 +45,7 @@ def profile(
     from conet_graph.cli.apart import timed
     from conet_graph.cli.files import check_outputs, load_given, model_files
     from conet_graph.cli.progress import progress
+    from conet_graph.costs.input_shapes import counting, named_shapes
     from conet_graph.latency.profile import profiled
     from conet_graph.latency.sessions import conditions_of
     from conet_graph.passes import analysed
@@ -49,12 +54,14 @@ def profile(
     alignment, loaded = alignment_of(multiple_of, for_), load_given(model)
     check_outputs({"-o": output}, model_files(loaded, "the model"))
     graph = analysed(loaded)
+    named = named_shapes(input_shape or [])
+    shapes = counting(graph, named).shapes if named else {}
     with progress() as tell:
 
         def work() -> dict[str, Any]:
             table = profiled(
                 graph,
-                conditions_of(provider, threads),
+                conditions_of(provider, threads, shapes),
                 alignment,
                 networks=networks,
                 path=output,

@@ -6,13 +6,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from conet_graph.costs.input_shapes import InputShapes
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.save import save_model
@@ -36,6 +37,7 @@ class Conditions:
 
     provider: str = CPU
     threads: int = 1
+    shapes: InputShapes = field(default_factory=dict)  # of inputs whose sizes are free
 
     @property
     def clock(self) -> str:
@@ -44,14 +46,16 @@ class Conditions:
 
     def to_json(self) -> dict[str, Any]:
         """The conditions as plain data."""
-        return {"provider": self.provider, "threads": self.threads, "clock": self.clock}
+        told = {"provider": self.provider, "threads": self.threads, "clock": self.clock}
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        return {**told, "input_shapes": shapes} if shapes else told
 
     def now(self) -> float:
         """Seconds."""
         return time.thread_time() if self.clock == "thread" else time.perf_counter()
 
 
-def conditions_of(provider: str | None, threads: int) -> Conditions:
+def conditions_of(provider: str | None, threads: int, shapes: InputShapes | None = None) -> Conditions:
     """The conditions that are asked for.
 
     Raises:
@@ -65,7 +69,7 @@ def conditions_of(provider: str | None, threads: int) -> Conditions:
     if where not in ort.get_available_providers():
         known = ", ".join(ort.get_available_providers())
         raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
-    return Conditions(where, threads)
+    return Conditions(where, threads, shapes or {})
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Timed:
         doing(RUNTIME, "timing a network")
         try:
             self.session = open_session(path, options, conditions.provider)
-            self.feeds = random_inputs(self.session, 1, SIZE)
+            self.feeds = random_inputs(self.session, 1, SIZE, shapes=conditions.shapes)
             for _ in range(WARM):
                 self.session.run(None, self.feeds)
         except Exception as error:
