@@ -65,6 +65,8 @@ RULES: Table = {}
     "Tanh",
     "ThresholdedRelu",
     "Bernoulli",
+    "RandomNormalLike",
+    "RandomUniformLike",
 )
 def unary(t: Tracker, op: Operator) -> None:
     """One input, the same axes out (further inputs are scalars)."""
