@@ -45,6 +45,13 @@ def size(tensor: Any) -> int:
     return tensor.size if isinstance(tensor, np.ndarray) else int(tensor.numel())
 
 
+def numbers(tensor: Any) -> NDArray[np.float64]:
+    """A tensor's numbers."""
+    if not isinstance(tensor, np.ndarray):
+        tensor = tensor.detach().cpu().double().numpy()
+    return np.asarray(tensor, np.float64)
+
+
 def changed(
     tensor: Any,
     axes: Mapping[int, NDArray[np.int64]],
