@@ -16,6 +16,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
+from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
@@ -36,6 +37,9 @@ class WidthRequest:
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
+    ``predicted`` gives its time beforehand, from the classes of each group: then the widths are those of the
+    least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
+
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
     8 by default), in smaller steps where a group is narrow or the target would be missed. With
     ``multiple_of`` they are multiples of that, whatever is missed. ``widths`` are taken as they are.
@@ -48,6 +52,7 @@ class WidthRequest:
     weight_bytes: float | None = None
     latency_ms: float | None = None
     measure_latency: Callable[[Copies], float] | None = None
+    predicted: TimeModel | None = None
     multiple_of: int | None = None
     runtime: str | None = None
     min_width: int = 1
@@ -97,7 +102,7 @@ def _check(request: WidthRequest) -> None:
             raise BadUsage(f"{option} is {value}: give a number above 0.")
     if request.scale is not None and request.scale > WIDEST:
         raise BadUsage(f"--scale is {request.scale}: give a factor of at most {WIDEST:.0f}.")
-    if request.latency_ms is not None and request.measure_latency is None:
+    if request.latency_ms is not None and request.measure_latency is None and request.predicted is None:
         raise BadUsage("A latency needs measure_latency, a function that measures a candidate.")
     if request.min_width < 1:
         raise BadUsage("--multiple-of and --min-width are 1 or more.")
@@ -132,6 +137,8 @@ class _Chooser:
             counts[number] = count
         if request.scale is not None:
             counts = self._scaled(counts, request.scale)
+        elif request.latency_ms is not None and request.predicted is not None:
+            return self._copies(self._to_predicted(counts, request.latency_ms, request.predicted))
         elif request.latency_ms is not None:
             counts = self._to_latency(counts, request.latency_ms)
         elif request.params or request.macs or request.weight_bytes:
@@ -250,6 +257,27 @@ class _Chooser:
                 raise Refused(f"The network runs in {now:.4g} milliseconds already: nothing changes.")
             return counts
         return self._narrowed(counts, measure, goal, "milliseconds", rounds=7)
+
+    def _loss(self) -> Loss:
+        known = self.known
+        if known is None or not known.losses:
+            return ranking_loss(self.scores, self.groups)
+        return lambda group, kept: known.loss(group, int(self.counts[group]) - kept)
+
+    def _to_predicted(self, counts: Copies, budget: float, time: TimeModel) -> Copies:
+        """The widths of least loss within a budget of time, in the largest steps with which it is met."""
+        loss = self._loss()
+        for steps in self.ladder:
+            self.steps = steps
+            least = self._narrowest(counts)
+            found = Knapsack(time, loss, self.movable, least, counts, steps).fill(budget)
+            if found is not None:
+                return found
+        closest = time.milliseconds(least)
+        raise Refused(
+            f"{budget:.4g} milliseconds cannot be reached: the closest is {closest:.4g} as predicted,"
+            " with every free width at its least."
+        )
 
     def _narrowed(self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int) -> Copies:
         """The widest rung of a ladder of widths that meets the goal."""
