@@ -283,8 +283,9 @@ class _Matcher:
             norm = next(self._explaining(key, one, one > 0, goal), None)
             if norm is not None and name not in self.given:
                 raise BadUsage(
-                    f"Whether BatchNorm {shown(norm.prefix)} follows {shown(key)} cannot be told, since it changes"
-                    f" nothing: say by --mapping what tensor {shown(name)} and its bias are, or use a .pt file."
+                    f"Whether BatchNorm {shown(norm.prefix)}, which changes nothing, follows {shown(key)}"
+                    f" cannot be told: say by --mapping what tensor {shown(name)} and its bias are, or use a"
+                    " .pt file."
                 )
         made = apply_plan_to_state_dict(self.plan, self.state, self.found.mapping)
         for layer, key, transpose, norm, _ in self.folded:
