@@ -64,6 +64,9 @@ def rewrite(
     latency_table: Annotated[
         Path | None, typer.Option("--table", help="Times of layers, as 'profile' writes them, for --latency.")
     ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Drop the channels that change nothing, and no others.")
+    ] = False,
     input_shape: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=1,3,H,W", help="Count at this size of an input; the file keeps its own."),
@@ -149,8 +152,10 @@ def rewrite(
     if output == PIPE and json:
         raise BadUsage("-o - and --json both want stdout: give one of them.")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
-    if not asked and scale is None and params is None and macs is None and latency is None:
-        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
+    if not (asked or lossless) and all(target is None for target in (scale, params, macs, latency)):
+        raise BadUsage(
+            "Say what size you want: --scale, --set, --widths, --params, --macs, --latency or --lossless."
+        )
     loaded, piped = load_given(model), output == PIPE
     read = {
         "the widths": widths,
@@ -177,6 +182,7 @@ def rewrite(
         runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
+        lossless=lossless,
         importance=importance or ("l2" if calibrate is None else "reconstruction"),
         uniform=uniform,
         seed=seed,
@@ -298,6 +304,8 @@ def _summary(
         "counted_at": {"shapes": sizes.shapes, "assumed": sizes.assumed} if sizes.shapes else None,
         "exact": made.exact,
         "inexact_because": made.inexact_because,
+        "lossless": made.lossless,
+        "dead": sum(len(group.dead) for group in made.groups),
         "verification": None if report is None else report.to_json(),
     }
 
@@ -330,6 +338,9 @@ def _show(
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    dead = sum(len(group.dead) for group in made.groups)
+    if dead:
+        out.print(_dead_line(made, dead))
     for line in _countings(sizes, before):
         out.print(line, soft_wrap=True)
     if not made.exact:
@@ -349,6 +360,14 @@ def _show(
         show_errors(out, made.refit)
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
+
+
+def _dead_line(made: Plan, dead: int) -> str:
+    """What dropping dead channels means for the outputs."""
+    if made.lossless:
+        return f"{dead} dead channels dropped, no others: the original's own outputs are kept"
+    dropped = sum(max(0, group.old_width - group.new_width) for group in made.groups)
+    return f"{dead} of the {dropped} dropped channels were dead: these change nothing"
 
 
 def _countings(sizes: Counting, before: Cost) -> list[str]:
