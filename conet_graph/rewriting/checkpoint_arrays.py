@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conet_graph.passes.widths.rewidth import TensorPlan, apply_plan
 
