@@ -30,7 +30,10 @@ class VerificationFailed(ConetGraphError):
 
 
 def shown(name: str, limit: int = 80) -> str:
-    """A name from a model or a path, safe to print: quoted, control characters escaped, shortened.
+    r"""A name from a model or a path, safe to print: quoted, control characters escaped, shortened.
+
+    >>> print(shown("модель.onnx"), shown("two" + chr(10) + "lines"))
+    'модель.onnx' 'two\nlines'
 
     What is too long loses its middle: the end of a path, or of a layer's name, says most.
 
@@ -45,4 +48,7 @@ def shown(name: str, limit: int = 80) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii")
+    """Letters of all scripts as they are; what does not print, or turns the line round, escaped."""
+    return "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode("ascii") for c in text
+    )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import conet_graph as cg
 from conet_graph.cli import run
@@ -148,24 +147,59 @@ def test_verify_fails_on_another_network(tmp_path: Path, capsys: pytest.CaptureF
     assert "differs" in capsys.readouterr().err
 
 
-def test_a_killed_rewrite_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
-    target = tmp_path / "out.onnx"
-    command = [sys.executable, "-m", "conet_graph", "rewrite", str(SAMPLE), "-o", str(target), "--no-verify"]
-    whole = set()
-    for scale in ("0.5", "0.75"):
-        subprocess.run([*command, "--scale", scale], check=True, capture_output=True)
-        whole.add(target.read_bytes())
-    start = time.perf_counter()
-    subprocess.run([*command, "--scale", "0.5"], check=True, capture_output=True)
-    usual = time.perf_counter() - start
-    rng = random.Random(0)
-    for k in range(12):
-        process = subprocess.Popen(
-            [*command, "--scale", ("0.75", "0.5")[k % 2]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.6, 1.05) * usual)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert target.read_bytes() in whole
+# A rewrite that stops at a point of its writing, says so, and waits to be killed.
+STOPPING = """
+import os, sys, time
+from conet_graph.cli import run
+from conet_graph.ir import save
+
+def stop():
+    print("here", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+def halves(parts):
+    whole = b"".join(parts)
+    yield whole[: len(whole) // 2]
+    stop()
+
+replace, staged = os.replace, save._staged
+point, *command = sys.argv[1:]
+if point == "half written":
+    save._staged = lambda path, parts: staged(path, halves(parts))
+elif point == "written":
+    os.replace = lambda *paths: stop()
+else:
+    os.replace = lambda *paths: (replace(*paths), stop())
+run(command)
+"""
+
+
+@pytest.mark.parametrize(("point", "new"), [("half written", False), ("written", False), ("renamed", True)])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_killed_rewrite_leaves_the_old_file_or_the_new(
+    point: str, new: bool, external: bool, tmp_path: Path
+) -> None:
+    model, target = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(onnx.load(SAMPLE), model, save_as_external_data=external, location="m.bin", size_threshold=0)
+    command = ["rewrite", str(model), "-o", str(target), "--no-verify", "--scale"]
+
+    def content() -> dict[str, bytes]:
+        """What a reader gets."""
+        return {t.name: numpy_helper.to_array(t).tobytes() for t in onnx.load(target).graph.initializer}
+
+    assert run([*command, "0.75"]) == 0
+    after = content()
+    assert run([*command, "0.5"]) == 0
+    before = content()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPING, point, *command, "0.75"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"here\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    # Of a model with its weights beside it the data file is renamed first: the model is still the old one.
+    assert content() == (after if new and not external else before)

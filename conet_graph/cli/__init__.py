@@ -24,7 +24,11 @@ def app_for(arguments: list[str]) -> typer.Typer:
     To build all of them takes as long as the analysis of a network.
     """
     app = typer.Typer(
-        name="conet-graph", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        name="conet-graph",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
     asked = next((argument for argument in arguments if not argument.startswith("-")), "")

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from conet_graph.cli.common import Debug, For, FreeKept, Json, guarded, plain, print_json, quantity, say
+from conet_graph.cli.common import (
+    Debug,
+    For,
+    FreeKept,
+    Json,
+    console,
+    guarded,
+    note,
+    plain,
+    print_json,
+    quantity,
+)
+from conet_graph.cli.steps import is_quiet, step
 from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
@@ -95,6 +107,7 @@ def analyze(
         from conet_graph.report.analysis_page import write_analysis_page
 
         write_analysis_page(graph, html, found)
+    step("")
     warnings: list[str] = []
     if for_ is not None:
         from conet_graph.rewriting.alignment import breaking
@@ -103,9 +116,13 @@ def analyze(
     if json:
         print_json({**found.to_dict(), "warnings": warnings} if for_ is not None else found.to_dict())
         return
-    show(found, sys.stdout, rank)
+    if html is None and dag is None:
+        show(found, sys.stdout, rank)
+    for path in (dag, html):
+        if path is not None:
+            console().print(f"wrote {path}", soft_wrap=True)
     for warning in warnings:
-        say(f"Warning: {warning}.")
+        note(f"Warning: {warning}.")
 
 
 def show(found: Analysis, out: TextIO, rank: bool = False) -> None:
@@ -123,7 +140,8 @@ def show(found: Analysis, out: TextIO, rank: bool = False) -> None:
     if frozen:
         rows = [_frozen(g) for g in frozen]
         write_table(out, f"{len(frozen)} frozen groups", FROZEN_COLUMNS, rows)
-    out.writelines(line + "\n" for line in _totals(found, free))
+    if not is_quiet():
+        out.writelines(line + "\n" for line in _totals(found, free))
 
 
 LAYER_COLUMNS = (

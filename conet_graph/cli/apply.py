@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conet_graph.cli.common import Debug, guarded, say
+from conet_graph.cli.common import Debug, guarded, note
+from conet_graph.cli.steps import step
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ def apply(
     keys = None if mapping is None else _mapping(read_text(mapping, "mapping"), mapping)
     if match not in (None, "auto") or (match is None) != (model is None):
         raise BadUsage("--match is 'auto' and needs --model, the ONNX file that the plan was made for.")
+    step("reading the checkpoint")
     old, metadata = read_checkpoint(checkpoint)
     if model is not None:
         keys = _matched(made, model, old, keys)
+    step("changing the checkpoint")
     write_checkpoint(apply_plan_to_checkpoint(made, old, keys), output, metadata)
 
 
@@ -75,14 +78,14 @@ def _matched(plan: Plan, model: Path, checkpoint: Any, given: dict[str, Any] | N
     if found.by_order:
         names = ", ".join(shown(name) for name in found.by_order[:3])
         more = f" and {len(found.by_order) - 3} more" if len(found.by_order) > 3 else ""
-        say(
+        note(
             f"Several entries of the checkpoint have equal values for {names}{more}:"
             " those that come first in it were taken (--mapping names others)."
         )
     if found.left:
         names = ", ".join(shown(name) for name in found.left[:3])
         more = f" and {len(found.left) - 3} more" if len(found.left) > 3 else ""
-        say(f"BatchNorm {names}{more} of the checkpoint is in no layer of the model and stays as it is.")
+        note(f"BatchNorm {names}{more} of the checkpoint is in no layer of the model and stays as it is.")
     return found.mapping
 
 

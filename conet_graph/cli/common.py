@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, get_type_hints
 
 import typer
 
+from conet_graph.cli.steps import is_quiet, steps
 from conet_graph.ir.errors import ConetGraphError, shown
 from conet_graph.report.markup import count
 
@@ -46,19 +48,28 @@ For = Annotated[
     typer.Option("--for", metavar="RUNTIME", help=f"Warn of widths that do not suit {RUNTIMES}."),
 ]
 
+# Options of every command: what a command prints besides its results.
+_MANNERS = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but JSON and errors.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Say how long each step took.")],
+}
+
 P = ParamSpec("P")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn what a command raises into one sentence on stderr and an exit code.
 
-    The command's keyword ``debug`` decides whether the traceback is shown too.
+    The command's keyword ``debug`` decides whether the traceback is shown too. Every command gets the options
+    ``--quiet`` and ``--verbose``.
     """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        quiet, verbose = (bool(kwargs.pop(name, False)) for name in _MANNERS)
         try:
-            command(*args, **kwargs)
+            with steps(quiet=quiet, timed=verbose or bool(kwargs.get("debug"))):
+                command(*args, **kwargs)
             sys.stdout.flush()  # what cannot be written is told here, not by Python at exit
         except typer.Exit:
             raise
@@ -68,6 +79,16 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             raise typer.Exit(report(error, bool(kwargs.get("debug")))) from None
 
+    # What typer reads of a command: its own options as they are, and two more.
+    signature = inspect.signature(command)
+    more = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False) for n in _MANNERS]
+    run.__annotations__ = {**get_type_hints(command, include_extras=True), **_MANNERS}
+    parameters = [
+        parameter.replace(annotation=run.__annotations__[parameter.name])
+        for parameter in (*signature.parameters.values(), *more)
+    ]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 
@@ -113,6 +134,12 @@ def say(sentence: str) -> None:
     print(f"conet-graph: {sentence}", file=sys.stderr)
 
 
+def note(sentence: str) -> None:
+    """One sentence on stderr about what was done, unless nothing is to be said."""
+    if not is_quiet():
+        say(sentence)
+
+
 def print_json(data: dict[str, Any]) -> None:
     """One JSON document on stdout."""
     json.dump(data, sys.stdout, indent=1, ensure_ascii=True)
@@ -123,7 +150,7 @@ def console(*, stderr: bool = False) -> Console:
     """Where tables go: stdout, at most 100 columns wide, coloured on a terminal only."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=is_quiet())
     made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
     return made
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from conet_graph.cli.common import Debug, guarded
+from conet_graph.cli.steps import step
 from conet_graph.ir.errors import BadUsage, shown
 
 
@@ -42,6 +43,7 @@ def export(
         from conet_graph.search.transfer import zoo_widths
 
         widths = zoo_widths(widths_from, name, image)
+    step("exporting")
     try:
         export_onnx(name, output, width=width, widths=widths, classes=classes, image=image, seed=seed)
     except (ValueError, OSError) as error:

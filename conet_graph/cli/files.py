@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conet_graph.cli.common import say
+from conet_graph.cli.common import note
+from conet_graph.cli.steps import step
 from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def load_given(path: Path) -> LoadedModel:
     from conet_graph.ir.assumed_opset import assume_opset
     from conet_graph.ir.load import load_bytes, load_model
 
+    step("reading the model")
     if path != PIPE:
         loaded = load_model(path)
     elif sys.stdin is None or sys.stdin.isatty():
@@ -137,7 +139,8 @@ def load_given(path: Path) -> LoadedModel:
         loaded = load_bytes(sys.stdin.buffer, "what came through the pipe")
     assume_opset(loaded)
     if loaded.assumed is not None:
-        say(loaded.assumed)
+        note(loaded.assumed)
+    step("analysing")
     return loaded
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conet_graph.cli.apart import timed
-from conet_graph.cli.common import say
+from conet_graph.cli.common import note
 from conet_graph.cli.progress import progress
 from conet_graph.ir.errors import BadUsage, Refused
 
@@ -120,7 +120,7 @@ def show_times(out: Console, found: dict[str, Any]) -> None:
     """One line, and a warning where the rewritten network is slower."""
     out.print(f"time {_sentence(found)}")
     if found["share"] >= 1:
-        say(f"Warning: the network is slower than the original: {found['share']:.2f} times its time.")
+        note(f"Warning: the network is slower than the original: {found['share']:.2f} times its time.")
 
 
 def _sentence(found: dict[str, Any]) -> str:

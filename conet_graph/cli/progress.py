@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from conet_graph.cli.steps import is_quiet
+
 STDERR = 2
 BAR = 30  # characters
 EVERY = 10.0  # seconds between lines where there is no terminal
@@ -19,6 +21,9 @@ def progress() -> Iterator[Callable[[str, float], None]]:
     On a terminal's stderr a bar that vanishes when done, elsewhere a line every ten seconds. A forked child
     may tell it, too: its own stderr leads nowhere.
     """
+    if is_quiet():
+        yield lambda what, share: None
+        return
     try:
         terminal = os.dup(STDERR)
     except OSError:  # closed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json
+from conet_graph.cli.steps import step
 
 if TYPE_CHECKING:
     from conet_graph.report.run import Run
@@ -38,6 +39,7 @@ def report(
     if html is not None:
         inside = [path for path in run.rglob("*") if folder not in path.parents] if run.is_dir() else []
         check_outputs({"--html": html}, [("a file of the search", p) for p in inside if p.is_file()])
+    step("drawing")
     data = read_run(run)
     plots = write_plots(data, folder)
     page = html or folder / "index.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +18,13 @@ from conet_graph.cli.common import (
     Json,
     console,
     guarded,
+    note,
     plain,
     print_json,
     quantity,
 )
+from conet_graph.cli.steps import step
+from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -141,6 +145,7 @@ def rewrite(
     from conet_graph.ir.save import one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.alignment import alignment_of
+    from conet_graph.rewriting.ranking import lacks_norms
     from conet_graph.rewriting.refits import beside, write_plan
     from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
@@ -188,7 +193,11 @@ def rewrite(
         seed=seed,
         input_shapes=sizes.shapes,
     )
+    if importance == "bn" and lacks_norms(graph):
+        note("There is no BatchNorm in this network to read: --importance bn ranks as l2 does.")
     choice, fit = None, None
+    # The other two ways tell for themselves how far they are.
+    step("choosing widths" if latency is None and data is None else "")
 
     timing, times = Timing(provider, threads, latency_table, fixed), None
     if latency is not None:
@@ -199,6 +208,7 @@ def rewrite(
         copies = choice.copies
     else:
         copies = choose_copies(graph, request)
+    step("rewriting")
     made, layout = planned(graph, copies, init, noise, seed)
     proto = rewritten(graph, made, layout)
     if latency is not None:
@@ -207,11 +217,13 @@ def rewrite(
     report = None
     if not dry_run and output is not None:
         if verify:
+            step("verifying")
             report = report_of(lambda: verified(graph, proto, made, graph.folder, fixed), made)
             require(report)
         if data is not None and (copies == 0).any():
             fit = refit_apart(graph, layout, proto, data)
             made, proto = replace(made, refit=fit), fit.applied(proto)
+        step("writing")
         if piped:
             write_to_pipe(one_file(proto, graph.folder))
         else:
@@ -220,6 +232,7 @@ def rewrite(
             write_plan(made, plan)
     if check_speed and times is None:
         times = speed_apart(graph, proto, timing)
+    step("")
     by_target = params is not None or macs is not None or latency is not None or scale is not None
     uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
@@ -321,18 +334,15 @@ def _show(
     *,
     stderr: bool,
 ) -> None:
-    from rich import box
-    from rich.table import Table
-
     out = console(stderr=stderr)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for title in ("group", "old width", "new width", "share", *(["predicted loss"] if choice else [])):
-        table.add_column(title, justify="left" if title == "group" else "right")
+    titles = ("old width", "new width", "share", *(["predicted loss"] if choice else []))
+    rows = []
     for group in made.groups:
         share = f"{100 * group.new_width / group.old_width:.0f} %"
         loss = [f"{choice.predicted.get(group.id, 0.0):.2g}"] if choice else []
-        table.add_row(group.id, str(group.old_width), str(group.new_width), share, *loss)
-    out.print(table)
+        rows.append([group.id, str(group.old_width), str(group.new_width), share, *loss])
+    columns = [Column("group"), *(Column(title, right=True) for title in titles)]
+    write_table(sys.stderr if stderr else sys.stdout, f"{len(rows)} changed groups", columns, rows)
     out.print(
         f"parameters {quantity(before.parameters)} -> {quantity(after.parameters)}"
         f" ({_share(before.parameters, after.parameters)}),"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity, say
+from conet_graph.cli.table import Column, write_table
 
 if TYPE_CHECKING:
     from conet_graph.report.run import Run
@@ -57,33 +59,29 @@ def _entry(run: Run) -> dict[str, Any]:
 
 
 def _show(found: list[Run], folder: Path) -> None:
-    from rich import box
-    from rich.table import Table
-
-    out = console()
     if not found:
-        out.print(f"no runs below {plain(str(folder))}")
+        console().print(f"no runs below {plain(str(folder))}")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for title in ("run", "model", "data", "status"):
-        table.add_column(title, overflow="fold")
-    for title in ("trials", "params", "accuracy", "best", "hours"):
-        table.add_column(title, justify="right", no_wrap=True)
+    columns = [Column(title, widest=16) for title in ("run", "model", "data", "status")]
+    columns += [Column(title, right=True) for title in ("trials", "params", "accuracy", "best", "hours")]
+    rows = []
     for run in found:
         entry = _entry(run)
         where = run.folder.relative_to(folder) if run.folder.is_relative_to(folder) else run.folder
-        table.add_row(
-            plain(str(where)),
-            plain(PurePath(entry["model"] or "?").name),
-            plain(entry["data"] or "?"),
-            plain(entry["status"]),
-            str(entry["trials"]),
-            quantity(entry["parameters"]),
-            _percent(entry["test_accuracy"]),
-            _percent(entry["best_accuracy"]),
-            f"{entry['hours']:.2f}",
+        rows.append(
+            [
+                plain(str(where)),
+                plain(PurePath(entry["model"] or "?").name),
+                plain(entry["data"] or "?"),
+                plain(entry["status"]),
+                str(entry["trials"]),
+                quantity(entry["parameters"]),
+                _percent(entry["test_accuracy"]),
+                _percent(entry["best_accuracy"]),
+                f"{entry['hours']:.2f}",
+            ]
         )
-    out.print(table)
+    write_table(sys.stdout, f"{len(rows)} runs", columns, rows)
 
 
 def _percent(share: float | None) -> str:

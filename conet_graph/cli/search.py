@@ -31,40 +31,45 @@ def search(
     out: Annotated[Path, typer.Option(help="The folder of the search.", show_default=False)],
     data: Annotated[
         str | None,
-        typer.Option(help="digits, npz:FILE, folder:DIR, cifar10:DIR, cifar100:DIR or imagenet:DIR [digits]"),
+        typer.Option(
+            help="digits, npz:FILE, folder:DIR, cifar10:DIR, cifar100:DIR or imagenet:DIR  [default: digits]"
+        ),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="Sizes whose rank grows slower in an epoch shrink [0.01]")
+        float | None, typer.Option(help="Sizes whose rank grows slower in an epoch shrink  [default: 0.01]")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="The most trials [25]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial [20]")] = None,
+    trials: Annotated[int | None, typer.Option(help="The most trials  [default: 25]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of a trial  [default: 20]")] = None,
     width: Annotated[
-        str | None, typer.Option(help="Every size's first width, or 'own': the file's own widths [32]")
+        str | None,
+        typer.Option(help="The first width of every size, or 'own': the file's  [default: 32]"),
     ] = None,
-    mu: Annotated[float | None, typer.Option(help="Sizes with a condition from here on shrink [10]")] = None,
+    mu: Annotated[
+        float | None, typer.Option(help="Sizes of this condition and more shrink  [default: 10]")
+    ] = None,
     gamma: Annotated[
-        float | None, typer.Option(help="A size that turns round with a smaller step stops [0.01]")
+        float | None, typer.Option(help="A size that turns round with a smaller step stops  [default: 0.01]")
     ] = None,
-    phi: Annotated[float | None, typer.Option(help="The first step, a share of the width [0.2]")] = None,
-    min_width: Annotated[int | None, typer.Option(help="No width under this [16]")] = None,
-    max_width: Annotated[int | None, typer.Option(help="No width over this [256]")] = None,
-    multiple_of: Annotated[int | None, typer.Option(help="Round widths to a multiple [2]")] = None,
+    phi: Annotated[float | None, typer.Option(help="The first step, in widths  [default: 0.2]")] = None,
+    min_width: Annotated[int | None, typer.Option(help="No width under this  [default: 16]")] = None,
+    max_width: Annotated[int | None, typer.Option(help="No width over this  [default: 256]")] = None,
+    multiple_of: Annotated[int | None, typer.Option(help="Round widths to a multiple  [default: 2]")] = None,
     warm: Annotated[
         bool | None, typer.Option("--warm", help="Trials go on with the last one's weights.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Images in a step [128]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate [0.1]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a step  [default: 128]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate  [default: 0.1]")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="adas, step, cosine, one-cycle or constant [adas]")
+        str | None, typer.Option(help="adas, step, cosine, one-cycle or constant  [default: adas]")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of SGD [0.0005]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of SGD  [default: 0.0005]")] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment", help="Crop, flip and cut out training images.")
     ] = None,
     image: Annotated[int | None, typer.Option(help="Scale images to this side.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random [0]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps [auto]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random  [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps  [default: auto]")] = None,
     max_params: Annotated[
         float | None,
         typer.Option(help="No trial has more parameters: a number, or a fraction of the file's."),

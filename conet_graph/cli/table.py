@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TextIO
 
+from conet_graph.cli.steps import is_quiet
+
 GAP = "  "
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
@@ -27,6 +29,8 @@ class Column:
 
 def write_table(out: TextIO, title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Write a table; a cell may hold several lines, and lines too long for a column are folded."""
+    if is_quiet():
+        return
     cells = [[cell.split("\n") for cell in row] for row in rows]
     widths = []
     for k, column in enumerate(columns):

@@ -70,13 +70,13 @@ def train(
     ] = False,
     amp: Annotated[
         bool | None,
-        typer.Option("--amp/--no-amp", help="Compute in bfloat16 [on GPUs]", show_default=False),
+        typer.Option("--amp/--no-amp", help="Compute in bfloat16.  [default: on GPUs]", show_default=False),
     ] = None,
     channels_last: Annotated[
         bool | None,
         typer.Option(
             "--channels-last/--no-channels-last",
-            help="Lay images out with their channels last, which is faster [without 3-D convolutions]",
+            help="Lay images out with channels last, which is faster.  [default: but for 3-D convolutions]",
             show_default=False,
         ),
     ] = None,

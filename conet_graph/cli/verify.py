@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from conet_graph.cli.apart import report_of
-from conet_graph.cli.common import Debug, For, Json, console, guarded, print_json, say
+from conet_graph.cli.common import Debug, For, Json, console, guarded, note, print_json, say
+from conet_graph.cli.steps import step
 from conet_graph.ir.errors import BadUsage
 
 
@@ -37,6 +38,7 @@ def verify(
         raise BadUsage("Only one of the two models can come through a pipe: name the file of the other.")
     made = read_plan(plan)
     old, new = load_given(original), load_given(rewritten)
+    step("verifying")
     report = report_of(lambda: compare_models(old, new, made), made)
     warnings = [] if for_ is None else breaking(analysed(new), for_)
     if json:
@@ -44,7 +46,7 @@ def verify(
     elif report.ok:
         console().print(f"verified: valid, runs, equality {report.equality}", style="green")
     for warning in [] if json else warnings:
-        say(f"Warning: {warning}.")
+        note(f"Warning: {warning}.")
     if not report.ok:
         say("Verification failed: " + "; ".join(report.failures) + ".")
         raise typer.Exit(1)

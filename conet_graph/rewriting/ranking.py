@@ -83,6 +83,11 @@ def _without_dead(graph: Graph, raw: Scores) -> tuple[Scores, NDArray[np.bool_]]
     return raw, dead
 
 
+def lacks_norms(graph: Graph) -> bool:
+    """Whether there is no batch norm whose scale 'bn' could read (exporters fold them into the weights)."""
+    return not any(op.op_type == "BatchNormalization" for op in graph.operators)
+
+
 def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
     total, scales = np.zeros(count), np.zeros(count)
     has_scale = np.zeros(count, np.bool_)
