@@ -87,9 +87,16 @@ def compare(
     except Exception as error:  # any: what PyTorch raises on shapes that do not fit
         return Finding("it fails in PyTorch", f"three images at once fail in PyTorch ({first_line(error)})")
     off = _largest(made, wanted)
+    if off <= TOLERANCE and count > 1 and _alike(alone):
+        return Finding("not checked: its outputs are the same for every image that was tried")
     if off <= TOLERANCE:
         return Finding(_equal(off))
     return _judged(module, images, held, made, wanted, off)
+
+
+def _alike(alone: list[list[Any]]) -> bool:
+    """Whether no output differs between the images."""
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(alone[0], alone[1], strict=True))
 
 
 def _equal(off: float) -> str:
