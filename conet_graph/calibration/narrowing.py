@@ -29,7 +29,7 @@ Progress = Callable[[str, float], None]
 # Exponents of the loss curves that are tried: under 1 whole groups are spared, over 1 all give alike.
 EXPONENTS = (1.0, 0.7, 1.5)
 # Samples on which allocations are compared.
-TRIED_ON = 128
+TRIED_ON = 96
 
 
 @dataclass(frozen=True)
