@@ -60,6 +60,10 @@ class Judge:
         self.feeds, self.folder = feeds, graph.folder
         self.wanted = self._run(original)
         self.spreads = [_spread(arrays) for arrays in zip(*self.wanted, strict=True)]
+        if not all(np.isfinite(spread) for spread in self.spreads):
+            raise Refused(
+                "The network's outputs on the calibration inputs are not finite: nothing can be fitted."
+            )
         if not any(spread > 0 for spread in self.spreads):
             names = ", ".join(shown(v) for v in self.values[:3]) or "none is a number"
             raise Refused(
@@ -119,4 +123,6 @@ def _spread(arrays: Sequence[Array]) -> float:
         mean = sum(a.sum(dtype=np.float64) for a in arrays) / max(sum(a.size for a in arrays), 1)
     total = sum(_square(a - mean) for a in arrays)
     size = sum(_square(a) for a in arrays)
+    if not np.isfinite(size):
+        return size
     return total if total > 1e-9 * size else 0.0

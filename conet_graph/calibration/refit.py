@@ -20,6 +20,7 @@ from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeti
 from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, bounds_behind, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds, Stages
+from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.channels.units import Ids
@@ -64,6 +65,7 @@ class _Refitter:
         self.taken = {t.name for t in model.graph.initializer} | set(graph.producers)
         self.count = len(feeds)
         self.fitted: set[str] = set()
+        self.left: dict[str, list[str]] = {}
         self.positions: dict[tuple[str, int], Ids | None] = {}
 
     def run(self, tick: Tick) -> Refit:
@@ -84,6 +86,9 @@ class _Refitter:
                 self.old.let_go(met.total)
             tick(done / len(self.layers))
         self.made.names = list(self.made.tensors)
+        for why, names in self.left.items():
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            self.made.left.append(f"{shown(names[0])}{others} {why}")
         return self.made
 
     # -- one layer ---------------------------------------------------------------------------------
@@ -91,13 +96,20 @@ class _Refitter:
     def _fit(self, layer: Layer) -> None:
         op, stages = layer.op, self.new
         name = stages.nodes[op.index].input[layer.weight_slot]
-        if name not in stages.weights or stages.weights[name].data_type not in FLOATS:
+        if name in self.fitted or op.input(layer.data_slot) not in stages.values or self._untouched(layer):
             return
-        if name in self.fitted or op.input(layer.data_slot) not in stages.values:
+        if name not in stages.weights:
+            self.left.setdefault("has a weight that the graph computes", []).append(op.name)
+            return
+        if stages.weights[name].data_type not in FLOATS:
+            self.left.setdefault("has whole numbers for weights: narrow first, quantise after", []).append(
+                op.name
+            )
             return
         weight = stages.weight(name)
         form = form_of(self.graph, layer, weight)
-        if form is None or self._untouched(layer):
+        if form is None:
+            self.left.setdefault("is of a form or size that is not fitted", []).append(op.name)
             return
         start = form.matrix(weight).astype(np.float64) * form.gain
         place = bias_place(self.graph, layer, stages.model, start.shape[0] * start.shape[2])
