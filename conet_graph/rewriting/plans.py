@@ -34,7 +34,10 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
+    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
+
+    ``graph`` is the solved network that the plan was just made for; one that was read has none.
+    """
 
     sha256: str
     init: str
@@ -45,6 +48,7 @@ class Plan:
     seed: int = 0
     free_kept: bool = False
     refit: Refit | None = None
+    graph: Graph | None = field(default=None, repr=False, compare=False)
 
     def to_json(self, tensors: str | None = None) -> dict[str, Any]:
         """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
@@ -150,6 +154,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         layout.tensors,
         seed,
         channels.units.free_kept,
+        graph=graph,
     )
 
 

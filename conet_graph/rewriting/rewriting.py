@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.analysis.analysis import Analysis, solved
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
-from conet_graph.passes import analysed
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.plans import Plan, copies_of, make_plan
 from conet_graph.rewriting.refits import differences
@@ -33,7 +33,7 @@ INITS = ("keep", "fresh")
 
 
 def plan(
-    model: LoadedModel,
+    model: LoadedModel | Analysis,
     *,
     init: str = "keep",
     noise: bool = False,
@@ -46,7 +46,7 @@ def plan(
     """Plan new widths for a model.
 
     Args:
-        model: the original.
+        model: the original, or what ``analyze`` found out about it.
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
         seed: of fresh weights, of noise, of random rankings and of the draw of calibration inputs.
@@ -61,7 +61,7 @@ def plan(
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model, free_kept=free_kept)
+    graph = solved(model, free_kept)
     if calibrate is None:
         copies = choose_copies(graph, WidthRequest(seed=seed, **request))
         return planned(graph, copies, init, noise, seed)[0]
@@ -102,7 +102,7 @@ def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.Mo
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
 
 
-def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedModel:
+def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) -> LoadedModel:
     """Rewrite a model by a plan, and verify the result.
 
     Raises:
@@ -110,13 +110,20 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
         VerificationFailed: the result is not what it should be.
 
     """
-    if made.sha256 != model.sha256:
+    graph = _solved_for(model, made)
+    if made.sha256 != graph.loaded.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model, free_kept=made.free_kept)
     proto = rewritten(graph, made)
     if check:
-        require(verify(graph, proto, made, model.folder))
-    return in_place_of(model, proto if made.refit is None else made.refit.applied(proto))
+        require(verify(graph, proto, made, graph.folder))
+    return in_place_of(graph.loaded, proto if made.refit is None else made.refit.applied(proto))
+
+
+def _solved_for(model: LoadedModel | Analysis, made: Plan) -> Graph:
+    """The solved graph of a model, which a plan that was just made for it brings along."""
+    if made.graph is not None and made.graph.loaded is model:
+        return made.graph
+    return solved(model, made.free_kept)
 
 
 def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
@@ -124,26 +131,29 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, model.path, has_external(model.proto) or None)
 
 
-def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
+def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    graph = analysed(original, free_kept=made.free_kept)
+    graph = _solved_for(original, made)
     if made.refit is None:
         report = verify(graph, new.proto, made, new.folder)
     else:
         # What is proven is the exact rewrite; the refitted network is it but for the tensors the plan names.
         exact = rewritten(graph, made)
-        report = verify(graph, exact, made, original.folder)
-        for fault in differences(LoadedModel(exact, original.path), new, made.refit):
+        report = verify(graph, exact, made, graph.folder)
+        for fault in differences(LoadedModel(exact, graph.loaded.path), new, made.refit):
             report.fail(fault)
-    if made.sha256 != original.sha256:
+    if made.sha256 != graph.loaded.sha256:
         report.fail("the plan was made for another original file")
     return report
 
 
-def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArray[np.int64]], float]:
+def latency_meter(
+    graph: Graph, provider: str | None = None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Callable[[NDArray[np.int64]], float]:
     """A function that measures the latency in milliseconds of a candidate (``copies`` of each class).
 
-    It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs.
+    It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs, of these
+    ``shapes`` where some are named.
     """
     import onnxruntime as ort
 
@@ -160,7 +170,7 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
             save_model(proto, path, graph.folder)
             doing(RUNTIME, "running a candidate")
             try:
-                return _median_ms(open_session(path, where, fused=True))
+                return _median_ms(open_session(path, where, fused=True), shapes)
             except Exception as error:
                 text = first_line(error)
                 raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
@@ -168,8 +178,8 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
     return measure
 
 
-def _median_ms(session: Any) -> float:
-    feeds = random_inputs(session, 1, 64)
+def _median_ms(session: Any, shapes: Mapping[str, Sequence[int]] | None) -> float:
+    feeds = random_inputs(session, 1, 64, shapes=shapes)
     for _ in range(3):
         session.run(None, feeds)
     times: list[float] = []
