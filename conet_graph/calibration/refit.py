@@ -27,6 +27,7 @@ from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.relabel import old_positions
 from conet_graph.passes.widths.rewidth import Layout, with_constants
+from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
 # One feed in so many is kept aside from a fit to choose its ridge on.
@@ -131,6 +132,7 @@ class _Refitter:
         bias = system.intercept(matrix)
         if bounds is not None and rows.parts:
             matrix, bias = rectified(rows, system, matrix, start, ridge, bounds)
+        self.made.before[name] = checksum(weight)
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
@@ -278,7 +280,9 @@ class _Refitter:
                 array = (old.astype(np.float64) + place.factor * bias.reshape(old.shape)).astype(np.float32)
             readers = sum(list(n.input).count(name) for n in stages.nodes)
             name = name if readers == 1 else self._fresh(f"{weight}_bias")
-        if name != place.name:
+        if name == place.name:
+            self.made.before[name] = checksum(stages.weight(name))
+        else:
             while len(node.input) <= place.slot:
                 node.input.append("")
             node.input[place.slot] = name

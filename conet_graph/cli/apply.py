@@ -8,8 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from conet_graph.cli.common import Debug, guarded
+from conet_graph.cli.common import Debug, guarded, say
 from conet_graph.ir.errors import BadUsage, shown
+
+# Sentences about tensors that cannot be put into the checkpoint, at most.
+MOST_TOLD = 8
 
 
 @guarded
@@ -32,15 +35,20 @@ def apply(
     from conet_graph.regular_file import read_text
     from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint
     from conet_graph.rewriting.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
-    from conet_graph.rewriting.plans import Plan
+    from conet_graph.rewriting.refits import read_plan
 
     inputs = {"the plan": plan, "the checkpoint": checkpoint, "the mapping": mapping}
     check_outputs({"-o": output}, named_inputs(inputs))
     check_suffix(output)
-    made = Plan.loads(read_text(plan, "plan"))
+    made = read_plan(plan)
     keys = None if mapping is None else _mapping(read_text(mapping, "mapping"), mapping)
     old, metadata = read_checkpoint(checkpoint)
-    write_checkpoint(apply_plan_to_checkpoint(made, old, keys), output, metadata)
+    left: list[str] = []
+    write_checkpoint(apply_plan_to_checkpoint(made, old, keys, left), output, metadata)
+    for sentence in left[:MOST_TOLD]:
+        say(f"Not refitted in the checkpoint: {sentence}.")
+    if len(left) > MOST_TOLD:
+        say(f"Not refitted in the checkpoint: {len(left) - MOST_TOLD} tensors more.")
 
 
 def _mapping(text: str, path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Report:
     tolerance: float | None = None
     sensitivity: float = 0.0
     intermediate: int = 0
+    outputs_error: float | None = None
     failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

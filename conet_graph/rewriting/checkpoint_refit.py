@@ -1,0 +1,72 @@
+"""The refitted tensors of a plan, put into a checkpoint whose tensors were what the file's were."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.rewriting.refits import Refit
+
+if TYPE_CHECKING:
+    import torch
+
+
+def checksum(array: np.ndarray[Any, Any]) -> int:
+    """A checksum of the numbers of a tensor, as float32."""
+    return zlib.crc32(np.ascontiguousarray(array, np.float32).tobytes())
+
+
+def put(refit: Refit, state: dict[str, Any], keys: Mapping[str, list[tuple[str, bool]]]) -> list[str]:
+    """Put refitted tensors in the place of entries that hold what the file held; changes ``state``.
+
+    Args:
+        refit: with its tensors.
+        state: name to tensor, the plan applied already.
+        keys: by the name of a tensor the keys that hold it, and whether each is stored transposed.
+
+    Returns:
+        Sentences about the tensors that were not put anywhere.
+
+    Raises:
+        BadUsage: the refitted tensors are not there.
+
+    """
+    if len(refit.tensors) != len(refit.names):
+        raise BadUsage("The plan's refitted tensors are missing: keep its .safetensors file beside it.")
+    left: list[str] = []
+    for name, array in refit.tensors.items():
+        before = refit.before.get(name)
+        found = keys.get(name, [])
+        if before is None:
+            left.append(f"{shown(name)} is a bias that its layer did not have")
+        elif len(found) != 1:
+            left.append(f"{shown(name)} has no single entry of its own")
+        elif not _replaced(state, *found[0], array, before):
+            left.append(
+                f"{shown(name)} was not what entry {shown(found[0][0])} is (BatchNorm folded into it?)"
+            )
+    return left
+
+
+def _replaced(
+    state: dict[str, Any], key: str, transpose: bool, array: np.ndarray[Any, Any], before: int
+) -> bool:
+    """Put an array in the place of an entry, if it was what the file's tensor was."""
+    import torch
+
+    tensor: torch.Tensor = state[key]
+    held = tensor.detach().float().cpu().numpy()
+    held = held.transpose() if transpose else held
+    if held.size != array.size or checksum(held) != before:
+        return False
+    made = torch.from_numpy(
+        np.ascontiguousarray(array.reshape(held.shape).transpose() if transpose else array)
+    )
+    made = made.reshape(tensor.shape).to(tensor.dtype).to(tensor.device)
+    is_parameter = isinstance(tensor, torch.nn.Parameter)
+    state[key] = torch.nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+    return True
