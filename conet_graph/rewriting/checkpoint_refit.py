@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.rewriting.refits import Refit
-
-if TYPE_CHECKING:
-    import torch
 
 
 def checksum(array: np.ndarray[Any, Any]) -> int:
@@ -56,17 +53,22 @@ def _replaced(
     state: dict[str, Any], key: str, transpose: bool, array: np.ndarray[Any, Any], before: int
 ) -> bool:
     """Put an array in the place of an entry, if it was what the file's tensor was."""
+    tensor = state[key]
+    if isinstance(tensor, np.ndarray):
+        held = tensor
+    else:
+        held = tensor.detach().float().cpu().numpy()
+    turned = held.T if transpose else held
+    if held.dtype.kind != "f" or held.size != array.size or checksum(turned) != before:
+        return False
+    whole = array.reshape(turned.shape)
+    made = np.ascontiguousarray(whole.T if transpose else whole)
+    if isinstance(tensor, np.ndarray):
+        state[key] = made.astype(tensor.dtype)
+        return True
     import torch
 
-    tensor: torch.Tensor = state[key]
-    held = tensor.detach().float().cpu().numpy()
-    held = held.transpose() if transpose else held
-    if held.size != array.size or checksum(held) != before:
-        return False
-    made = torch.from_numpy(
-        np.ascontiguousarray(array.reshape(held.shape).transpose() if transpose else array)
-    )
-    made = made.reshape(tensor.shape).to(tensor.dtype).to(tensor.device)
+    new = torch.from_numpy(made).to(tensor.dtype).to(tensor.device)
     is_parameter = isinstance(tensor, torch.nn.Parameter)
-    state[key] = torch.nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+    state[key] = torch.nn.Parameter(new, tensor.requires_grad) if is_parameter else new
     return True
