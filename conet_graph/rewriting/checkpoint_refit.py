@@ -54,10 +54,7 @@ def _replaced(
 ) -> bool:
     """Put an array in the place of an entry, if it was what the file's tensor was."""
     tensor = state[key]
-    if isinstance(tensor, np.ndarray):
-        held = tensor
-    else:
-        held = tensor.detach().float().cpu().numpy()
+    held = tensor if isinstance(tensor, np.ndarray) else tensor.detach().float().cpu().numpy()
     turned = held.T if transpose else held
     if held.dtype.kind != "f" or held.size != array.size or checksum(turned) != before:
         return False
