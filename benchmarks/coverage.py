@@ -27,6 +27,8 @@ from typing import Any
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS
 
 # The issue's numbers of independent sizes.
 EXPECTED = {"resnet18": 12, "resnet34": 20, "resnet50": 37, "densenet121": 120, "mobilenet_v2": 25}
@@ -194,7 +196,7 @@ def prepared(source: str, name: str, smallest: int, largest: float) -> tuple[Any
 
 def measure(case: Case, graph: Graph, seconds: float) -> Row:
     """Count the free layers and the reasons for the rest."""
-    channels, layers = graph.notes["channels"], graph.notes["layers"]
+    channels, layers = graph.result(CHANNELS), graph.result(LAYERS)
     free = at_output = 0
     reasons: Counter[str] = Counter()
     for layer in layers:

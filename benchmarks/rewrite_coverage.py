@@ -29,7 +29,8 @@ from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, Channels
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
 from conet_graph.verification.verification import Report, verify
@@ -126,7 +127,7 @@ def told(report: Report) -> str:
 
 def measure(row: Row, graph: Graph) -> None:
     """All rewrites of one analysed network."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     wanted = {f"{factor}": scaled(channels, factor) for factor in (0.5, 0.75, 1.25)}
     wanted |= {f"random {seed}": random_widths(channels, seed) for seed in SEEDS}
     changed: set[int] = set()
@@ -134,11 +135,11 @@ def measure(row: Row, graph: Graph) -> None:
         row.results[label] = attempt(graph, copies)
         if row.results[label].startswith("refused"):
             continue
-        for layer in graph.notes["layers"]:
+        for layer in graph.result(LAYERS):
             classes = channels.layer_axes[layer.op.index][1]
             if any((copies[g.classes] != 1).any() for g in channels.groups_on(classes)):
                 changed.add(layer.op.index)
-    row.layers, row.changed = len(graph.notes["layers"]), len(changed)
+    row.layers, row.changed = len(graph.result(LAYERS)), len(changed)
 
 
 def write(source: str, name: str, smallest: int, path: Path, largest: float) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ConetGraphError(Exception):
     """Root of all errors that a user can mend; ``exit_code`` is the command line's."""
@@ -27,6 +30,32 @@ class VerificationFailed(ConetGraphError):
     """A rewritten network is not what it should be."""
 
     exit_code = 1
+
+
+class OwnFault(VerificationFailed):
+    """What conet-graph itself made is wrong: nobody else's fault."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"This is a fault of conet-graph, not of the file: {what.removesuffix('.')}. Nothing was written;"
+            " please report this sentence, the command and, if you can, the file."
+        )
+
+
+@contextmanager
+def of_our_making(what: str) -> Iterator[None]:
+    """Checks of a model that conet-graph made: what they find is our own fault.
+
+    Raises:
+        OwnFault: in place of InvalidModel.
+
+    """
+    try:
+        yield
+    except InvalidModel as error:
+        raise OwnFault(f"{what}: {error}") from error
 
 
 def shown(name: str, limit: int = 80) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
+
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Result(Generic[Found]):
+    """What a pass finds out about a graph, by name and type; each is declared beside its pass."""
+
+    name: str
+    made_by: str
+
+
+# Of each operator, by its index: 'conv', 'non-conv', 'non-conv sum', 'non-conv concat' or 'weight'.
+EDGE_KINDS: Result[dict[int, str]] = Result("edge_kinds", "classify_edges")
 
 
 @dataclass(slots=True)
@@ -132,7 +147,7 @@ class Graph:
     """A network taken from an ONNX model, its weights left where they are.
 
     ``skeleton`` is the model without its initializers; the passes change it and ``constants``.
-    ``shapes`` is filled by the pass ``infer_shapes``; later passes leave their results in ``notes``.
+    ``shapes`` is filled by the pass ``infer_shapes``; later passes ``keep`` what they find out, typed.
     """
 
     loaded: LoadedModel
@@ -142,7 +157,7 @@ class Graph:
     dtypes: dict[str, int] = field(default_factory=dict)
     shapes_stale: bool = True
     known: dict[str, list[Entry]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    _results: dict[Result[Any], Any] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
@@ -161,6 +176,26 @@ class Graph:
             else:
                 constants[node.output[0]] = Constant(tensor, node.output[0])
         return Graph(loaded, skeleton, constants)
+
+    def keep(self, what: Result[Found], found: Found) -> None:
+        """Note what a pass found out."""
+        self._results[what] = found
+
+    def result(self, what: Result[Found]) -> Found:
+        """What a pass found out.
+
+        Raises:
+            LookupError: that pass has not run.
+
+        """
+        if what not in self._results:
+            raise LookupError(f"{what.name} is not known before the pass {what.made_by} has run")
+        found: Found = self._results[what]
+        return found
+
+    def has(self, what: Result[Any]) -> bool:
+        """Whether the pass that finds this out has run."""
+        return what in self._results
 
     @property
     def folder(self) -> Path | None:
@@ -268,7 +303,7 @@ class Graph:
         """
         import networkx as nx  # slow to import, and the passes need no DAG
 
-        kinds: dict[int, str] = self.notes.get("edge_kinds", {})
+        kinds = self.result(EDGE_KINDS) if self.has(EDGE_KINDS) else {}
         dag: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         for name in [*self.inputs, *self.constants]:
             dag.add_node(name, shape=self.shape(name))

@@ -12,7 +12,7 @@ from typing import Protocol
 import onnx
 from onnx import AttributeProto, TensorProto
 
-from conet_graph.ir.graph import Constant, Graph, Operator, Shape
+from conet_graph.ir.graph import EDGE_KINDS, Constant, Graph, Operator, Result, Shape
 from conet_graph.ir.operators import WEIGHTED
 
 FORMAT = "conet-graph.ir/1"
@@ -32,7 +32,7 @@ _SHORT = {
 
 
 class AxisLabels(Protocol):
-    """What the printer says about channels: ``graph.notes['labels']``, by who solved them."""
+    """What the printer says about channels: ``AXIS_LABELS``, by who solved them."""
 
     def of(self, value: str, axis: int) -> str:
         """Say what stands behind the size of an axis; '' for nothing."""
@@ -41,8 +41,11 @@ class AxisLabels(Protocol):
         """Give lines for the end of the text."""
 
 
+AXIS_LABELS: Result[AxisLabels] = Result("axis labels", "tie_channels")
+
+
 def to_text(graph: Graph) -> str:
-    """Print a graph, with what the passes so far have left in its notes.
+    """Print a graph, with what the passes so far have found out.
 
     That is ``edge_kinds`` (a comment for each operator, by its index) and ``labels``.
     """
@@ -52,8 +55,8 @@ def to_text(graph: Graph) -> str:
 class _Printer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.labels: AxisLabels | None = graph.notes.get("labels")
-        self.kinds: dict[int, str] = graph.notes.get("edge_kinds", {})
+        self.labels = graph.result(AXIS_LABELS) if graph.has(AXIS_LABELS) else None
+        self.kinds = graph.result(EDGE_KINDS) if graph.has(EDGE_KINDS) else {}
         self.inline = {n: t for n in graph.constants if (t := self._literal(n)) is not None}
 
     def lines(self) -> list[str]:

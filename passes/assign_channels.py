@@ -7,17 +7,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from conet_graph.ir.graph import Graph
+from conet_graph.ir.graph import Graph, Result
 from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.passes.channels.labels import in_copies, runs
 from conet_graph.passes.channels.units import Axis, Ids
-from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.tie_channels import CHANNELS
+
+# Of each feature map: the names of its channel sizes, in order.
+SIZES: Result[dict[str, list[str]]] = Result("sizes", "assign_channels")
 
 
 @dataclass(frozen=True)
 class AssignChannels:
-    """Name the channel sizes of every feature map, in ``graph.notes['sizes']``.
+    """Name the channel sizes of every feature map, in ``SIZES``.
 
     Algorithm 1 of the paper numbers sizes by propagating forward and back over the DAG: a conv
     edge gives its output a new size, a non-conv edge passes its input's size on, a summation makes
@@ -34,13 +37,13 @@ class AssignChannels:
     doc: ClassVar[str] = "Algorithm 1: the channel sizes of every feature map, by name"
 
     def run(self, graph: Graph) -> None:
-        """Fill ``graph.notes['sizes']``: for each feature map, in order, the list of its sizes."""
+        """Fill ``SIZES``: for each feature map, in order, the list of its sizes."""
         view = _View(graph)
         weights = graph.derived
         values = view.channels.units.values
-        graph.notes["sizes"] = {
-            name: view.sizes(name, axes) for name, axes in values.items() if name not in weights
-        }
+        graph.keep(
+            SIZES, {name: view.sizes(name, axes) for name, axes in values.items() if name not in weights}
+        )
 
 
 class _View:
@@ -48,7 +51,7 @@ class _View:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.channels: Channels = graph.notes["channels"]
+        self.channels = graph.result(CHANNELS)
         names = list(dict.fromkeys(group.size for group in self.channels.groups))
         number = {name: k for k, name in enumerate(names)}
         self.names = names
@@ -65,7 +68,7 @@ class _View:
     def _fixed_depths(self) -> dict[str, int]:
         """Depths that carry no units, as the layers on both sides know them."""
         depths: dict[str, int] = {}
-        layers: list[Layer] = self.graph.notes["layers"]
+        layers: list[Layer] = self.graph.result(LAYERS)
         for layer in layers:
             if layer.op.op_type not in CONVOLUTIONS:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.graph import EDGE_KINDS, Graph, Operator, Result
 from conet_graph.ir.operators import (
     CONCATENATIONS,
     CONVOLUTIONS,
@@ -28,9 +28,12 @@ class Layer:
     groups: int
 
 
+LAYERS: Result[list[Layer]] = Result("layers", "classify_edges")
+
+
 @dataclass(frozen=True)
 class ClassifyEdges:
-    """Mark every edge as conv or non-conv and list the layers in ``graph.notes['layers']``.
+    """Mark every edge as conv or non-conv and list the layers in ``LAYERS``.
 
     An edge is a conv edge if its operator can change the depth: a convolution with more than one channel
     a group, or a product with a weight. A depthwise convolution is a non-conv edge (paper, section 3.1).
@@ -40,14 +43,15 @@ class ClassifyEdges:
     doc: ClassVar[str] = "conv and non-conv edges; the layers"
 
     def run(self, graph: Graph) -> None:
-        """Find the layers; ``graph.notes['edge_kinds']`` says what each operator's edges are."""
+        """Find the layers; ``EDGE_KINDS`` says what each operator's edges are."""
         weights = graph.derived
         layers = [layer for op in graph.operators if (layer := _layer(graph, op, weights)) is not None]
-        graph.notes["layers"] = layers
+        graph.keep(LAYERS, layers)
         conv = {layer.op.index for layer in layers if layer.kind == "conv"}
-        graph.notes["edge_kinds"] = {
-            op.index: "conv" if op.index in conv else _kind(op, weights) for op in graph.operators
-        }
+        graph.keep(
+            EDGE_KINDS,
+            {op.index: "conv" if op.index in conv else _kind(op, weights) for op in graph.operators},
+        )
         graph.__dict__.pop("dag", None)  # its edges have no kinds yet
 
 

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from conet_graph.ir.errors import shown
-from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.graph import Graph, Operator, Result
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.labels import ChannelLabels
 from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.rules import apply_rule
 
 
@@ -36,7 +37,7 @@ class Group:
 
 @dataclass
 class Channels:
-    """The solved channels of a network: what ``tie_channels`` leaves in ``graph.notes['channels']``."""
+    """The solved channels of a network: what ``tie_channels`` leaves in ``CHANNELS``."""
 
     units: Units
     groups: list[Group]
@@ -52,6 +53,9 @@ class Channels:
         return [self.groups[k] for k in order]
 
 
+CHANNELS: Result[Channels] = Result("channels", "tie_channels")
+
+
 @dataclass(frozen=True)
 class TieChannels:
     """Find the channel groups of a network (DESIGN: type inference for channels)."""
@@ -60,13 +64,13 @@ class TieChannels:
     doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
-        """Solve, and leave a ``Channels`` in ``graph.notes['channels']``."""
+        """Solve, and leave a ``Channels`` in ``CHANNELS``."""
         units = Units(graph)
         walk(units)
         units.solve()
         channels = _channels(graph, units)
-        graph.notes["channels"] = channels
-        graph.notes["labels"] = ChannelLabels(channels)
+        graph.keep(CHANNELS, channels)
+        graph.keep(AXIS_LABELS, ChannelLabels(channels))
 
 
 def walk(tracker: Tracker) -> None:
@@ -134,7 +138,7 @@ def _channels(graph: Graph, units: Units) -> Channels:
     count = len(units.frozen_class)
     touched = [(p, units.classes[axis]) for p, axis in units.stored.items() if not isinstance(axis, int)]
     signature = signatures((classes for _, classes in touched), count)
-    layers: list[Layer] = graph.notes["layers"]
+    layers: list[Layer] = graph.result(LAYERS)
     axes = {
         layer.op.index: (
             _classes(units, in_axis(units, layer)),

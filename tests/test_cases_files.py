@@ -20,6 +20,7 @@ from conet_graph.analysis.analysis import analysis_of
 from conet_graph.cli import run
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.rewriting import latency_meter
 
 IMAGE = "agraph (float[N,3,6,6] x) => (float[N,D,E,F] y)"
@@ -106,7 +107,7 @@ def test_c37_a_latency_target_in_multiples_of_eight() -> None:
         seen.append(int(copies.sum()))
         return float(seen[-1])
 
-    whole = len(graph_of(net).notes["channels"].units.frozen_class)
+    whole = len(graph_of(net).result(CHANNELS).units.frozen_class)
     slim = rewidthed(net, latency_ms=whole - 40.0, measure_latency=channels_left, multiple_of=8)
     widths = [slim.shape("wa")[0], slim.shape("wb")[0]]
     assert all(w % 8 == 0 and w > 0 for w in widths)

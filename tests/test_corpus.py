@@ -13,7 +13,8 @@ from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
@@ -24,7 +25,7 @@ GOLDEN = Path(__file__).parent / "golden" / "corpus_frozen.txt"
 
 
 def scaled(graph: Graph, factor: float) -> NDArray[np.int64]:
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for group in channels.groups:
         if group.free:
@@ -34,7 +35,7 @@ def scaled(graph: Graph, factor: float) -> NDArray[np.int64]:
 
 
 def random_widths(graph: Graph, seed: int) -> NDArray[np.int64]:
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     rng = np.random.default_rng(seed)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for group in channels.groups:
@@ -69,9 +70,9 @@ def test_what_is_frozen_and_why(request: pytest.FixtureRequest) -> None:
     lines: list[str] = []
     for path in FILES:
         graph = analysed(load_model(path))
-        channels: Channels = graph.notes["channels"]
+        channels = graph.result(CHANNELS)
         lines.append(path.name)
-        for layer in graph.notes["layers"]:
+        for layer in graph.result(LAYERS):
             groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
             if not any(group.free for group in groups):
                 reason = groups[0].reason if groups else "its output carries no channels"

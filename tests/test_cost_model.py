@@ -14,7 +14,7 @@ from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from tests.graphs import GraphBuilder
 from tests.strategies import models
@@ -24,7 +24,7 @@ def counts_and_copies(
     graph: Graph, seed: int, widest: float, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random widths: classes of each group, and copies of each class."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     rng = np.random.default_rng(seed)
     counts = np.array([len(g.classes) for g in channels.groups], np.float64)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
@@ -111,7 +111,7 @@ def test_a_weight_inside_a_body_is_a_parameter_that_stays() -> None:
     for seed in range(3):
         assert_agrees(model, seed, 1.0)
     graph = graph_of(model)
-    now = np.array([len(g.classes) for g in graph.notes["channels"].groups], np.float64)
+    now = np.array([len(g.classes) for g in graph.result(CHANNELS).groups], np.float64)
     assert CostModel(graph).parameters(now) == (3 + 1) * 4 + (4 + 1) * 5 + 12
 
 
@@ -122,8 +122,8 @@ def test_bytes_are_those_of_the_stored_type(kind: type[np.generic], each: int) -
     a = b.conv(x, 6, weight=b.const(np.ones((6, 1, 3, 3), kind), "a.weight"), bias=False, k=3)
     b.output(b.conv(a, 2, weight=b.const(np.ones((2, 6, 1, 1), kind), "b.weight"), bias=False))
     graph = graph_of(b.build())
-    free = [g.free for g in graph.notes["channels"].groups]
-    counts = np.where(free, 4.0, [len(g.classes) for g in graph.notes["channels"].groups])
+    free = [g.free for g in graph.result(CHANNELS).groups]
+    counts = np.where(free, 4.0, [len(g.classes) for g in graph.result(CHANNELS).groups])
     assert CostModel(graph).weight_bytes(counts) == each * 4 * (9 + 2)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.verification.verification import verify
 from tests.strategies import DISCONTINUOUS, describe, models
@@ -23,7 +23,7 @@ EXAMPLES = int(os.environ.get("CONET_GRAPH_EXAMPLES", "200"))
 def rewrite_and_verify(model: onnx.ModelProto, seed: int, widest: float) -> bool:
     """Rewrite at random widths; returns whether the rewrite was not refused."""
     graph = analysed(LoadedModel(model))
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     rng = np.random.default_rng(seed)
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for group in channels.groups:

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from rewidth_case import graph_of
 
-from conet_graph import ranking
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.rewriting import ranking
 from conet_graph.rewriting.ranking import importance
 from tests.graphs import GraphBuilder
 
@@ -34,7 +34,7 @@ def two_convs(
 
 def scores(graph: Graph, how: str, seed: int = 0) -> list[float]:
     """Scores of the only free group, in the order of its channels."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     (group,) = (g for g in channels.groups if g.free)
     return importance(graph, how, seed)[group.classes].tolist()
 
@@ -102,7 +102,7 @@ def test_groups_are_comparable_each_has_a_mean_of_one() -> None:
     c = b.conv(a, 4, 1, weight=b.const(1000 * b.rng("w").standard_normal((4, 8, 1, 1)).astype(np.float32)))
     b.output(b.conv(c, 2))
     graph = graph_of(b.build())
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     found = importance(graph, "l2")
     free = [g for g in channels.groups if g.free]
     assert [g.width for g in free] == [8, 4]

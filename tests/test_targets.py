@@ -13,7 +13,7 @@ from rewidth_case import graph_of
 from conet_graph.costs.cost import Cost, cost
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from tests.graphs import GraphBuilder
@@ -39,7 +39,7 @@ def widths(graph: Graph, **request: Any) -> list[int]:
 
 
 def free(graph: Graph) -> list[Any]:
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     return [g for g in channels.groups if g.free]
 
 

@@ -19,7 +19,7 @@ from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+from conet_graph.passes.tie_channels import CHANNELS, Group, in_axis, out_axis
 
 FORMAT = "conet-graph.analysis/1"
 
@@ -227,7 +227,7 @@ class _Builder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.channels: Channels = graph.notes["channels"]
+        self.channels = graph.result(CHANNELS)
         self.units = self.channels.units
         self.names = layer_names(graph)
         self.frozen: dict[tuple[object, ...], _Frozen] = {}

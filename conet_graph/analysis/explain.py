@@ -12,7 +12,7 @@ from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels, Group, out_axis
+from conet_graph.passes.tie_channels import CHANNELS, Group, out_axis
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def explain(graph: Graph, name: str) -> Explanation:
         if owner is None:
             raise
         return Explanation(name, None, f"it is inside the body of {owner}", ())
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     units = channels.units
     axis = out_axis(units, layer)
     called = layer_names(graph)[layer.op.index]

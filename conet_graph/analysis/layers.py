@@ -13,7 +13,7 @@ import onnx
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import FLOATS, Graph, Shape, bodies
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
-from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.classify_edges import LAYERS, Layer
 
 # Decoding, transposing or standardising a weight takes a few operators, never this many.
 _TRACE_LIMIT = 64
@@ -58,7 +58,7 @@ class InnerNode:
 
 def layers_of(graph: Graph) -> list[Layer]:
     """The layers of the main graph, in order."""
-    found: list[Layer] = graph.notes["layers"]
+    found: list[Layer] = graph.result(LAYERS)
     return found
 
 

@@ -19,8 +19,8 @@ from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
 from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Axis, Ids
-from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 Counts = NDArray[np.float64]
 # A product of lengths: its factor, and the rows of the lengths.
@@ -35,7 +35,7 @@ class CostModel:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.channels: Channels = graph.notes["channels"]
+        self.channels = graph.result(CHANNELS)
         now = np.array([len(g.classes) for g in self.channels.groups], np.float64)
         self._lengths = _Lengths(graph, self.channels, now)
         names = [*weights_of(graph).values()]
@@ -80,7 +80,7 @@ class CostModel:
 
     def _layer_terms(self) -> list[Term]:
         terms: list[Term] = []
-        for layer in self.graph.notes["layers"]:
+        for layer in self.graph.result(LAYERS):
             macs = layer_macs(self.graph, layer)
             if macs is None:
                 continue
@@ -113,7 +113,7 @@ class CostModel:
 
     def _other_products(self) -> list[Term]:
         """Products of two feature maps."""
-        layers = {layer.op.index for layer in self.graph.notes["layers"]}
+        layers = {layer.op.index for layer in self.graph.result(LAYERS)}
         terms: list[Term] = []
         for op in self.graph.operators:
             facts = PRODUCTS.get(op.op_type)
@@ -254,7 +254,7 @@ def _grown_from_one(graph: Graph, channels: Channels, known: set[str]) -> list[s
 def _weights_of_layers(graph: Graph) -> list[str]:
     """The tensors behind the weights and biases of all layers, each once."""
     roots: dict[str, None] = {}
-    for layer in graph.notes["layers"]:
+    for layer in graph.result(LAYERS):
         bias = WEIGHTED[layer.op.op_type].bias
         for slot in [layer.weight_slot] if bias is None else [layer.weight_slot, bias]:
             root = root_constant(graph, layer.op.input(slot)) if layer.op.input(slot) else None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from conet_graph.analysis.analysis import Analysis, LayerEntry
 from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.graph import Graph, Operator, read_inside
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.assign_channels import SIZES
+from conet_graph.passes.tie_channels import CHANNELS
 
 # Operators that answer with numbers about a feature map, and pass none on.
 _ABOUT_SHAPES = frozenset({"Shape", "Size"})
@@ -80,8 +81,8 @@ class _Builder:
         self.graph = graph
         by_name = {entry.name: entry for entry in analysis.layers}
         self.layers = {index: by_name[name] for index, name in layer_names(graph).items()}
-        self.sizes: dict[str, list[str]] = graph.notes["sizes"]
-        self.channels: Channels = graph.notes["channels"]
+        self.sizes: dict[str, list[str]] = graph.result(SIZES)
+        self.channels = graph.result(CHANNELS)
         self.parts: list[Part] = []
         self.links: list[Link] = []
         self.origins: dict[str, _Origin] = {}

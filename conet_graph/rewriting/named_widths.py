@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels, Group
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.tie_channels import CHANNELS, Channels, Group
 
 # Groups by number, and for each how many channels a class has where the name counts them.
 Found = dict[int, int]
@@ -28,17 +28,17 @@ def find_groups(graph: Graph, name: str) -> Found:
         BadUsage: there is no such name; the message says which are close.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     groups = channels.groups
     found = [k for k, g in enumerate(groups) if g.id == name]
     found = found or [k for k, g in enumerate(groups) if g.size == name and g.free]
     if found:
         return {k: groups[k].multiple for k in found}
     names = layer_names(graph)
-    for layer in graph.notes["layers"]:
+    for layer in graph.result(LAYERS):
         if name == names[layer.op.index]:
             return _on_output(channels, layer)
-    for layer in graph.notes["layers"]:
+    for layer in graph.result(LAYERS):
         weight = layer.op.input(layer.weight_slot)
         if name in (layer.op.name, weight, weight.removesuffix(".weight")):
             return _on_output(channels, layer)
@@ -82,7 +82,7 @@ def asked_counts(graph: Graph, widths: Mapping[str, int], keep: Iterable[str]) -
 
 
 def _counts(graph: Graph, name: str, width: int) -> dict[int, int]:
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     found = find_groups(graph, name)
     groups = [channels.groups[k] for k in found]
     for group in groups:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels, Group, in_axis, out_axis
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
 
@@ -124,7 +125,7 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
 
 def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
     """The plan of a layout; groups that keep all their channels are left out."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
     for number, group in enumerate(channels.groups):
@@ -139,7 +140,7 @@ def _group_axis(channels: Channels, number: int) -> Ids:
     """The classes on the axis on which a group's channels are counted."""
     group = channels.groups[number]
     side = 1 if group.producers else 0
-    layers = group.producers or group.consumers or channels.units.graph.notes["layers"]
+    layers = group.producers or group.consumers or channels.units.graph.result(LAYERS)
     for layer in layers:
         classes = channels.layer_axes[layer.op.index][side]
         if classes is None:
@@ -180,7 +181,7 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         BadUsage: the plan does not fit the network.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 WAYS = ("l2", "l1", "bn", "first", "random")
 Scores = NDArray[np.float64]
@@ -40,7 +40,7 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
         raise BadUsage(f"--importance is {how!r}: choose one of {', '.join(WAYS)}.")
     if seed < 0:
         raise BadUsage(f"--seed is {seed}: give 0 or more.")
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     count = len(channels.units.frozen_class)
     if how == "random":
         raw = np.random.default_rng(seed).uniform(0.5, 1.5, count)

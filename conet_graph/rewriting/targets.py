@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import Channels, Group
+from conet_graph.passes.tie_channels import CHANNELS, Group
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
@@ -96,7 +96,7 @@ class _Chooser:
 
     def __init__(self, graph: Graph, request: WidthRequest) -> None:
         self.graph, self.request = graph, request
-        self.channels: Channels = graph.notes["channels"]
+        self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
         self.scores = importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)

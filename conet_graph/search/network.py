@@ -12,7 +12,7 @@ from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
@@ -50,7 +50,7 @@ class Network:
         if not self.speakers.sizes:
             raise Refused("Nothing may change in this network: `conet-graph analyze` says why.")
         self.multiples = {size.name: size.multiple for size in self.sizes}
-        channels: Channels = self.graph.notes["channels"]
+        channels = self.graph.result(CHANNELS)
         self._counts = np.array([len(group.classes) for group in channels.groups], np.float64)
         self._cost = CostModel(self.graph)
 

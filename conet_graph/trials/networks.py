@@ -23,7 +23,7 @@ from conet_graph.models.zoo import TORCHVISION
 from conet_graph.passes import analysed
 from conet_graph.passes.fold_batchnorm import fold_batchnorm
 from conet_graph.passes.insert_batchnorm import insert_batchnorm, was_inserted
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten, save
 from conet_graph.trials.answers import find_answers
 from conet_graph.trials.protocol import ClassificationData
@@ -150,7 +150,7 @@ def is_zoo_name(name: str) -> bool:
 def with_fresh_weights(model: LoadedModel, seed: int) -> LoadedModel:
     """The same network with new weights, which depend on the seed and their names."""
     graph = analysed(model)
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     one_each = np.ones(len(channels.units.frozen_class), np.int64)
     made, layout = planned(graph, one_each, "fresh", False, seed)
     return in_place_of(model, rewritten(graph, made, layout))

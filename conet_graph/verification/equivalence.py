@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.ir.overridable import FIRST_FREE_IR
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 
 # Zero point of the data input, by operator, where the data are integers (ONNX operator specs).
 _ZERO_POINT = {
@@ -35,7 +35,7 @@ def masked_reference(graph: Graph, copies: NDArray[np.int64]) -> onnx.ModelProto
         copies: how often each class appears; classes with 0 are masked.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     units = channels.units
     model = onnx.ModelProto()
     model.CopyFrom(graph.skeleton)

@@ -67,7 +67,7 @@ def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
     except ConetGraphError:
         raise
     except Exception as error:
-        return why_it_failed(tracker.graph, op, error)
+        return why_it_failed(tracker, op, error)
     return None
 
 

@@ -14,6 +14,7 @@ import onnx
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.inference import infer
+from conet_graph.passes.channels.units import Tracker
 
 CONTRADICTION = "its inputs and attributes contradict each other"
 OUR_FAULT = "a fault of conet-graph in its rule: please report it"
@@ -25,14 +26,14 @@ LARGEST_SHOWN = 4096
 log = logging.getLogger("conet_graph")
 
 
-def why_it_failed(graph: Graph, op: Operator, error: Exception) -> str:
+def why_it_failed(tracker: Tracker, op: Operator, error: Exception) -> str:
     """Why a rule that failed with ``error`` says nothing of an operator: what is frozen is told so.
 
     Raises:
         Exception: ``error`` itself, where it is ours and ``CONET_GRAPH_RAISE`` is set.
 
     """
-    if names_no_axis(graph, op) or contradicts_itself(graph, op):
+    if _names_no_axis(tracker, op) or contradicts_itself(tracker.graph, op):
         return CONTRADICTION
     if os.environ.get(RAISING):
         raise error
@@ -47,10 +48,13 @@ def why_it_failed(graph: Graph, op: Operator, error: Exception) -> str:
     return OUR_FAULT
 
 
-def names_no_axis(graph: Graph, op: Operator) -> bool:
+def _names_no_axis(tracker: Tracker, op: Operator) -> bool:
     """Whether an attribute names an axis beyond the rank of the first input, as onnx lets some do."""
-    shape, axis = graph.shape(op.input(0)), op.attr("axis")
-    return shape is not None and isinstance(axis, int) and not -len(shape) <= axis <= len(shape)
+    value, axis = op.input(0), op.attr("axis")
+    if not isinstance(axis, int) or not (value in tracker.values or tracker.is_constant(value)):
+        return False
+    rank = tracker.rank(value)
+    return not -rank <= axis <= rank
 
 
 def contradicts_itself(graph: Graph, op: Operator) -> bool:

@@ -16,8 +16,8 @@ from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.channels.units import Ids
-from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import Channels, walk
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.tie_channels import CHANNELS, walk
 from conet_graph.passes.widths.relabel import COPIES, Labels, old_positions
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
@@ -58,7 +58,7 @@ def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
         Refused: the widths cannot be had together.
 
     """
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     hints: dict[tuple[str, int], Ids] = {}
     for _ in range(ROUNDS):
         labels = Labels(channels.units, copies, hints)
@@ -305,7 +305,7 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
 
 def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:
     """Kaiming weights for layers, zero biases, neutral normalisation; each drawn from its own name."""
-    layers: list[Layer] = graph.notes["layers"]
+    layers: list[Layer] = graph.result(LAYERS)
     for layer in layers:
         name = layer.op.input(layer.weight_slot)
         if name in graph.constants and graph.constants[name].is_float:

@@ -14,7 +14,7 @@ from conet_graph.ir.check import check_model
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.verification.verification import open_session, random_inputs
 
 
@@ -32,7 +32,7 @@ def node(model: LoadedModel, op_type: str) -> onnx.NodeProto:
 
 
 def independent_sizes(model: LoadedModel) -> int:
-    channels: Channels = analysed(model).notes["channels"]
+    channels = analysed(model).result(CHANNELS)
     return len({group.size for group in channels.groups if group.free})
 
 

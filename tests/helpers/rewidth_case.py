@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels, Group
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, Group
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
@@ -55,7 +56,7 @@ def graph_of(model: onnx.ModelProto) -> Graph:
 
 
 def groups(model: onnx.ModelProto) -> list[Group]:
-    channels: Channels = graph_of(model).notes["channels"]
+    channels = graph_of(model).result(CHANNELS)
     return channels.groups
 
 
@@ -67,8 +68,8 @@ def free(model: onnx.ModelProto) -> list[tuple[int, int]]:
 def produced_by(model: onnx.ModelProto, weight: str) -> list[str]:
     """Ids of the groups on the output axis of a layer, in order of their channels."""
     graph = graph_of(model)
-    channels: Channels = graph.notes["channels"]
-    layer = next(x for x in graph.notes["layers"] if x.op.input(x.weight_slot) == weight)
+    channels = graph.result(CHANNELS)
+    layer = next(x for x in graph.result(LAYERS) if x.op.input(x.weight_slot) == weight)
     return [g.id for g in channels.groups_on(channels.layer_axes[layer.op.index][1])]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import golden_text
 
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.assign_channels import SIZES
+from conet_graph.passes.tie_channels import CHANNELS
 
 Sizes = dict[str, list[str]]
 
@@ -17,10 +18,10 @@ def sizes(weights: str, body: str) -> Sizes:
     """The sizes of the feature maps of a network from an image with 3 channels."""
     source = f"net (float[N,3,8,8] x) => (float[] end) <{weights}> {{ {body} }}"
     graph = golden_text.after_pass(golden_text.parsed(source), "assign_channels")
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     # A view cannot disagree with the groups: each name is one of theirs.
     known = {group.size for group in channels.groups}
-    found: Sizes = graph.notes["sizes"]
+    found = graph.result(SIZES)
     used = {name.rpartition("*")[2].partition("/")[0] for names in found.values() for name in names}
     assert {name for name in used if name.startswith("s")} <= known
     return found

@@ -10,6 +10,7 @@ import pytest
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.rules.faults import CONTRADICTION
+from conet_graph.passes.tie_channels import CHANNELS
 from tests.fuzz.seed_files import SEEDS, seed_model
 from tests.fuzz.sources import random_network
 
@@ -17,7 +18,7 @@ from tests.fuzz.sources import random_network
 def whys(data: bytes) -> list[str]:
     """Why operators of a network were not understood."""
     graph = analysed(LoadedModel(onnx.ModelProto.FromString(data)))
-    return [why for _, why, _ in graph.notes["channels"].units.unsupported]
+    return [why for _, why, _ in graph.result(CHANNELS).units.unsupported]
 
 
 def test_sound_networks_contradict_themselves_nowhere() -> None:

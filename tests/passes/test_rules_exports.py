@@ -8,7 +8,8 @@ from onnx import numpy_helper
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS
 
 
 def graph_of(text: str, opset: int = 20, **weights: tuple[int, ...]) -> Graph:
@@ -22,12 +23,12 @@ def graph_of(text: str, opset: int = 20, **weights: tuple[int, ...]) -> Graph:
 
 def out_groups(graph: Graph) -> dict[str, list[tuple[str, int, bool]]]:
     """For each layer's first output: the groups on it, as (group, units, whether free)."""
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     return {
         layer.op.outputs[0]: [
             (g.id, len(g.classes), g.free) for g in channels.groups_on(channels.layer_axes[layer.op.index][1])
         ]
-        for layer in graph.notes["layers"]
+        for layer in graph.result(LAYERS)
     }
 
 
@@ -168,7 +169,7 @@ def test_group_norm_in_reshapes_costs_channels_not_pixels() -> None:
         v=(4, 8, 1, 1),
     )
     assert out_groups(graph)["a"] == [("g0", 2, True)]
-    channels: Channels = graph.notes["channels"]
+    channels = graph.result(CHANNELS)
     assert sum(len(part) for part in channels.units.left) < 200
 
 

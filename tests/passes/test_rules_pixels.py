@@ -8,6 +8,8 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.rewriting import plan, rewrite
 from conet_graph.verification.verification import verify
 
@@ -43,8 +45,8 @@ def test_channels_that_become_pixels_are_frozen_by_a_depth_to_space() -> None:
         "w3": random(256, 5),
     }
     loaded = model(nodes, weights, ["N", 5])
-    first = next(layer for layer in analysed(loaded).notes["layers"] if layer.op.name == "first")
-    channels = analysed(loaded).notes["channels"]
+    first = next(layer for layer in analysed(loaded).result(LAYERS) if layer.op.name == "first")
+    channels = analysed(loaded).result(CHANNELS)
     groups = channels.groups_on(channels.layer_axes[first.op.index][1])
     assert [group.free for group in groups] == [False] * len(groups)
 

@@ -19,7 +19,7 @@ from torch import nn
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.tie_channels import Channels
+from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def solved(model: onnx.ModelProto) -> tuple[Graph, Channels]:
     """The analysed graph, which still computes what the file did."""
     graph = analysed(LoadedModel(onnx.ModelProto.FromString(model.SerializeToString())))
     golden_text.assert_same_meaning(model, golden_text.as_model(graph))
-    return graph, graph.notes["channels"]
+    return graph, graph.result(CHANNELS)
 
 
 def free_widths(channels: Channels) -> list[int]:
