@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Set (by the tests, the fuzzer and --debug), it lets faults of ours that could be worked around end in a
+# traceback.
+RAISING = "CONET_GRAPH_RAISE"
+
 
 class ConetGraphError(Exception):
     """Root of all errors that a user can mend; ``exit_code`` is the command line's."""
@@ -37,10 +41,12 @@ class OwnFault(VerificationFailed):
 
     exit_code = 70  # EX_SOFTWARE of sysexits.h
 
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"This is a fault of conet-graph, not of the file: {what.removesuffix('.')}. Nothing was written;"
-            " please report this sentence, the command and, if you can, the file."
+    @classmethod
+    def of(cls, what: str) -> OwnFault:
+        """The error in one sentence, with what to report."""
+        return cls(
+            f"This is a fault of conet-graph, not of the file: {what.removesuffix('.')};"
+            " please report it with the command and, if you can, the file."
         )
 
 
@@ -55,7 +61,7 @@ def of_our_making(what: str) -> Iterator[None]:
     try:
         yield
     except InvalidModel as error:
-        raise OwnFault(f"{what}: {error}") from error
+        raise OwnFault.of(f"{what}: {error}") from error
 
 
 def shown(name: str, limit: int = 80) -> str:

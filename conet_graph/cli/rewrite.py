@@ -10,7 +10,7 @@ import typer
 
 from conet_graph.cli.apart import chosen, report_of
 from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
     import onnx
@@ -166,7 +166,8 @@ def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
     from conet_graph.passes import STRUCTURE
     from conet_graph.passes.base import PassManager
 
-    new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
+    with of_our_making("the rewritten network is not valid"):
+        new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
     return cost(graph), cost(new)
 
 

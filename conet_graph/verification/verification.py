@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.ir.check import MOST_AXES
-from conet_graph.ir.errors import ConetGraphError, InvalidModel, VerificationFailed, shown
+from conet_graph.ir.errors import ConetGraphError, InvalidModel, OwnFault, VerificationFailed, shown
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.inference import infer
@@ -54,6 +54,7 @@ class Report:
     tolerance: float | None = None
     sensitivity: float = 0.0
     failures: list[str] = field(default_factory=list)
+    original_is_sound: bool = True  # False: it fails the same, or the check itself did
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -89,13 +90,15 @@ def require(report: Report) -> None:
     """Raise when verification failed.
 
     Raises:
-        VerificationFailed: with what failed.
+        OwnFault: the original is sound and what was made of it is not.
+        VerificationFailed: the original cannot be run either, or a library crashed.
 
     """
+    told = "the rewritten network failed verification: " + "; ".join(report.failures)
+    if not report.ok and report.original_is_sound:
+        raise OwnFault.of(told)
     if not report.ok:
-        raise VerificationFailed(
-            "The rewritten network failed verification: " + "; ".join(report.failures) + "."
-        )
+        raise VerificationFailed(f"T{told[1:]}.")
 
 
 def _check(graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None, report: Report) -> None:
@@ -105,6 +108,7 @@ def _check(graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None
     except Exception as error:
         report.checker = first_line(error)
         report.fail(f"onnx.checker: {report.checker}")
+        report.original_is_sound = _passes_checker(graph)
         return
     if not _is_read_again(model, folder, report):
         return
@@ -113,6 +117,14 @@ def _check(graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None
         report.shape_inference = fault
         if _shape_fault(graph.loaded.proto) is None:
             report.fail(f"strict shape inference, which the original passes: {fault}")
+
+
+def _passes_checker(graph: Graph) -> bool:
+    try:
+        onnx.checker.check_model(graph.loaded.path or graph.loaded.proto, full_check=False)
+    except Exception:
+        return False
+    return True
 
 
 def _is_read_again(model: onnx.ModelProto, folder: Path | None, report: Report) -> bool:
@@ -227,6 +239,7 @@ def _load_alone(path: Path, report: Report) -> None:
         if not lacks_an_operator(error):
             report.fail(f"ONNX Runtime refuses it, and the original too: {first_line(error)}")
         report.equality = "not checked: ONNX Runtime loads neither network"
+        report.original_is_sound = False
 
 
 def lacks_an_operator(error: Exception) -> bool:

@@ -24,6 +24,8 @@ LONG = 4096
 Ids = NDArray[np.int64]
 Axis = Ids | int
 
+# Why an operator says nothing whose file gives it an axis beyond the rank, a step of zero and the like.
+CONTRADICTION = "its inputs and attributes contradict each other"
 # An axis with more positions than this carries no channels; a file may claim any size.
 LONGEST_AXIS = 2**22
 # Positions of all axes together: operators that double what they read say much with few bytes.
@@ -73,12 +75,21 @@ class Tracker:
     def dim(self, value: str, axis: int) -> Dim:
         """Size of an axis in the file as it is (also while new widths are laid out)."""
         shape = self.graph.shape(value)
+        if shape is not None and not -len(shape) <= axis < len(shape):
+            raise NoRule(CONTRADICTION)
         return None if shape is None else shape[axis]
 
     def axis(self, value: str, axis: int) -> Axis:
-        """One axis of a value."""
+        """One axis of a value.
+
+        Raises:
+            NoRule: the value's rank is not known, or it has no such axis.
+
+        """
+        if not -self.rank(value) <= axis < self.rank(value):
+            raise NoRule(CONTRADICTION)
         if not self.is_constant(value):
-            return self.axes(value)[axis]
+            return self.values[value][axis]
         axis %= len(self.graph.constants[value].dims)
         if (value, axis) not in self.stored:
             self.stored[value, axis] = self.new_axis(value, axis)

@@ -43,6 +43,7 @@ RULES = gathered(
     )
 )
 
+
 def apply_rule(tracker: Tracker, op: Operator) -> None:
     """Describe one operator; what cannot be described freezes what it touches and says why."""
     rule = RULES.get((op.domain, op.op_type))

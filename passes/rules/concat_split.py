@@ -9,7 +9,6 @@ from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
-from conet_graph.passes.rules.conv import tie_rows
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}

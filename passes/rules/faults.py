@@ -11,15 +11,12 @@ import os
 
 import onnx
 
-from conet_graph.ir.errors import shown
+from conet_graph.ir.errors import RAISING, shown
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.inference import infer
-from conet_graph.passes.channels.units import Tracker
+from conet_graph.passes.channels.units import CONTRADICTION, Tracker
 
-CONTRADICTION = "its inputs and attributes contradict each other"
 OUR_FAULT = "a fault of conet-graph in its rule: please report it"
-# Where this is set (by the tests, the fuzzer and --debug), a failing rule ends in a traceback.
-RAISING = "CONET_GRAPH_RAISE"
 # Constants up to this size are shown to ONNX: they are axes, shapes, steps.
 LARGEST_SHOWN = 4096
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.channels.units import Ids, NoRule, Tracker
+from conet_graph.passes.channels.units import CONTRADICTION, Ids, NoRule, Tracker
 from conet_graph.passes.rules.conv import tie_rows
-from conet_graph.passes.rules.faults import CONTRADICTION
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
