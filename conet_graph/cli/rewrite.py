@@ -13,7 +13,9 @@ from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_j
 from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
@@ -71,7 +73,7 @@ def rewrite(
     from conet_graph.ir.load import load_model
     from conet_graph.ir.save import atomic_write
     from conet_graph.passes import analysed
-    from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
+    from conet_graph.rewriting.rewriting import in_place_of, latency_meter, plan_for, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.verification import require
     from conet_graph.verification.verification import verify as verified
@@ -95,13 +97,15 @@ def rewrite(
         uniform=uniform,
         seed=seed,
     )
-    if latency is None:
-        copies = choose_copies(graph, request)
-    else:
-        copies = chosen(
-            lambda: choose_copies(graph, replace(request, measure_latency=latency_meter(graph, provider)))
+
+    def choose(asked: WidthRequest) -> NDArray[np.int64]:
+        if latency is None:
+            return choose_copies(graph, asked)
+        return chosen(
+            lambda: choose_copies(graph, replace(asked, measure_latency=latency_meter(graph, provider)))
         )
-    made, layout = planned(graph, copies, init, noise, seed)
+
+    made, layout = plan_for(graph, request, init, noise, choose)
     proto = rewritten(graph, made, layout)
     before, after = _costs(graph, proto)
     report = None
@@ -178,6 +182,7 @@ def _summary(
         "format": "conet-graph.rewrite/1",
         "output": None if output is None else str(output),
         "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
+        "kept": [{"id": k.id, "reason": k.reason} for k in made.kept],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
         "exact": made.exact,
@@ -203,6 +208,9 @@ def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: 
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    for reason in dict.fromkeys(k.reason for k in made.kept):
+        ids = ", ".join(k.id for k in made.kept if k.reason == reason)
+        out.print(f"left as it was, {ids}: {reason}", soft_wrap=True)
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,14 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class KeptGroup:
+    """A group that was to change and stays as it is, because its widths cannot be had."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
 
@@ -42,6 +50,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    kept: list[KeptGroup] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -61,6 +70,7 @@ class Plan:
                 }
                 for g in self.groups
             ],
+            "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
         }
 
@@ -100,6 +110,7 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                kept=[KeptGroup(str(k["id"]), str(k["reason"])) for k in data.get("kept", [])],
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -123,8 +134,17 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
     )
 
 
-def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
-    """The plan of a layout; groups that keep all their channels are left out."""
+def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequence[KeptGroup] = ()) -> Plan:
+    """The plan of a layout; groups that keep all their channels are left out.
+
+    Args:
+        graph: the analysed original.
+        layout: its new layout.
+        init: what becomes of the weights.
+        seed: of fresh weights.
+        kept: groups that were to change, and why they do not.
+
+    """
     channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
@@ -133,7 +153,16 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
             continue
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new))
-    return Plan(graph.loaded.sha256, init, not layout.inexact, layout.inexact, groups, layout.tensors, seed)
+    return Plan(
+        graph.loaded.sha256,
+        init,
+        not layout.inexact,
+        layout.inexact,
+        groups,
+        layout.tensors,
+        seed,
+        list(kept),
+    )
 
 
 def _group_axis(channels: Channels, number: int) -> Ids:

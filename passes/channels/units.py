@@ -207,6 +207,9 @@ class Tracker:
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
         """Say that an operator cuts an axis into pieces, numbered position by position, in this order."""
 
+    def level(self, op: Operator, table: Ids) -> None:
+        """Say that the rows of a table must come out alike; a tie of them follows."""
+
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
