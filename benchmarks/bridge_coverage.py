@@ -30,7 +30,8 @@ from conet_graph.analysis.layers import layers_of
 from conet_graph.bridge import to_torch, weights_by_name
 from conet_graph.ir.load import load_model
 from conet_graph.passes import structured
-from conet_graph.verification.verification import open_session, random_inputs
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.runtime import open_session
 
 TOLERANCE = 1e-3
 HEADER = (

@@ -19,7 +19,7 @@ import torch
 
 from conet_graph.models import export_onnx
 from conet_graph.trials.data import open_data
-from conet_graph.verification.verification import open_session
+from conet_graph.verification.runtime import open_session
 
 TRAINING = ("--batch", "64", "--lr", "0.1", "--schedule", "one-cycle", "--nesterov", "--augment")
 

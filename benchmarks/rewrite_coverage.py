@@ -33,7 +33,8 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
-from conet_graph.verification.verification import Report, verify
+from conet_graph.verification.report import Report
+from conet_graph.verification.verification import verify
 
 Copies = NDArray[np.int64]
 SEEDS = (0, 1, 2)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -53,6 +53,8 @@ class LoadedModel:
     external: bool | None = None
     # Whether ``check_model`` has found it in order: once is enough.
     checked: bool = False
+    # SHA-256 of what it was read from, where that was no file.
+    digest: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -62,6 +64,8 @@ class LoadedModel:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file (of the deterministic serialisation where there is no file)."""
+        if self.digest is not None:
+            return self.digest
         if self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
         with self.path.open("rb") as file:
@@ -83,6 +87,30 @@ def load_model(path: str | Path) -> LoadedModel:
         raise InvalidModel(f"There is no file {called}: check the path.") from None
     except OSError as error:
         raise InvalidModel(f"{called} cannot be read: {error.strerror or error}.") from None
+    return LoadedModel(_parsed(data, called), path)
+
+
+def load_bytes(stream: BinaryIO, called: str) -> LoadedModel:
+    """Read a model from a pipe; external data, if it has any, cannot be found.
+
+    Args:
+        stream: read to its end.
+        called: how messages call it.
+
+    Raises:
+        InvalidModel: what comes is not an ONNX model with a graph.
+
+    """
+    data = stream.read(_LARGEST_FILE + 1)
+    called = called[:1].upper() + called[1:]
+    if not data:
+        raise InvalidModel(f"{called} is empty: fetch the model again.")
+    _refuse_lookalikes(data[:_HEAD], called)
+    _refuse_size(len(data), called)
+    return LoadedModel(_parsed(data, called), digest=hashlib.sha256(data).hexdigest())
+
+
+def _parsed(data: bytes, called: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -92,7 +120,7 @@ def load_model(path: str | Path) -> LoadedModel:
         ) from None
     if not proto.HasField("graph"):
         raise InvalidModel(f"{called} holds no graph: it is not an ONNX network.")
-    return LoadedModel(proto, path)
+    return proto
 
 
 def from_proto(proto: onnx.ModelProto) -> LoadedModel:
@@ -119,12 +147,16 @@ def _read(path: Path, called: str) -> bytes:
         if not head:
             raise InvalidModel(f"{called} is empty: fetch the model again.")
         _refuse_lookalikes(head, called)
-        if os.fstat(file.fileno()).st_size > _LARGEST_FILE:
-            raise InvalidModel(
-                f"{called} is larger than an ONNX file can be (2 GB): save its weights as external data."
-            )
+        _refuse_size(os.fstat(file.fileno()).st_size, called)
         file.seek(0)
         return file.read(_LARGEST_FILE)
+
+
+def _refuse_size(size: int, called: str) -> None:
+    if size > _LARGEST_FILE:
+        raise InvalidModel(
+            f"{called} is larger than an ONNX file can be (2 GB): save its weights as external data."
+        )
 
 
 def _refuse_lookalikes(head: bytes, called: str) -> None:

@@ -68,8 +68,10 @@ def is_matrix_product(equation: str) -> bool:
 
     >>> is_matrix_product("btc,cd->btd"), is_matrix_product("btc,bsc->bts")
     (True, False)
+    >>> is_matrix_product("...c,cd->...d")
+    True
     """
-    terms, arrow, result = equation.replace(" ", "").partition("->")
+    terms, arrow, result = equation.replace(" ", "").replace("...", ".").partition("->")
     data, _, weight = terms.partition(",")
     if not arrow or len(weight) != 2 or len(set(data)) != len(data) or not data:
         return False

@@ -8,10 +8,13 @@ with its data or the new one with its data (and at worst an unused file lies bes
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +33,8 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 EXTERNAL_FROM = 1024
 # Every tensor in a data file starts at a multiple of this.
 ALIGNMENT = 64
+# Whoever runs as root may write to files that nobody may: their mode counts, not what the system allows.
+_ANY_WRITER = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def atomic_write(path: Path, parts: Iterable[bytes]) -> None:
@@ -63,7 +68,7 @@ def save_model(
     path = Path(path)
     had = has_external(proto)
     with _one_sentence(path):
-        stale = _data_files(path)
+        stale = data_files(path)
         if external or (external is None and (had or _too_large(proto))):
             kept = _save_beside(proto, path, folder)
         else:
@@ -75,9 +80,39 @@ def save_model(
             path.with_name(name).unlink(missing_ok=True)
 
 
+def one_file(proto: onnx.ModelProto, folder: Path | None = None) -> Iterator[bytes]:
+    """The bytes of a model with all its weights inside, as for a pipe.
+
+    Raises:
+        BadUsage: it is too large for that.
+        InvalidModel: external data of the model is missing or damaged.
+
+    """
+    if _too_large(proto):
+        raise BadUsage("The model is larger than one file can be (2 GB): write it to a file, not to a pipe.")
+    return serialised(_whole(proto, folder) if has_external(proto) else proto)
+
+
 def has_external(proto: onnx.ModelProto) -> bool:
     """Whether some of a model's weights lie outside it."""
     return any(_is_external(t) for t in all_tensors(proto))
+
+
+def require_writable(path: Path) -> None:
+    """Look at an output before the work for it begins.
+
+    Raises:
+        BadUsage: nothing can be written there: its folder is missing or closed, it is a folder or a device,
+            or a file that may not be changed.
+
+    """
+    with _one_sentence(path):
+        if not stat.S_ISDIR(os.stat(path.parent).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if sys.platform != "win32" and os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager
@@ -88,9 +123,16 @@ def _one_sentence(path: Path) -> Iterator[None]:
             raise BadUsage(f"{shown(str(path))} is a folder: name a file in it.")
         if path.exists() and not path.is_file():
             raise BadUsage(f"{shown(str(path))} is a device or a pipe: name a regular file.")
+        if _is_own_file(path) and (not path.stat().st_mode & _ANY_WRITER or not os.access(path, os.W_OK)):
+            raise BadUsage(f"{shown(str(path))} is read-only: make it writable, or name another file.")
         yield
     except OSError as error:
         raise BadUsage(f"{shown(str(path))} cannot be written: {error.strerror or error}.") from None
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether a file lies there itself: a link is replaced, and what it leads to is left alone."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _staged(path: Path, parts: Iterable[bytes]) -> Path:
@@ -112,6 +154,8 @@ def _publish(made: list[Path], targets: dict[Path, Path]) -> None:
     try:
         for staged, target in targets.items():
             fresh = not target.exists()
+            if _is_own_file(target):
+                os.chmod(staged, stat.S_IMODE(target.stat().st_mode))
             os.replace(staged, target)
             if fresh:
                 made.append(target)
@@ -231,8 +275,8 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^\w.-]", "_", path.name)[:100]
 
 
-def _data_files(path: Path) -> set[str]:
-    """Data files of ours that the model at ``path`` (about to be replaced) refers to."""
+def data_files(path: Path) -> set[str]:
+    """Data files of ours that the model at ``path`` (about to be replaced) refers to: they go with it."""
     ours = re.compile(re.escape(_stem(path)) + r"\.[0-9a-f]{16}\.data")
     beside = {name for name in os.listdir(path.parent) if ours.fullmatch(name)}
     if not beside or not path.is_file():

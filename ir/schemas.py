@@ -16,6 +16,8 @@ EXPERIMENTAL = frozenset(
         *("ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
     )
 )
+# Operators that ONNX Runtime's optimiser writes, and runs, at opsets before the one that brought them.
+EARLY = {"LayerNormalization": 17}
 # Element types by the name they have in ONNX's operator descriptions.
 ELEMENT_TYPES = {
     f"tensor({name.lower()})": value for name, value in onnx.TensorProto.DataType.items() if value
@@ -49,7 +51,7 @@ class Schema:
 def schema_of(op_type: str, opset: int) -> Schema | None:
     """The description of an operator of ONNX's own domain; None where that opset does not have it."""
     try:
-        found = defs.get_schema(op_type, opset, "")
+        found = defs.get_schema(op_type, max(opset, EARLY.get(op_type, 0)), "")
     except defs.SchemaError:
         return None
     if found.deprecated:

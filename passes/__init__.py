@@ -11,6 +11,7 @@ from conet_graph.passes.canonicalize import Canonicalize
 from conet_graph.passes.check_shapes import CheckShapes
 from conet_graph.passes.classify_edges import ClassifyEdges
 from conet_graph.passes.fold_shapes import FoldShapes
+from conet_graph.passes.fold_weight_sums import FoldWeightSums
 from conet_graph.passes.infer_shapes import InferShapes
 from conet_graph.passes.tie_channels import TieChannels
 from conet_graph.passes.unshare import Unshare
@@ -19,6 +20,7 @@ from conet_graph.passes.unshare import Unshare
 STRUCTURE: tuple[Pass, ...] = (
     Canonicalize(),
     UntilSettled((InferShapes(), FoldShapes())),
+    FoldWeightSums(),
     CheckShapes(),
     Unshare(),
     ClassifyEdges(),
@@ -40,11 +42,17 @@ def structured(loaded: LoadedModel) -> Graph:
     return PassManager(STRUCTURE).run(Graph.of(check_model(loaded)))
 
 
-def analysed(loaded: LoadedModel, after: Hook | None = None) -> Graph:
+def analysed(loaded: LoadedModel, after: Hook | None = None, *, free_kept: bool = False) -> Graph:
     """The graph of a model with its channels solved.
+
+    Args:
+        loaded: the model.
+        after: called after each pass.
+        free_kept: free what is kept by default (see ``TieChannels``).
 
     Raises:
         InvalidModel: the model breaks an invariant; the message says which, and where.
 
     """
-    return PassManager(PIPELINE, after).run(Graph.of(check_model(loaded)))
+    passes = [TieChannels(free_kept) if isinstance(step, TieChannels) else step for step in PIPELINE]
+    return PassManager(passes, after).run(Graph.of(check_model(loaded)))

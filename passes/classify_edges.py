@@ -74,6 +74,8 @@ def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:
     facts = WEIGHTED.get(op.op_type)
     if facts is None or not op.input(facts.weight):
         return None
+    if weights.issuperset(o for o in op.outputs if o):
+        return None  # it computes a weight: no feature map goes in
     data, weight = facts.data, facts.weight
     if op.op_type == "Einsum" and not (
         op.input(weight) in weights and is_matrix_product(str(op.attr("equation", "")))

@@ -56,21 +56,54 @@ class Channels:
 CHANNELS: Result[Channels] = Result("channels", "tie_channels")
 
 
+# Channels that only the file or a shape gives, such as an alphabet that symbols are compared with.
+UNPRODUCED = "no layer produces them: they are positions of a constant (kept by default)"
+
+
 @dataclass(frozen=True)
 class TieChannels:
-    """Find the channel groups of a network (DESIGN: type inference for channels)."""
+    """Find the channel groups of a network (DESIGN: type inference for channels).
+
+    ``free_kept`` frees what is kept by default: channels that a Softmax, ArgMax or TopK selects among, and
+    those that no layer produces.
+    """
+
+    free_kept: bool = False
 
     name: ClassVar[str] = "tie_channels"
     doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
         """Solve, and leave a ``Channels`` in ``CHANNELS``."""
-        units = Units(graph)
+        units = Units(graph, self.free_kept)
         walk(units)
         units.solve()
+        if not self.free_kept:
+            _keep_unproduced(units, graph.result(LAYERS))
         channels = _channels(graph, units)
         graph.keep(CHANNELS, channels)
         graph.keep(AXIS_LABELS, ChannelLabels(channels))
+
+
+def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
+    """Keep the channels that layers read and none gives out, and solve once more where there are any."""
+    produced = np.zeros(len(units.frozen_class), np.bool_)
+    for layer in layers:
+        axis = out_axis(units, layer)
+        if not isinstance(axis, int):
+            produced[units.classes[axis]] = True
+    again = False
+    for layer in layers:
+        axis = in_axis(units, layer)
+        if isinstance(axis, int):
+            continue
+        classes = units.classes[axis]
+        given = axis[~produced[classes] & ~units.frozen_class[classes]]
+        if len(given):
+            units.keep(layer.op, given, UNPRODUCED)
+            again = True
+    if again:
+        units.solve()
 
 
 def walk(tracker: Tracker) -> None:

@@ -7,7 +7,7 @@ from golden_text import parsed
 from rewidth_case import free, produced_by, reason, require_equal, rewidthed
 
 from conet_graph.ir.errors import BadUsage
-from conet_graph.verification.verification import Report
+from conet_graph.verification.report import Report
 
 IMAGE = "agraph (float[N,3,6,6] x) => (float[N,D,E,F] y)"
 

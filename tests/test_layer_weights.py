@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.analysis.analysis import analyze
-from conet_graph.analysis.constant_values import value_of
 from conet_graph.analysis.layer_weights import indicators_of_layers, weights_of_layers
 from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
+from conet_graph.passes.shapes.constant_values import value_of
 from tests.graphs import GraphBuilder
 
 Build = Callable[[GraphBuilder, str], str]

@@ -60,12 +60,14 @@ def test_the_chain_costs_what_is_written_above() -> None:
     ("request_", "expected"),
     [
         ({"scale": 0.5}, [8, 16]),
-        ({"scale": 0.3}, [5, 10]),  # 4.8 and 9.6
+        ({"scale": 0.3}, [4, 8]),  # 4.8 is too far from 8, 9.6 is not
+        ({"scale": 0.3, "multiple_of": 1}, [5, 10]),
+        ({"scale": 0.7}, [8, 24]),  # 11.2 and 22.4
         ({"scale": 0.3, "multiple_of": 4}, [4, 8]),
         ({"scale": 0.35, "multiple_of": 4}, [4, 12]),  # 5.6 and 11.2
         ({"scale": 0.001}, [1, 1]),
-        ({"scale": 0.3, "min_width": 12}, [12, 12]),
-        ({"scale": 0.3, "min_width": 20}, [16, 20]),  # narrowing never widens
+        ({"scale": 0.3, "min_width": 12}, [12, 16]),
+        ({"scale": 0.3, "min_width": 20, "multiple_of": 1}, [16, 20]),  # narrowing never widens
         ({"scale": 0.3, "min_width": 9, "multiple_of": 4}, [12, 12]),
         ({"scale": 1.0}, [16, 32]),
         ({"scale": 1.5}, [24, 48]),
@@ -182,9 +184,12 @@ def test_a_target_is_met_from_below_within_two_percent(what: str, share: float, 
     goal = share * getattr(cost(graph), what)
     option = "params" if what == "parameters" else what
     # Above one a target is absolute.
-    request = WidthRequest(**{option: share if share < 1 else goal}, uniform=uniform)
+    asked = {option: share if share < 1 else goal}
+    request = WidthRequest(**asked, uniform=uniform, multiple_of=1)
     reached = getattr(cost_at(graph, choose_copies(graph, request)), what)
     assert 0.98 * goal <= reached <= goal
+    aligned = getattr(cost_at(graph, choose_copies(graph, WidthRequest(**asked, uniform=uniform))), what)
+    assert 0.95 * goal <= aligned <= goal
 
 
 def test_a_fraction_and_its_number_are_one_target() -> None:
@@ -195,7 +200,7 @@ def test_a_cost_that_can_be_had_exactly_is_had() -> None:
     graph = chain(16)
     for width in range(1, 40):
         if width != 16:
-            assert widths(graph, macs=64 * (27 + 10) * width) == [width]
+            assert widths(graph, macs=64 * (27 + 10) * width, multiple_of=1) == [width]
 
 
 def test_bytes_of_weights() -> None:
@@ -221,8 +226,8 @@ def test_uniform_takes_the_same_share_everywhere_and_ranking_does_not() -> None:
     graph = graph_of(b.build())
     # Multiplications a pixel are 3a + ac + 10c: 2120 with all, and without the weak half of 'a' and 4 of
     # the channels of 'c', which are all alike, 60 + 720 + 360.
-    assert widths(graph, macs=64 * 1140) == [20, 36]
-    assert widths(graph, macs=64 * (3 * 28 + 28 * 28 + 10 * 28), uniform=True) == [28, 28]
+    assert widths(graph, macs=64 * 1140, multiple_of=1) == [20, 36]
+    assert widths(graph, macs=64 * 1148, uniform=True, multiple_of=1) == [28, 28]  # 84 + 784 + 280
 
 
 def test_limits_hold_in_targets_too() -> None:
@@ -271,7 +276,7 @@ def test_exchanges_find_what_single_steps_do_not() -> None:
     for share in np.arange(0.3, 0.95, 0.05):
         goal = share * macs(8, 16)
         best = max(m for a in range(1, 9) for b in range(1, 17) if (m := macs(a, b)) <= goal)
-        reached = macs(*widths(chain(8, 16), macs=float(share)))
+        reached = macs(*widths(chain(8, 16), macs=float(share), multiple_of=1))
         assert reached <= goal
         assert reached >= min(0.98 * goal, best)
 
@@ -282,12 +287,12 @@ def test_latency_is_measured_on_candidates() -> None:
     def meter(copies: NDArray[np.int64]) -> float:
         return float(sum(copies[g.classes].sum() for g in free(graph)))
 
-    found = widths(graph, latency_ms=24.0, measure_latency=meter)
+    found = widths(graph, latency_ms=24.0, measure_latency=meter, multiple_of=1)
     assert 22 <= sum(found) <= 24
     with pytest.raises(Refused, match="runs in 48 milliseconds already"):
         widths(graph, latency_ms=50.0, measure_latency=meter)
     with pytest.raises(Refused, match="closest is 2,"):
-        widths(graph, latency_ms=1.0, measure_latency=meter)
+        widths(graph, latency_ms=1.0, measure_latency=meter, multiple_of=1)
 
 
 @pytest.mark.parametrize(

@@ -165,19 +165,21 @@ def _layer_from(data: dict[str, Any]) -> LayerEntry:
     )
 
 
-def analyze(model: str | Path | LoadedModel, *, rank: bool = False) -> Analysis:
+def analyze(model: str | Path | LoadedModel, *, rank: bool = False, free_kept: bool = False) -> Analysis:
     """Analyse a network: which channel sizes are free, and which are tied together.
 
     Args:
         model: a file, or a model that was loaded.
         rank: measure rank and condition of each layer's weight, too.
+        free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
+            among, and those that no layer produces.
 
     Raises:
         InvalidModel: the file cannot be read or is not a valid network.
 
     """
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    return analysis_of(analysed(loaded), rank=rank)
+    return analysis_of(analysed(loaded, free_kept=free_kept), rank=rank)
 
 
 def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:

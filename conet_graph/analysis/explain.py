@@ -10,7 +10,7 @@ import numpy as np
 from conet_graph.analysis.layers import find_layer, inner_facts, inner_nodes, layer_names
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.passes.channels.units import Ids, Units
+from conet_graph.passes.channels.units import STRONGEST, Ids, Units
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group, out_axis
 
@@ -118,7 +118,7 @@ class Equations:
 
     def __init__(self, units: Units) -> None:
         """Sort the equations of solved units by unit."""
-        self.frozen = set(units.reasons)
+        self.frozen = {unit: units.strength(unit) for unit in units.reasons}
         none = np.zeros(0, np.int64)
         left = np.concatenate([none, *units.left])
         right = np.concatenate([none, *units.right])
@@ -137,24 +137,25 @@ class Equations:
     def way_out(self, start: int) -> tuple[list[int], int]:
         """The shortest chain of operators from a unit to a frozen one, and that frozen unit.
 
-        A frozen unit with a reason of its own is preferred to the generic one, which is unit 0.
+        The nearest frozen unit whose reason says most is taken.
         """
         came: dict[int, tuple[int, int]] = {start: (start, -1)}
-        pending, generic = deque([start]), False
+        pending, best = deque([start]), -1
         while pending:
             unit = pending.popleft()
             if unit in self.frozen:
-                if unit:
-                    return self._chain(came, start, unit), unit
-                generic = True
+                if best < 0 or self.frozen[unit] > self.frozen[best]:
+                    best = unit
+                if self.frozen[best] == STRONGEST:
+                    break
                 continue
             for other, op in self._next(unit):
                 if other not in came:
                     came[other] = (unit, op)
                     pending.append(other)
-        if not generic:
+        if best < 0:
             raise ValueError(f"unit {start} is not frozen")
-        return self._chain(came, start, 0), 0
+        return self._chain(came, start, best), best
 
     @staticmethod
     def _chain(came: dict[int, tuple[int, int]], start: int, end: int) -> list[int]:

@@ -38,11 +38,13 @@ def frozen_parts(units: Units) -> Parts:
 
 
 def _reasons(units: Units, of: Ids, count: int, left: Ids, right: Ids, is_frozen: NDArray[np.bool_]) -> Ids:
-    """The first frozen unit that each part meets; the generic one, unit 0, only if no other."""
+    """The first of the frozen units with the strongest reason that each part meets."""
     stops = np.array(sorted(units.reasons), np.int64)
     parts = np.concatenate([of[left[is_frozen[right]]], of[right[is_frozen[left]]], of[stops]])
     met = np.concatenate([right[is_frozen[right]], left[is_frozen[left]], stops])
-    order = np.lexsort((met, met == 0, parts))
+    weakness = np.zeros(units.count, np.int64)
+    weakness[stops] = [-units.strength(unit) for unit in stops.tolist()]
+    order = np.lexsort((met, weakness[met], parts))
     found, first = np.unique(parts[order], return_index=True)
     reason = np.full(count, -1, np.int64)
     reason[found] = met[order][first]

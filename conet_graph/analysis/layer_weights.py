@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.analysis.constant_values import value_of
 from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.indicators import LayerIndicators, layer_indicators
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.shapes.constant_values import value_of
 
 # Input slots of the scale and the zero point of a weight of whole numbers (ONNX operator specs); a
 # missing scale stands behind the operator and is one for the whole weight.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -55,7 +56,21 @@ _USAGE_ERROR = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Run the command line; ends the process with the exit code."""
+    _keep_native_output_off_stdout()
     sys.exit(run(sys.argv[1:]))
+
+
+def _keep_native_output_off_stdout() -> None:
+    """What libraries print past Python (ONNX Runtime's warnings) goes to stderr: stdout is for results."""
+    if sys.stdout is None or sys.stderr is None:
+        return  # closed by whoever started the process
+    try:
+        result = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except OSError:
+        return
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    sys.stdout = os.fdopen(result, "w", encoding=encoding, errors=errors)
 
 
 def run(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from conet_graph.cli.common import Debug, Json, guarded, plain, print_json, quantity
+from conet_graph.cli.common import Debug, For, FreeKept, Json, guarded, plain, print_json, quantity, say
 from conet_graph.cli.table import Column, write_table
 from conet_graph.ir.errors import BadUsage
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @guarded
 def analyze(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, or '-' for a pipe.", show_default=False)],
+    free_kept: FreeKept = False,
     json: Json = False,
     text: Annotated[bool, typer.Option("--text", help="Print the network as text.")] = False,
     rank: Annotated[
@@ -33,6 +34,7 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
     ] = None,
+    for_: For = None,
     print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS", help="Print the network after a pass, on stderr."),
@@ -50,12 +52,14 @@ def analyze(
         raise BadUsage("--json, --text and --explain exclude each other: give one of them.")
     if (rank or html is not None) and (text or explain is not None):
         raise BadUsage("--rank and --html go with the table or with --json: leave --text and --explain out.")
+    from conet_graph.cli.files import check_outputs, load_given, model_files
     from conet_graph.cli.hooks import BetweenPasses
-    from conet_graph.ir.load import load_model
     from conet_graph.passes import analysed
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
-    graph = analysed(load_model(model), after=hook)
+    loaded = load_given(model)
+    check_outputs({"--html": html}, model_files(loaded, "the model"))
+    graph = analysed(loaded, after=hook, free_kept=free_kept)
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 
@@ -73,10 +77,17 @@ def analyze(
         from conet_graph.report.analysis_page import write_analysis_page
 
         write_analysis_page(graph, html, found)
+    warnings: list[str] = []
+    if for_ is not None:
+        from conet_graph.rewriting.alignment import breaking
+
+        warnings = breaking(graph, for_)
     if json:
-        print_json(found.to_dict())
-    else:
-        show(found, sys.stdout, rank)
+        print_json({**found.to_dict(), "warnings": warnings} if for_ is not None else found.to_dict())
+        return
+    show(found, sys.stdout, rank)
+    for warning in warnings:
+        say(f"Warning: {warning}.")
 
 
 def show(found: Analysis, out: TextIO, rank: bool = False) -> None:

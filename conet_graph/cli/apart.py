@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from conet_graph.rewriting.plans import Plan
-    from conet_graph.verification.verification import Report
+    from conet_graph.verification.report import Report
 
 
 def report_of(verify: Callable[[], Report], made: Plan) -> Report:
     """What a verification finds, done apart; a crash is a failure of it."""
-    from conet_graph.verification.verification import Report
+    from conet_graph.verification.report import Report
 
     if not _may_fork():
         return verify()

@@ -28,11 +28,14 @@ def apply(
 
     Example: conet-graph apply plan.json weights.pt -o slim.pt
     """
+    from conet_graph.cli.files import check_outputs, named_inputs
     from conet_graph.regular_file import read_text
     from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint
     from conet_graph.rewriting.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
     from conet_graph.rewriting.plans import Plan
 
+    inputs = {"the plan": plan, "the checkpoint": checkpoint, "the mapping": mapping}
+    check_outputs({"-o": output}, named_inputs(inputs))
     check_suffix(output)
     made = Plan.loads(read_text(plan, "plan"))
     keys = None if mapping is None else _mapping(read_text(mapping, "mapping"), mapping)

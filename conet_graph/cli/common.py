@@ -26,7 +26,21 @@ WIDTH = 100
 _OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and how long each step took.")]
+FreeKept = Annotated[
+    bool,
+    typer.Option(
+        "--free-kept", help="Free channels kept by default: selected among (Softmax, TopK), or of no layer."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+
+# What --for takes; a test compares it with the presets themselves, which commands import late.
+RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt-int8, ncnn or rknn"
+
+For = Annotated[
+    str | None,
+    typer.Option("--for", metavar="RUNTIME", help=f"Warn of widths that do not suit {RUNTIMES}."),
+]
 
 P = ParamSpec("P")
 
@@ -97,11 +111,11 @@ def print_json(data: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """Where tables go: stdout, at most 100 columns wide, coloured on a terminal only."""
     from rich.console import Console
 
-    made = Console(highlight=False, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     made.width = min(made.width, WIDTH) if made.is_terminal else WIDTH
     return made
 

@@ -48,6 +48,7 @@ def distill(
 
     Example: conet-graph distill slim.onnx --teacher model.onnx --images photos/ -o recovered.onnx
     """
+    from conet_graph.cli.files import check_outputs, data_input, named_inputs
     from conet_graph.ir.load import load_model
     from conet_graph.rewriting.rewriting import save
     from conet_graph.trials.distill import DistillSettings
@@ -57,6 +58,8 @@ def distill(
 
     if not output.parent.is_dir():
         raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
+    inputs = {"the student": student, "the teacher": teacher, "the images": data_input(images)}
+    check_outputs({"-o": output}, named_inputs(inputs))
     settings = DistillSettings(epochs=epochs, batch=batch, learning_rate=lr)
     model, original = load_model(student), load_model(teacher)
     recovery = Recovery(

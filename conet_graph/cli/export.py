@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from conet_graph.cli.common import Debug, guarded
-from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.errors import BadUsage, shown
 
 
 @guarded
@@ -31,10 +31,12 @@ def export(
 
     Example: conet-graph export darts14 -o imagenet.onnx --image 224 --classes 1000 --widths-from RUN
     """
+    from conet_graph.cli.files import check_outputs, named_inputs
     from conet_graph.models.export import export_onnx
 
     if not output.parent.is_dir():
-        raise BadUsage(f"There is no folder '{output.parent}': make it first.")
+        raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
+    check_outputs({"-o": output}, named_inputs({"the run": widths_from}))
     widths = None
     if widths_from is not None:
         from conet_graph.search.transfer import zoo_widths

@@ -29,12 +29,16 @@ def report(
 
     Example: conet-graph report runs/resnet20 --html report.html
     """
+    from conet_graph.cli.files import check_outputs
     from conet_graph.report.page import write_page
     from conet_graph.report.plot_files import write_plots
     from conet_graph.report.run_data import read_run
 
-    data = read_run(run)
     folder = run / "report"
+    if html is not None:
+        inside = [path for path in run.rglob("*") if folder not in path.parents] if run.is_dir() else []
+        check_outputs({"--html": html}, [("a file of the search", p) for p in inside if p.is_file()])
+    data = read_run(run)
     plots = write_plots(data, folder)
     page = html or folder / "index.html"
     write_page(data, page)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
-from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity
+from conet_graph.cli.common import (
+    RUNTIMES,
+    Debug,
+    FreeKept,
+    Json,
+    console,
+    guarded,
+    plain,
+    print_json,
+    quantity,
+)
 from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
@@ -20,14 +30,15 @@ if TYPE_CHECKING:
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.plans import Plan
-    from conet_graph.verification.verification import Report
+    from conet_graph.verification.report import Report
 
 
 @guarded
 def rewrite(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, or '-' for a pipe.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write, or '-' for a pipe.", show_default=False),
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Every free group F of its channels.")] = None,
     set_: Annotated[
@@ -46,11 +57,20 @@ def rewrite(
     ] = None,
     importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 1,
+    multiple_of: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits"
+        ),
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")
+    ] = None,
     min_width: Annotated[int, typer.Option(min=1, help="No width under this.")] = 1,
     keep: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
+    free_kept: FreeKept = False,
     init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
@@ -70,20 +90,37 @@ def rewrite(
 
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
     """
-    from conet_graph.ir.load import load_model
-    from conet_graph.ir.save import atomic_write
+    from conet_graph.cli.files import (
+        PIPE,
+        check_outputs,
+        load_given,
+        model_files,
+        named_inputs,
+        require_pipe_out,
+        write_to_pipe,
+    )
+    from conet_graph.cli.uneven import show_uneven, uneven_groups
+    from conet_graph.ir.save import atomic_write, one_file
     from conet_graph.passes import analysed
+    from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, plan_for, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
-    from conet_graph.verification.verification import require
+    from conet_graph.verification.report import require
     from conet_graph.verification.verification import verify as verified
 
     if output is None and not dry_run:
         raise BadUsage("Say where to write: -o OUT.onnx (or --dry-run to see the widths only).")
+    if output == PIPE and json:
+        raise BadUsage("-o - and --json both want stdout: give one of them.")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
     if not asked and scale is None and params is None and macs is None and latency is None:
         raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
-    graph = analysed(load_model(model))
+    loaded, piped = load_given(model), output == PIPE
+    inputs = [*model_files(loaded, "the model"), *named_inputs({"the widths": widths})]
+    check_outputs({"-o": None if piped else output, "--plan": plan}, inputs)
+    if piped and not dry_run:
+        require_pipe_out()
+    graph = analysed(loaded, free_kept=free_kept)
     request = WidthRequest(
         scale=scale,
         widths=asked,
@@ -91,6 +128,7 @@ def rewrite(
         macs=_target(macs, "--macs"),
         latency_ms=latency,
         multiple_of=multiple_of,
+        runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
         importance=importance,
@@ -113,13 +151,19 @@ def rewrite(
         if verify:
             report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
             require(report)
-        save(in_place_of(graph.loaded, proto), output)
+        if piped:
+            write_to_pipe(one_file(proto, graph.folder))
+        else:
+            save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             atomic_write(plan, [made.dumps().encode()])
+    by_target = params is not None or macs is not None or latency is not None or scale is not None
+    uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        print_json(_summary(made, before, after, report, output))
+        print_json({**_summary(made, before, after, report, output), "not_aligned": uneven})
     else:
-        _show(made, before, after, report, output)
+        _show(made, before, after, report, None if dry_run else output, stderr=piped)
+        show_uneven(uneven, stderr=piped)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:
@@ -191,11 +235,13 @@ def _summary(
     }
 
 
-def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None) -> None:
+def _show(
+    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None, *, stderr: bool
+) -> None:
     from rich import box
     from rich.table import Table
 
-    out = console()
+    out = console(stderr=stderr)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for title in ("group", "old width", "new width", "share"):
         table.add_column(title, justify="left" if title == "group" else "right")
@@ -222,8 +268,10 @@ def _show(made: Plan, before: Cost, after: Cost, report: Report | None, output: 
             else f", largest difference {report.largest_difference:.1g}"
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
-    if output is not None and report is not None:
-        out.print(f"wrote {output}", soft_wrap=True)
+    elif output is not None:
+        out.print("not verified (--no-verify)")
+    if output is not None:
+        out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
 
 
 def _share(old: int | None, new: int | None) -> str:

@@ -110,6 +110,7 @@ def search(
         "max_hours": max_hours,
     }
     asked = {name: value for name, value in given.items() if value is not None}
+    from conet_graph.cli.files import check_outputs, data_input, named_inputs
     from conet_graph.ir.load import load_model
     from conet_graph.search.begin import begin, go_on, network_in
     from conet_graph.search.run_folder import RunFolder
@@ -119,6 +120,10 @@ def search(
     if not resume:
         settings = RunSettings(data="digits").changed({"schedule": "adas", **asked})
         folder.require_empty()
+        if out.is_dir():
+            kept = (folder.original, folder.final, folder.widths, folder.config, folder.database)
+            inputs = {"the model": model, "the data": data_input(data)}
+            check_outputs({f"--out's {path.name}": path for path in kept}, named_inputs(inputs))
         load_model(model)  # a wrong path is told before PyTorch is loaded
         tools = _tools(settings, download)
         begin(model, folder, settings, " ".join(sys.argv))

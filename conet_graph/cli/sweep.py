@@ -53,6 +53,7 @@ def sweep(
 
     Example: conet-graph sweep model.onnx --out runs/s --delta 0.0025,0.005 --seeds 3 -- --data npz:images.npz
     """
+    from conet_graph.cli.files import check_outputs, named_inputs
     from conet_graph.search.sweep import grid, result_of, rows_of
 
     lists = {"delta": delta, "epochs": epochs, "phi": phi, "mu": mu}
@@ -61,6 +62,8 @@ def sweep(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadUsage(f"The folder {shown(str(out))} cannot be made: {error.strerror}.") from None
+    made = {f"--out's {name}": out / name for name in ("sweep.json", "sweep.png", "sweep.svg")}
+    check_outputs(made, named_inputs({"the model": model}))
     codes: dict[Path, int] = {}
 
     def tell(job: Job, code: int) -> None:

@@ -98,6 +98,7 @@ def train(
 
     Example: conet-graph train slim.onnx --data npz:images.npz -o trained.onnx --epochs 50 --augment
     """
+    from conet_graph.cli.files import check_outputs, data_input, named_inputs
     from conet_graph.trials.data import open_data
     from conet_graph.trials.distributed import is_first
     from conet_graph.trials.networks import FileNetwork, write_trained
@@ -106,6 +107,10 @@ def train(
 
     if not output.absolute().parent.is_dir():
         raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
+    check_outputs(
+        {"-o": output},
+        named_inputs({"the model": Path(model), "the data": data_input(data), **_state(checkpoint)}),
+    )
     settings = TrainSettings(
         batch=batch,
         learning_rate=lr,
@@ -143,6 +148,11 @@ def train(
         print_json(_summary(history, output))
     else:
         out.print(f"wrote {output}", soft_wrap=True)
+
+
+def _state(folder: Path | None) -> dict[str, Path | None]:
+    """Files of the training's state, which the network may not take the place of."""
+    return {} if folder is None else {"the state in --checkpoint": folder / CHECKPOINT}
 
 
 def _checkpoint_file(folder: Path | None, resume: bool) -> Path | None:

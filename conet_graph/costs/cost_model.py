@@ -37,7 +37,7 @@ class CostModel:
         self.graph = graph
         self.channels = graph.result(CHANNELS)
         now = np.array([len(g.classes) for g in self.channels.groups], np.float64)
-        self._lengths = _Lengths(graph, self.channels, now)
+        self._lengths = Lengths(graph, self.channels, now)
         names = [*weights_of(graph).values()]
         names += _grown_from_one(graph, self.channels, set(names))
         of_layers = _weights_of_layers(graph)
@@ -159,7 +159,7 @@ class CostModel:
 
 
 @dataclass
-class _Lengths:
+class Lengths:
     """The lengths of axes; each has a row."""
 
     graph: Graph
@@ -171,6 +171,7 @@ class _Lengths:
     rows: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Note which groups are free."""
         self.free = np.array([g.free for g in self.channels.groups], np.bool_)
 
     def row(self, value: str, axis: int) -> int:

@@ -51,6 +51,7 @@ class Plan:
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
     kept: list[KeptGroup] = field(default_factory=list)
+    free_kept: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -59,6 +60,7 @@ class Plan:
             "source": {"sha256": self.sha256},
             "init": self.init,
             "seed": self.seed,
+            "free_kept": self.free_kept,
             "exact": self.exact,
             "inexact_because": self.inexact_because,
             "groups": [
@@ -111,6 +113,7 @@ class Plan:
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
                 kept=[KeptGroup(str(k["id"]), str(k["reason"])) for k in data.get("kept", [])],
+                free_kept=bool(data.get("free_kept", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -162,6 +165,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequ
         layout.tensors,
         seed,
         list(kept),
+        channels.units.free_kept,
     )
 
 

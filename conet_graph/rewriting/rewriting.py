@@ -26,21 +26,22 @@ from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.plans import KeptGroup, Plan, copies_of, make_plan
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import (
-    RUNTIME,
-    Report,
-    first_line,
-    open_session,
-    random_inputs,
-    require,
-    verify,
-)
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.report import Report, require
+from conet_graph.verification.runtime import RUNTIME, first_line, open_session
+from conet_graph.verification.verification import verify
 
 INITS = ("keep", "fresh")
 
 
 def plan(
-    model: LoadedModel, *, init: str = "keep", noise: bool = False, seed: int = 0, **request: Any
+    model: LoadedModel,
+    *,
+    init: str = "keep",
+    noise: bool = False,
+    seed: int = 0,
+    free_kept: bool = False,
+    **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
 
@@ -49,13 +50,15 @@ def plan(
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
         seed: of fresh weights, of noise and of random rankings.
+        free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
+            among, and those that no layer produces.
         request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
 
     Raises:
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model)
+    graph = analysed(model, free_kept=free_kept)
     wanted = WidthRequest(seed=seed, **request)
     return plan_for(graph, wanted, init, noise, lambda asked: choose_copies(graph, asked))[0]
 
@@ -153,7 +156,7 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
     """
     if made.sha256 != model.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model)
+    graph = analysed(model, free_kept=made.free_kept)
     proto = rewritten(graph, made)
     if check:
         require(verify(graph, proto, made, model.folder))
@@ -167,7 +170,7 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    report = verify(analysed(original), new.proto, made, new.folder)
+    report = verify(analysed(original, free_kept=made.free_kept), new.proto, made, new.folder)
     if made.sha256 != original.sha256:
         report.fail("the plan was made for another original file")
     return report

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import CHANNELS, Group
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
@@ -30,6 +31,10 @@ class WidthRequest:
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
     operators whose MACs cannot be counted are left out of both sides.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
+
+    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
+    8 by default), in smaller steps where a group is narrow or the target would be missed. With
+    ``multiple_of`` they are multiples of that, whatever is missed. ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -39,7 +44,8 @@ class WidthRequest:
     weight_bytes: float | None = None
     latency_ms: float | None = None
     measure_latency: Callable[[Copies], float] | None = None
-    multiple_of: int = 1
+    multiple_of: int | None = None
+    runtime: str | None = None
     min_width: int = 1
     keep: tuple[str, ...] = ()
     importance: str = "l2"
@@ -87,7 +93,7 @@ def _check(request: WidthRequest) -> None:
         raise BadUsage(f"--scale is {request.scale}: give a factor of at most {WIDEST:.0f}.")
     if request.latency_ms is not None and request.measure_latency is None:
         raise BadUsage("A latency needs measure_latency, a function that measures a candidate.")
-    if request.multiple_of < 1 or request.min_width < 1:
+    if request.min_width < 1:
         raise BadUsage("--multiple-of and --min-width are 1 or more.")
 
 
@@ -101,6 +107,10 @@ class _Chooser:
         self.scores = importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
+        # Classes of each group that come and go together: as wished for, then smaller. The first are used
+        # until a target cannot be met with them.
+        self.ladder = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))
+        self.steps = self.ladder[0]
 
     def choose(self) -> Copies:
         request = self.request
@@ -130,22 +140,17 @@ class _Chooser:
 
     # -- scale -------------------------------------------------------------------------------------
 
-    def _step(self, group: Group) -> int:
-        """Classes that come and go together, so that the width stays a multiple of what is asked for."""
-        return int(np.lcm(self.request.multiple_of, group.multiple)) // group.multiple
-
-    def _steps(self) -> Copies:
-        return np.array([self._step(g) for g in self.groups], np.int64)
-
-    def _least(self, group: Group) -> int:
-        step = self._step(group)
-        return -(-self.request.min_width // (step * group.multiple)) * step
+    def _least(self, k: int, step: int) -> int:
+        return -(-self.request.min_width // (step * self.groups[k].multiple)) * step
 
     def _scaled(self, counts: Copies, scale: float) -> Copies:
         """Every movable group at the nearest multiple of ``scale`` times its width."""
         counts = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            old, step, least = int(self.counts[k]), self._step(self.groups[k]), self._least(self.groups[k])
+        if scale == 1 and self.request.multiple_of is None:
+            return counts
+        for k in np.flatnonzero(self.movable).tolist():
+            old, step = int(self.counts[k]), self._step_for(k, float(self.counts[k] * scale))
+            least = self._least(k, step)
             new = max(int(old * scale / step + 0.5) * step, least)
             if scale > 1:
                 counts[k] = max(new, old)  # rounding may not narrow what is to become wider,
@@ -155,6 +160,12 @@ class _Chooser:
                 new = below if below >= least else old
             counts[k] = new
         return counts
+
+    def _step_for(self, k: int, wished: float) -> int:
+        """The largest step that leaves a width within a third of what is wished for."""
+        steps = [int(steps[k]) for steps in self.ladder]
+        near = (s for s in steps if abs(int(wished / s + 0.5) * s - wished) <= wished / 3)
+        return next(near, steps[-1])
 
     # -- targets -----------------------------------------------------------------------------------
 
@@ -179,12 +190,26 @@ class _Chooser:
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
-        least = self._narrowest(counts)
-        order = self._drop_order(counts, least)[::-1]
-        if self.request.uniform:
-            order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
-        reached = self._narrowed(counts, measure, goal, what, rounds=50)
-        return Fit(measure, goal, least, counts, self._steps(), order).fill(reached)
+        return self._fitted(counts, measure, goal, what)
+
+    def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
+        """The widths that come closest to a goal below, in the largest steps that come near it."""
+        reached: Copies | None = None
+        for steps in self.ladder:
+            self.steps = steps
+            least = self._narrowest(counts)
+            if reached is None:
+                if steps is not self.ladder[-1] and measure(least) > goal:
+                    continue
+                reached = self._narrowed(counts, measure, goal, what, rounds=50)
+            order = self._drop_order(counts, least)[::-1]
+            if self.request.uniform:
+                order = np.tile(np.flatnonzero(self.movable), 4)  # in turn, so that it stays even
+            reached = Fit(measure, goal, least, counts, steps, order).fill(reached)
+            if measure(reached) >= NEAR * goal:
+                break
+        assert reached is not None
+        return reached
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency
@@ -230,8 +255,8 @@ class _Chooser:
 
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
-        for k in np.flatnonzero(self.movable):
-            least[k] = min(self._least(self.groups[k]), counts[k])
+        for k in np.flatnonzero(self.movable).tolist():
+            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
@@ -248,8 +273,7 @@ class _Chooser:
         """Round what changes down to the multiple that is asked for."""
         snapped = wished.copy()
         for k in np.flatnonzero(self.movable & (wished != counts)):
-            step = self._step(self.groups[k])
-            snapped[k] = wished[k] // step * step
+            snapped[k] = wished[k] // self.steps[k] * self.steps[k]
         return snapped
 
     def _widened(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
@@ -268,8 +292,12 @@ class _Chooser:
                 high = middle
         reached = self._scaled(counts, low) if low > 1 else counts
         full = np.maximum(self._scaled(counts, high), reached)
-        order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
-        return Fit(measure, goal, counts, full, self._steps(), order).fill(reached)
+        for steps in self.ladder:
+            order = np.repeat(np.arange(len(full)), (full - reached).clip(max=1))
+            reached = Fit(measure, goal, counts, full, steps, order).fill(reached)
+            if measure(reached) >= NEAR * goal:
+                break
+        return reached
 
     # -- channels ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from conet_graph.passes.fold_batchnorm import fold_batchnorm
 from conet_graph.rewriting.rewriting import save
 from conet_graph.search.network import layer_widths
 from conet_graph.search.run_folder import RunFolder
-from conet_graph.verification.verification import first_line, open_session
+from conet_graph.verification.runtime import first_line, open_session
 
 
 def write_found(folder: RunFolder, trial: int, fold: bool) -> None:

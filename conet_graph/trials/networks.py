@@ -28,7 +28,7 @@ from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten, sav
 from conet_graph.trials.answers import find_answers
 from conet_graph.trials.protocol import ClassificationData
 from conet_graph.trials.settle_batchnorm import begin_nearest
-from conet_graph.verification.verification import first_line, open_session
+from conet_graph.verification.runtime import first_line, open_session
 
 # The file's answers may differ from the module's by this share of the largest one.
 TOLERANCE = 1e-3

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.verification.verification import first_line, open_session
+from conet_graph.verification.runtime import first_line, open_session
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 

@@ -18,6 +18,8 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
 from conet_graph.passes.channels.components import components
 
+# The strength of a reason to freeze channels that nothing lifts.
+STRONGEST = 2
 # An equation with more positions is looked through for repetitions.
 LONG = 4096
 
@@ -42,6 +44,7 @@ class Tracker:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.values: dict[str, list[Axis]] = {}
+        self.read: set[str] = set()  # values whose axes were asked for since it was last emptied
         self.positions = 0
         self._held: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
@@ -88,6 +91,7 @@ class Tracker:
         """
         if not -self.rank(value) <= axis < self.rank(value):
             raise NoRule(CONTRADICTION)
+        self.read.add(value)
         if not self.is_constant(value):
             return self.values[value][axis]
         axis %= len(self.graph.constants[value].dims)
@@ -104,6 +108,7 @@ class Tracker:
         """
         if self.is_constant(value):
             return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
+        self.read.add(value)
         if value not in self.values:
             raise NoRule(f"the shape of {shown(value)} is not known")
         return list(self.values[value])
@@ -216,6 +221,9 @@ class Tracker:
     def mix(self, op: Operator, axis: Axis) -> None:
         """Say that an operator looks across the channels of an axis without weights."""
 
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Say that an operator selects among the channels of an axis: their number has a meaning."""
+
     def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
         """Change integers at an input; None leaves one as it is."""
 
@@ -229,8 +237,11 @@ class Tracker:
 class Units(Tracker):
     """Collects the equations of a network and solves them once."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, free_kept: bool = False) -> None:
+        """Take a graph; ``free_kept`` frees what is kept by default only."""
         super().__init__(graph)
+        self.free_kept = free_kept
+        self.kept: set[int] = set()
         self.count = 1
         self.reasons: dict[int, str] = {0: "it meets an axis that is not a channel axis"}
         self._by_reason: dict[str, int] = {}
@@ -306,13 +317,34 @@ class Units(Tracker):
         return np.arange(len(now), dtype=np.int64)
 
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
-        """Note a sum over channels."""
-        self.contractions.append((op, slot, axis, weight))
+        """Note a sum over channels; one over a weight's own channels looks across them."""
+        if op.input(slot) in self.graph.derived:
+            self.mix(op, self.axis(op.input(slot), axis))
+        else:
+            self.contractions.append((op, slot, axis, weight))
 
     def mix(self, op: Operator, axis: Axis) -> None:
         """Note an operator that looks across channels."""
         if not isinstance(axis, int):
             self.mixes.append((op, axis))
+
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Keep channels that an operator selects among, or note that it looks across them."""
+        if isinstance(axis, int):
+            return
+        if self.free_kept:
+            self.mix(op, axis)
+        else:
+            self.keep(op, axis, f"{op.op_type} {shown(op.name)} selects among them (kept by default)")
+
+    def keep(self, op: Operator, axis: Ids, reason: str) -> None:
+        """Freeze an axis for a reason that gives way to any other, and that ``free_kept`` lifts."""
+        self.freeze(op, axis, reason)
+        self.kept.add(self.frozen(reason))
+
+    def strength(self, unit: int) -> int:
+        """How much the reason of a frozen unit says: the generic one least, what is kept by default more."""
+        return 0 if unit == 0 else 1 if unit in self.kept else STRONGEST
 
     def not_understood(self, op: Operator, why: str, reason: str) -> None:
         """Note an operator that could not be described."""
@@ -344,17 +376,16 @@ class Units(Tracker):
         self.frozen_class[self.classes[list(self.reasons)]] = True
 
     def class_reasons(self) -> dict[int, str]:
-        """Why each frozen class is: the first reason that says more than the generic one."""
-        reasons: dict[int, str] = {}
-        for unit, reason in self.reasons.items():
+        """Why each frozen class is: the first of the strongest reasons."""
+        best: dict[int, int] = {}
+        for unit in self.reasons:
             klass = int(self.classes[unit])
-            if klass not in reasons or reasons[klass] == self.reasons[0]:
-                reasons[klass] = reason
-        return reasons
+            if klass not in best or self.strength(unit) > self.strength(best[klass]):
+                best[klass] = unit
+        return {klass: self.reasons[unit] for klass, unit in best.items()}
 
     def reason_of(self, classes: Ids) -> str:
-        """Why classes are frozen: the first reason found that says more than the generic one."""
+        """Why classes are frozen: the first of the strongest reasons found."""
         wanted = set(classes.tolist())
-        found = [reason for unit, reason in self.reasons.items() if int(self.classes[unit]) in wanted]
-        told = [reason for reason in found if reason != self.reasons[0]]
-        return (told or found or ["nothing"])[0]
+        found = [unit for unit in self.reasons if int(self.classes[unit]) in wanted]
+        return self.reasons[max(found, key=self.strength)] if found else "nothing"

@@ -10,6 +10,7 @@ from conet_graph.passes.rules import (
     concat_split,
     conv,
     elementwise,
+    lookup,
     matmul,
     normalize,
     pool,
@@ -22,6 +23,7 @@ from conet_graph.passes.rules import (
     transpose,
 )
 from conet_graph.passes.rules.faults import why_it_failed
+from conet_graph.passes.rules.held import hold_unread
 from conet_graph.passes.rules.registry import Rule
 
 RULES = gathered(
@@ -30,6 +32,7 @@ RULES = gathered(
         concat_split,
         conv,
         elementwise,
+        lookup,
         matmul,
         normalize,
         pool,
@@ -61,8 +64,10 @@ def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
     """Apply a rule; returns why it cannot be, None when it could."""
     if rule is None:  # no operator with a rule runs one
         return "it runs a sub-graph" if op.subgraphs() else "it has no channel rule"
+    tracker.read.clear()
     try:
         rule(tracker, op)
+        hold_unread(tracker, op)
     except NoRule as refusal:
         return str(refusal)
     except ConetGraphError:

@@ -1,4 +1,4 @@
-"""Operators that join, cut and pick along an axis: Concat, Split, Gather, Pad, Tile, Expand."""
+"""Operators that join, cut and repeat along an axis: Concat, Split, Pad, Tile, Expand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
+from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -95,44 +95,6 @@ def _set_split_sizes(t: Tracker, op: Operator, sizes: list[int]) -> None:
         t.set_attr(op, "split", sizes)
     else:
         t.replace_numbers(op, 1, sizes)
-
-
-@rule(RULES, "Gather")
-def gather(t: Tracker, op: Operator) -> None:
-    """Positions of an axis, by a list; a single one is picked for good."""
-    data, where = op.input(0), op.input(1)
-    rank = t.rank(data)
-    axis = op.attr("axis", 0) % rank
-    others = [0 if k == axis else t.axis(data, k) for k in range(rank)]
-    index_rank = t.rank(where)
-    units = t.axis(data, axis) if not t.is_constant(data) else 0
-    if t.is_constant(data):
-        t.bind(op, data, axis, t.frozen(f"a table that Gather {shown(op.name)} looks up"))
-    middle: list[Axis] = [0] * index_rank
-    if not isinstance(units, int):
-        middle = _pick(t, op, units, axis, index_rank)
-    t.set(op, 0, [*others[:axis], *middle, *others[axis + 1 :]])
-
-
-def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> list[Axis]:
-    indices, length = t.integers(op.input(1)), t.dim(op.input(0), axis)
-    if indices is None or index_rank > 1 or not isinstance(length, int):
-        raise NoRule("it picks channels by an index that is computed in the graph")
-    old = np.array([i % length for i in indices], np.int64)
-    origin = t.origin(op.input(0), axis, units)
-    first = {int(p): k for k, p in reversed(list(enumerate(origin.tolist())))}
-    if index_rank == 0:
-        if int(old[0]) in first:
-            t.freeze(op, units[[first[int(old[0])]]], f"Gather {shown(op.name)} picks this one channel")
-            t.rewrite(op, 1, [first[int(old[0])]])
-        return []
-    # New positions of each old one, in order; each entry of the list picks all copies of its channel.
-    new_of: dict[int, list[int]] = {}
-    for position, source in enumerate(origin.tolist()):
-        new_of.setdefault(source, []).append(position)
-    chosen = np.array([p for i in old.tolist() for p in new_of.get(i, [])], np.int64)
-    t.replace_numbers(op, 1, chosen.tolist())
-    return [units[chosen]]
 
 
 @rule(RULES, "Pad")

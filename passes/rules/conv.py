@@ -8,6 +8,7 @@ from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Tracker
+from conet_graph.passes.rules.held import hold
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -93,9 +94,8 @@ def deform_conv(t: Tracker, op: Operator) -> None:
     units = t.axis(op.input(0), 1)
     if not isinstance(units, int) and op.attr("offset_group", 1) > 1:
         tie_rows(t, op, in_groups(units, op.attr("offset_group", 1)))
-    for slot in (2, 4):
-        if op.input(slot):
-            t.freeze(op, t.axis(op.input(slot), 1), "offsets of a deformable convolution")
+    hold(t, op, 2, "offsets, not as channels")
+    hold(t, op, 4, "a mask of offsets")
     t.set(op, 0, [t.axis(op.input(0), 0), out, *pixel_axes(t, op, op.input(0))])
 
 

@@ -92,17 +92,15 @@ def quantised_product(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
+_DIGITS = "876543210"
+
+
 @rule(RULES, "Einsum")
 def einsum(t: Tracker, op: Operator) -> None:
     """Einsum: equal letters are equal axes."""
     equation = str(op.attr("equation", "")).replace(" ", "")
-    if "." in equation:
-        raise NoRule("its equation has an ellipsis")
-    left, _, result = equation.partition("->")
+    left, _, result = _spelled_out(t, op, equation).partition("->")
     terms = left.split(",")
-    if "->" not in equation:
-        letters = left.replace(",", "")
-        result = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     places: dict[str, list[tuple[int, int]]] = {}
     for slot, term in enumerate(terms):
         if t.rank(op.input(slot)) != len(term) or len(set(term)) != len(term):
@@ -115,6 +113,25 @@ def einsum(t: Tracker, op: Operator) -> None:
         if letter not in result:
             _contract_letter(t, op, found)
     t.set(op, 0, [axes[letter] for letter in result])
+
+
+def _spelled_out(t: Tracker, op: Operator, equation: str) -> str:
+    """An equation with its result, and with digits for the axes that an ellipsis stands for.
+
+    They are aligned at the right, so the last axis of an ellipsis is '0', the one before it '1'.
+    """
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    hidden = [t.rank(op.input(slot)) - len(term) + 3 for slot, term in enumerate(terms) if "..." in term]
+    if max(hidden, default=0) > 9 or min(hidden, default=0) < 0:
+        raise NoRule("its equation does not fit an operand")
+    if not arrow:
+        letters = left.replace(",", "").replace(".", "")
+        once = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        result = ("..." if hidden else "") + once
+    for slot, term in enumerate(terms):
+        terms[slot] = term.replace("...", _DIGITS[9 - (t.rank(op.input(slot)) - len(term) + 3) :], 1)
+    return ",".join(terms) + "->" + result.replace("...", _DIGITS[9 - max(hidden, default=0) :], 1)
 
 
 def _contract_letter(t: Tracker, op: Operator, found: list[tuple[int, int]]) -> None:

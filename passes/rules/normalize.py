@@ -125,5 +125,5 @@ def softmax(t: Tracker, op: Operator) -> None:
     old = t.graph.opset < 13
     first = op.attr("axis", 1 if old else -1) % max(len(axes), 1)
     for units in axes[first:] if old else axes[first : first + 1]:
-        t.mix(op, units)
+        t.select(op, units)
     t.set(op, 0, axes)

@@ -36,20 +36,24 @@ def reduction(t: Tracker, op: Operator) -> None:
 
 @rule(RULES, "ArgMax", "ArgMin")
 def arg(t: Tracker, op: Operator) -> None:
-    """The result counts positions: the axis stays."""
+    """The result counts positions."""
     axes = t.axes(op.input(0))
     axis = op.attr("axis", 0) % len(axes)
-    t.freeze(op, axes[axis], f"{op.op_type} counts its positions")
+    t.select(op, axes[axis])
     kept = [0] if op.attr("keepdims", 1) else []
     t.set(op, 0, [*axes[:axis], *kept, *axes[axis + 1 :]])
 
 
 @rule(RULES, "TopK")
 def top_k(t: Tracker, op: Operator) -> None:
-    """The indices count positions: the axis stays."""
+    """The indices count positions, and no more are picked than there are."""
     axes = t.axes(op.input(0))
     axis = op.attr("axis", -1) % len(axes)
-    t.freeze(op, axes[axis], "TopK counts its positions")
+    units, picked = axes[axis], t.dim(op.outputs[0], axis)
+    if not isinstance(units, int):
+        t.select(op, units)
+        if not isinstance(picked, int) or picked > len(units):
+            raise NoRule("it picks more than there are, or nobody knows how many")
     axes[axis] = 0
     t.set(op, 0, axes)
     t.set(op, 1, axes)

@@ -16,6 +16,7 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import enter as rule
+from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.registry import Table
@@ -229,11 +230,16 @@ def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
 
 
 def _merit(merged: Ids, sizes: list[int], free: int) -> tuple[bool, int, int]:
-    """How well a factor serves as the free one: no new ties first, then many units."""
+    """How well a factor serves as the free one: no new ties first, then many classes that ties leave."""
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])
     cube = merged.reshape(outer, sizes[free], inner)
     agrees = bool((cube == cube[:1, :, :1]).all())
-    units = len(np.unique(cube[0, :, 0])) if agrees else sizes[free]
+    if agrees:
+        units = len(np.unique(cube[0, :, 0]))
+    else:
+        _, place = np.unique(cube, return_inverse=True)
+        table = place.reshape(cube.shape).transpose(0, 2, 1).reshape(-1, sizes[free])
+        units, _ = components(np.tile(table[0], len(table)), table.reshape(-1), int(place.max()) + 1)
     return agrees and units > 1, units, free
 
 

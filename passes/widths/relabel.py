@@ -37,6 +37,8 @@ AVERAGING = frozenset(
     )
 )
 
+COUNTED = "would count copied channels several times"
+
 
 class CannotHave(Refused):
     """These widths cannot be had; ``classes`` are the copied or dropped channels that stand in the way."""
@@ -84,6 +86,8 @@ class Labels(Tracker):
         # Of each input that is summed over copies: who shares what out.
         self.shared_out: dict[tuple[int, int], list[Share]] = {}
         self.inexact: dict[str, None] = {}
+        # Operators that sum over copies without weights that could be shared out among them.
+        self.unshared: set[int] = set()
         self.unknown = {op.index: why for op, why, _ in units.unsupported}
 
     # -- labels ------------------------------------------------------------------------------------
@@ -245,12 +249,21 @@ class Labels(Tracker):
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Note which constants' axes share their values out among copies."""
         units = self.axis(op.input(slot), axis)
-        if isinstance(units, int) or not self.keeps_function:
+        if isinstance(units, int):
             return
+        of_a_weight = self.is_weight(op.input(slot))
+        if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
+            self.mix(op, units)
         if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         if weight is None or not self.is_weight(weight[0]):
-            raise self._refusal(op, "would count copied channels several times", units)
+            if self.keeps_function:
+                raise self._refusal(op, COUNTED, units)
+            self.unshared.add(op.index)
+            self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+            return
+        if not self.keeps_function:
+            return
         use = (op.index, next(k for k, name in enumerate(op.inputs) if name == weight[0]))
         self.shared_out[use] = self._shares(op, *weight, use)
 
@@ -301,10 +314,14 @@ class Labels(Tracker):
         widened = self.copies[self.labels(axis) // COPIES].max(initial=1) > 1
         if widened and self.keeps_function and not weight:
             if op.op_type in COUNTING:
-                raise self._refusal(op, "would count copied channels several times", axis)
+                raise self._refusal(op, COUNTED, axis)
             if op.op_type in AVERAGING and op.index not in self.uneven:
                 return
         self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+
+    def select(self, op: Operator, axis: Axis) -> None:
+        """Selecting among channels whose number changes is looking across them."""
+        self.mix(op, axis)
 
     # -- edits -------------------------------------------------------------------------------------
 

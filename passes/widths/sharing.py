@@ -64,11 +64,13 @@ PROPORTIONAL = frozenset(
         *("Slice", "Split", "Pad", "DequantizeLinear"),
     )
 )
+# Operators that round what they read to whole steps.
+QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 # What maps zero to zero, but keeps no proportions.
-THROUGH_ZERO = frozenset(
+THROUGH_ZERO = QUANTISERS | frozenset(
     (
-        *("QuantizeLinear", "Quant", "BipolarQuant", "Round", "Floor", "Ceil", "Sign", "Tanh", "Erf", "Sin"),
-        *("Clip", "Softsign", "Atan", "Asin", "Selu", "Elu", "HardSwish", "Gelu"),
+        *("Round", "Floor", "Ceil", "Sign", "Tanh", "Erf", "Sin", "Clip", "Softsign", "Atan", "Asin"),
+        *("Selu", "Elu", "HardSwish", "Gelu"),
     )
 )
 SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})

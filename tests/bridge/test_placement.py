@@ -16,7 +16,8 @@ from torch import nn
 from conet_graph.bridge import to_torch, weights_by_name
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel, load_model
-from conet_graph.verification.verification import open_session, random_inputs
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.runtime import open_session
 
 # A resize to half the size, as exporters write it out; a grid of positions and a constant made in the graph.
 SIZES = """<ir_version: 8, opset_import: ["" : 17]>

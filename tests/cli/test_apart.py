@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from conet_graph.cli import apart, run
 from conet_graph.ir.errors import Refused
-from conet_graph.verification.verification import Report
+from conet_graph.verification.report import Report
 from tests.helpers.processes import gone
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks are for Linux")
@@ -26,11 +26,11 @@ SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
 PLANTED = """
 import os, pathlib, signal, sys, time
 from conet_graph.rewriting import rewriting
-from conet_graph.verification import verification
+from conet_graph.verification import pair
 def planted(*arguments, **options):
     pathlib.Path("child").write_text(str(os.getpid()))
     FAULT
-verification.open_session = rewriting.open_session = planted
+pair.open_session = rewriting.open_session = planted
 from conet_graph.cli import main
 main()
 """

@@ -18,7 +18,9 @@ from conet_graph.ir.text import to_text
 from conet_graph.passes import analysed
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import lacks_an_operator, open_session, require, verify
+from conet_graph.verification.report import require
+from conet_graph.verification.runtime import lacks_an_operator, open_session
+from conet_graph.verification.verification import verify
 from tests.fuzz.mutations import MUTATIONS
 from tests.fuzz.sources import draw_source
 
@@ -108,7 +110,9 @@ def _rewritten(path: Path) -> str:
     graph = analysed(model)
     json.dumps(analysis_of(graph).to_dict(), allow_nan=False)
     to_text(graph)
-    made, layout = planned(graph, choose_copies(graph, WidthRequest(scale=0.5)), "keep", False, 0)
+    made, layout = planned(
+        graph, choose_copies(graph, WidthRequest(scale=0.5, multiple_of=1)), "keep", False, 0
+    )
     slim = rewritten(graph, made, layout)
     report = verify(graph, slim, made, model.folder)
     require(report)

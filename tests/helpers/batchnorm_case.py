@@ -15,7 +15,8 @@ from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.ir.save import save_model
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import CHANNELS
-from conet_graph.verification.verification import open_session, random_inputs
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.runtime import open_session
 
 
 def counted(model: LoadedModel, op_type: str) -> int:

@@ -17,7 +17,8 @@ from conet_graph.passes.tie_channels import CHANNELS, Group
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.verification import Report, verify
+from conet_graph.verification.report import Report
+from conet_graph.verification.verification import verify
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def reason(model: onnx.ModelProto, weight: str) -> str:
 def rewidthed(model: onnx.ModelProto, exact: bool = True, **request: Any) -> Rewidthed:
     """Rewrite a network and verify it against the masked original (where it is wider, the original)."""
     graph = graph_of(model)
-    copies = choose_copies(graph, WidthRequest(**request))
+    # Any width, not only the multiples that runtimes like.
+    copies = choose_copies(graph, WidthRequest(**{"multiple_of": 1, **request}))
     plan, layout = planned(graph, copies, "keep", False, 0)
     proto = rewritten(graph, plan, layout)
     report = verify(graph, proto, plan)

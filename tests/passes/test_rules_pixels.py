@@ -65,7 +65,7 @@ def test_a_weight_that_is_rounded_is_not_shared_out_when_widened() -> None:
         "zero": np.array(0, np.int8),
     }
     loaded = model(nodes, weights, ["N", 5, 4, 4])
-    made = plan(loaded, scale=1.5)
+    made = plan(loaded, scale=1.5, multiple_of=1)
     assert sorted(made.tensors["w2"].scale[1].tolist()) == [0, 0, 1, 1, 1, 1]
     report = verify(analysed(loaded), rewrite(loaded, made).proto, made)
     assert report.equality == "passed"
@@ -83,6 +83,6 @@ def test_halves_of_one_channel_each_stay_apart_when_widened() -> None:
     ]
     weights = {"w1": random(2, 3, 1, 1), "sizes": np.array([1, 1], np.int64), "w2": random(5, 1, 1, 1)}
     loaded = model(nodes, weights, ["N", 5, 4, 4])
-    made = plan(loaded, scale=3.0)
+    made = plan(loaded, scale=3.0, multiple_of=1)
     assert made.tensors["w1"].axes[0].tolist() == [0, 0, 0, 1, 1, 1]
     assert verify(analysed(loaded), rewrite(loaded, made).proto, made).equality == "passed"

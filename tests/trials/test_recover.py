@@ -17,7 +17,7 @@ from conet_graph.trials.distill import DistillSettings
 from conet_graph.trials.onnx_teacher import OnnxTeacher
 from conet_graph.trials.recover import Recovery, corresponding, signature
 from conet_graph.trials.unlabelled import open_images
-from conet_graph.verification.verification import open_session
+from conet_graph.verification.runtime import open_session
 
 SAMPLE = Path(str(cg.__file__)).parent / "models" / "samples" / "digits.onnx"
 CPU = torch.device("cpu")

@@ -46,7 +46,7 @@ def value_of(graph: Graph, name: str) -> NDArray[Any] | None:
             for value in op.inputs:
                 if value in graph.constants:
                     values[value] = graph.array(value)
-            values.update(_evaluated(op, {value: values[value] for value in op.inputs if value}))
+            values.update(evaluated(op, {value: values[value] for value in op.inputs if value}))
     except Exception:
         # A file may hold any nonsense that is no one's weight; whoever asked can do without.
         return None
@@ -84,7 +84,7 @@ def _is_small(graph: Graph, value: str) -> bool:
     return size <= LARGEST
 
 
-def _evaluated(op: Operator, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def evaluated(op: Operator, given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The outputs of one operator."""
     from onnx.reference import ReferenceEvaluator
 

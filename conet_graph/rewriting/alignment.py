@@ -1,0 +1,144 @@
+"""Widths that runtimes compute fast: what they are rounded to, and where smaller steps are taken.
+
+Runtimes compute channels in blocks (a vector register, a tile of a matrix unit). A width between two
+multiples of the block costs as much as the next one at best; at worst the layer leaves the fast path.
+docs/LATENCY.md holds the source of each number here, and what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.tie_channels import CHANNELS, Group
+
+Counts = NDArray[np.int64]
+
+NEAR = 0.95  # the part of a target that widths in large steps must reach before smaller steps are tried
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What the widths of a network are multiples of.
+
+    ``multiple`` holds for every width, those of depthwise convolutions too, and ``grouped`` for the channels
+    of one group of a grouped convolution. ``strict``: never by smaller steps.
+    """
+
+    multiple: int = 8
+    grouped: int = 1
+    strict: bool = False
+
+
+# The name that --for takes, and what it stands for.
+PRESETS: Mapping[str, Alignment] = {
+    "onnxruntime-cpu": Alignment(16, grouped=16),
+    "onnxruntime-cuda": Alignment(8, grouped=8),
+    "openvino": Alignment(16, grouped=16),
+    "tensorrt": Alignment(8, grouped=8),
+    "tensorrt-int8": Alignment(32, grouped=32),
+    "ncnn": Alignment(8, grouped=4),
+    "rknn": Alignment(16, grouped=16),
+}
+
+
+def alignment_of(multiple_of: int | None, runtime: str | None) -> Alignment:
+    """What is asked for: a multiple, taken strictly, or what suits a runtime; multiples of 8 by default.
+
+    Raises:
+        BadUsage: both are given, the multiple is below 1, or the runtime is not known.
+
+    """
+    if multiple_of is not None:
+        if runtime is not None:
+            raise BadUsage("--multiple-of and --for both say what widths are rounded to: give one.")
+        if multiple_of < 1:
+            raise BadUsage("--multiple-of and --min-width are 1 or more.")
+        return Alignment(multiple_of, strict=True)
+    return Alignment() if runtime is None else preset(runtime)
+
+
+def preset(runtime: str) -> Alignment:
+    """What suits a runtime.
+
+    Raises:
+        BadUsage: it is not known.
+
+    """
+    if runtime not in PRESETS:
+        raise BadUsage(f"--for is {runtime!r}: choose one of {', '.join(PRESETS)}.")
+    return PRESETS[runtime]
+
+
+def step_ladder(graph: Graph, alignment: Alignment) -> list[Counts]:
+    """How many classes of each group come and go at once, from the steps wished for to the smallest.
+
+    A group in which fewer than two steps fit starts with the largest half, quarter, ... of them that fits
+    twice: 16 channels and more go by 8, those of 8 to 15 by 4.
+    """
+    channels = graph.result(CHANNELS)
+    multiples = [_multiple(group, alignment) for group in channels.groups]
+    if alignment.strict:
+        return [_steps(channels.groups, multiples)]
+    ladder: list[Counts] = []
+    while True:
+        steps = _steps(channels.groups, list(map(_fitting, channels.groups, multiples)))
+        if not ladder or (steps != ladder[-1]).any():
+            ladder.append(steps)
+        if max(multiples, default=1) == 1:
+            return ladder
+        multiples = [max(m // 2, 1) for m in multiples]
+
+
+def uneven(graph: Graph, widths: Mapping[str, int], alignment: Alignment) -> list[tuple[Group, int]]:
+    """The free groups whose width (by group id) is not a multiple of what it should be, and of what."""
+    found: list[tuple[Group, int]] = []
+    for group in graph.result(CHANNELS).groups:
+        step = _step(group, _multiple(group, alignment)) * group.multiple
+        if group.free and group.id in widths and widths[group.id] % step:
+            found.append((group, step))
+    return found
+
+
+def breaking(graph: Graph, runtime: str) -> list[str]:
+    """Sentences about widths of a network that a runtime computes slower than they need be.
+
+    Raises:
+        BadUsage: the runtime is not known.
+
+    """
+    widths = {group.id: group.width for group in graph.result(CHANNELS).groups}
+    return [
+        f"group {group.id} is {widths[group.id]} wide, {runtime} computes multiples of {multiple}"
+        for group, multiple in uneven(graph, widths, preset(runtime))
+    ]
+
+
+def _multiple(group: Group, alignment: Alignment) -> int:
+    """The number of channels of which a group's width is to be a multiple."""
+    multiple = alignment.multiple
+    for layer in [*group.producers, *group.consumers]:
+        if layer.groups > 1 and group.multiple % layer.groups == 0:
+            multiple = int(np.lcm(multiple, alignment.grouped * layer.groups))
+    return multiple
+
+
+def _fitting(group: Group, multiple: int) -> int:
+    """The largest of a multiple, its half, its quarter, ... that fits into the group twice."""
+    while multiple > 1 and 2 * _step(group, multiple) > len(group.classes):
+        multiple //= 2
+    return multiple
+
+
+def _step(group: Group, multiple: int) -> int:
+    """Classes that come and go together, so that the width stays a multiple."""
+    return int(np.lcm(multiple, group.multiple)) // group.multiple
+
+
+def _steps(groups: list[Group], multiples: list[int]) -> Counts:
+    return np.array([_step(g, m) for g, m in zip(groups, multiples, strict=True)], np.int64)

@@ -1,0 +1,114 @@
+"""The comparison: a rewritten network beside its reference, on the same inputs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from conet_graph.ir.check import MOST_AXES
+from conet_graph.ir.graph import Graph
+from conet_graph.rewriting.plans import Plan, copies_of
+from conet_graph.verification.inputs import DRAWS, SIZES, batch_is_free
+from conet_graph.verification.intermediate import opened_inside
+from conet_graph.verification.judge import Judge, between_images, moved
+from conet_graph.verification.own_form import compare_own_form
+from conet_graph.verification.pair import OURS, Pair, Run, file_session, opened, runs
+from conet_graph.verification.random_operators import random_operators
+from conet_graph.verification.reference import reference
+from conet_graph.verification.report import Report
+from conet_graph.verification.tolerance import tolerance
+
+# Elements of a value (1 GB of floats) beyond which a network is not run: a file may claim any size.
+LARGEST_VALUE = 2**28
+
+
+def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
+    """Run both networks and note whether they are equal.
+
+    Args:
+        graph: the analysed original.
+        path: the rewritten network.
+        plan: how the one became the other.
+        report: takes what was found.
+        temporary: a folder for files.
+
+    """
+    copies = copies_of(graph, plan)
+    made = reference(graph, copies)
+    pair = opened(graph, made, path, report, temporary)
+    made.model.Clear()  # the session has it now: it need not be held twice
+    if pair is None:
+        return
+    report.tolerance = tolerance(graph)
+    if _largest(graph) > LARGEST_VALUE:
+        report.runs.append(
+            {"skipped": f"a value of the network has {_largest(graph)} elements: too many to run"}
+        )
+        return
+    fresh = ["fresh weights"] if plan.init != "keep" else []
+    why_not = fresh or random_operators(graph) or made.unequal_because
+    judge = Judge(graph, report, compares=not why_not)
+    first = _first_runs(pair, judge, temporary)
+    if first is None:
+        return
+    if not made.is_the_file:
+        compare_own_form(graph, first, report, temporary)
+    if why_not:
+        report.equality = "not checked: " + ", ".join(why_not)
+        return
+    _more_runs(pair, judge, first)
+    if report.ok and judge.missing():
+        inside = opened_inside(graph, copies, pair, judge.missing())
+        _more_runs(inside, judge, None)
+        report.intermediate = len(judge.proven & inside.inner)
+    judge.conclude()
+
+
+def _largest(graph: Graph) -> int:
+    """Elements of the largest value, free sizes taken as those of the first run."""
+    free = [1, *[SIZES[0]] * MOST_AXES]
+    sizes = (
+        [d if isinstance(d, int) else f for d, f in zip(s, free, strict=False)] for s in graph.shapes.values()
+    )
+    return max((math.prod(s) for s in sizes), default=0)
+
+
+def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> Run | None:
+    """Run for one image, and for two where the file takes them; the last run, None where none went well."""
+    last: Run | None = None
+    for batch in (1, 2) if batch_is_free(pair.reference) else (1,):
+        run = pair.run_reference(batch)
+        if isinstance(run, str):
+            session = file_session(judge.graph, temporary)
+            if session is not None and runs(session, batch):
+                judge.report.fail(f"the original with channels silenced does not run ({OURS}): {run}")
+            judge.report.runs.append({"skipped": f"ONNX Runtime does not run the original: {run}"})
+            continue
+        judge.look(pair, run)
+        if not judge.report.ok:
+            return None
+        judge.report.runs.append({"inputs": {k: list(v.shape) for k, v in run.feeds.items()}})
+        judge.accept(run, between_images(run, batch))
+        last = run
+    return last
+
+
+def _more_runs(pair: Pair, judge: Judge, first: Run | None) -> None:
+    """Run on other kinds of inputs while the values that were compared leave layers unproven.
+
+    An output that moved between two runs of the reference is alive in both.
+    """
+    for draw in range(len(DRAWS)):
+        if not judge.report.ok or not judge.missing():
+            return
+        run = pair.run_reference(1 if first is None else first.batch, range(draw, draw + 1))
+        if isinstance(run, str):
+            continue
+        if first is None:
+            first = run
+            judge.look(pair, first)
+            continue
+        judge.accept(first, moved(first, run))
+        if judge.missing():
+            judge.look(pair, run)
+            judge.accept(run, moved(run, first))

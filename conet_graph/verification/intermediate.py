@@ -1,0 +1,187 @@
+"""Intermediate values: what to compare where outputs tell nothing, such as a detector that finds nothing.
+
+A network that lost half of its trained channels is often dead inside, on every input: its layers read zeros.
+So the layers in question get noise added to what they read, the same in both networks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from conet_graph.ir.check import MOST_AXES
+from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.load import load_model
+from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.save import save_model
+from conet_graph.passes.channels.units import Axis, Ids
+from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.relabel import Labels, old_positions
+from conet_graph.passes.widths.rewidth import lay_out
+from conet_graph.passes.widths.sharing import QUANTISERS
+from conet_graph.verification.inputs import SIZES, Arrays
+from conet_graph.verification.pair import Pair
+from conet_graph.verification.reference import PREFIX
+from conet_graph.verification.runtime import open_session
+
+# Elements of all intermediate values that are looked at together, and of the noise of one layer.
+MOST_ELEMENTS = 2**26
+MOST_NOISE = 2**20
+_NOISY_TYPES = frozenset([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+
+Left = dict[str, dict[int, Ids]]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """An input of noise, added to what an operator reads; sizes that the file does not say are 1."""
+
+    name: str
+    op: Operator
+    slot: int
+    dtype: int
+    old: list[int]
+    new: list[int]
+
+
+@dataclass
+class InsidePair(Pair):
+    """A pair that also gives out intermediate values, and the channels of those that are left."""
+
+    inner: set[str] = field(default_factory=set)
+    left: Left = field(default_factory=dict)
+
+    def narrowed(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """A value of the reference as the rewritten network has it."""
+        for axis, index in self.left.get(name, {}).items():
+            value = np.take(value, index, axis=axis)
+        return value
+
+    def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:
+        """Run the rewritten network, on the noise for the channels that are left."""
+        return super().run_rewritten({name: self.narrowed(name, value) for name, value in feeds.items()})
+
+
+def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) -> InsidePair:
+    """The same two networks with noise before layers and their values as further outputs, deepest first."""
+    labels = lay_out(graph, copies).labels
+    names: list[str] = []
+    noises: list[Noise] = []
+    left: Left = {}
+    room = MOST_ELEMENTS
+    for layer in reversed(layers):
+        name = next((o for o in layer.op.outputs if o), "")
+        size = _elements(graph, name)
+        if size is None or size > room or name not in graph.dtypes:
+            continue
+        room -= size
+        if name not in graph.outputs:
+            names.append(name)
+            left[name] = _left(graph, labels, name)
+        op, slot = _where(graph, layer)
+        if any((op.index, slot) == (n.op.index, n.slot) for n in noises):
+            continue
+        noise = _noise(graph, labels, op, slot, len(noises))
+        if noise is not None:
+            noises.append(noise)
+            kept = _left(graph, labels, op.input(slot))
+            left[noise.name] = {axis: index for axis, index in kept.items() if noise.old[axis] > 1}
+    reference = _opened_up(graph, pair.reference_path, names, [(n, n.old) for n in noises])
+    rewritten = _opened_up(graph, pair.rewritten_path, names, [(n, n.new) for n in noises])
+    return InsidePair(
+        open_session(reference, fused=False),
+        open_session(rewritten, fused=False),
+        reference,
+        rewritten,
+        pair.size,
+        inner=set(names),
+        left=left,
+    )
+
+
+def _elements(graph: Graph, name: str) -> int | None:
+    shape = graph.shape(name)
+    if shape is None:
+        return None
+    free = [1, *[SIZES[0]] * MOST_AXES]
+    return math.prod(d if isinstance(d, int) else f for d, f in zip(shape, free, strict=False))
+
+
+def _axes(graph: Graph, labels: Labels, name: str) -> list[tuple[Axis, Axis]]:
+    """Each axis of a value: the units on it as it is, and at the new widths."""
+    channels = graph.result(CHANNELS)
+    return list(zip(channels.units.values.get(name, []), labels.values.get(name, []), strict=True))
+
+
+def _left(graph: Graph, labels: Labels, name: str) -> dict[int, Ids]:
+    """For each axis of a value that carries channels, the old position of each new one."""
+    found: dict[int, Ids] = {}
+    for axis, (old, new) in enumerate(_axes(graph, labels, name)):
+        if not isinstance(old, int) and not isinstance(new, int):
+            found[axis] = old_positions(labels.units.classes[old], labels.labels(new))
+    return found
+
+
+def _where(graph: Graph, layer: Layer) -> tuple[Operator, int]:
+    """The operator and slot to put a layer's noise at: before what it reads is made whole numbers."""
+    op, slot = layer.op, layer.data_slot
+    producer = graph.producers.get(op.input(slot))
+    if producer is not None and producer.op_type in QUANTISERS:
+        return producer, 0
+    return op, slot
+
+
+def _noise(graph: Graph, labels: Labels, op: Operator, slot: int, number: int) -> Noise | None:
+    """Noise for an operator's input; None where it is no float, or carries nothing that could be followed."""
+    value = op.input(slot)
+    shape, dtype = graph.shape(value), graph.dtypes.get(value)
+    if not shape or dtype not in _NOISY_TYPES or value in graph.constants:
+        return None
+    axes = _axes(graph, labels, value)
+    if len(axes) != len(shape):
+        return None
+    old = [d if isinstance(d, int) else 1 for d in shape]
+    if math.prod(old) > MOST_NOISE:
+        old = [1 if isinstance(units, int) else d for d, (units, _) in zip(old, axes, strict=True)]
+    if graph.opset < 7 and old != list(shape):
+        return None  # it did not broadcast so then
+    new = [
+        d if isinstance(units, int) or d == 1 else len(units) for d, (_, units) in zip(old, axes, strict=True)
+    ]
+    return Noise(f"conet_graph_noise_{number}", op, slot, dtype, old, new)
+
+
+def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[Noise, list[int]]]) -> Path:
+    """Write a model again, with more outputs, and noise as more inputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(load_model(path).proto)
+    model.ir_version = max(model.ir_version, FIRST_FREE_IR)
+    producers = {value: node for node in model.graph.node for value in node.output if value}
+    before: dict[str, onnx.NodeProto] = {}
+    for noise, shape in noises:
+        node, slot = producers[next(o for o in noise.op.outputs if o)], noise.slot
+        while node.input[slot].startswith(PREFIX):
+            node, slot = producers[node.input[slot]], 0  # what is masked must be masked with its noise
+        entry = helper.make_tensor_value_info(noise.name, noise.dtype, shape)
+        model.graph.input.append(entry)
+        noisy = f"{noise.name}_added"
+        before[node.output[0]] = helper.make_node("Add", [node.input[slot], noise.name], [noisy])
+        node.input[slot] = noisy
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        added = before.get(node.output[0])
+        model.graph.node.extend([node] if added is None else [added, node])
+    for name in names:
+        model.graph.output.append(helper.make_tensor_value_info(name, graph.dtypes[name], None))
+    made = path.with_name(f"inside_{path.name}")
+    save_model(model, made, path.parent)
+    return made

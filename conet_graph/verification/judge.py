@@ -1,0 +1,133 @@
+"""The judge: which values of two networks agree, and whether that proves anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from conet_graph.ir.errors import shown
+from conet_graph.ir.graph import Graph, read_inside
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.verification.pair import Agreement, Pair, Run
+from conet_graph.verification.report import Report
+from conet_graph.verification.runtime import first_line
+from conet_graph.verification.tolerance import Rounding, difference, proves, tolerance
+
+
+class Judge:
+    """Compares values, and keeps account of the layers that stand behind one that proves something.
+
+    A value that is empty, constant or lost in rounding agrees with anything. So a value counts only once it
+    was seen to move with the input by more than it may differ; the networks are equal when nothing differs
+    and every layer leads to such a value.
+    """
+
+    def __init__(self, graph: Graph, report: Report, *, compares: bool) -> None:
+        self.graph, self.report, self.compares = graph, report, compares
+        self.base = tolerance(graph)
+        self.proven: set[str] = set()
+        self.noisy = False
+        self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.result(LAYERS)}
+
+    def look(self, pair: Pair, run: Run) -> None:
+        """Run the rewritten network as the reference was run, and compare."""
+        try:
+            found = pair.run_rewritten(run.feeds)
+        except Exception as error:
+            self.report.fail(f"ONNX Runtime does not run it: {first_line(error)}")
+            return
+        if not self.compares:
+            return
+        rounding = Rounding(self.graph, pair, run)
+        for name, want in run.outputs.items():
+            if isinstance(want, np.ndarray):
+                self._compare(name, pair.narrowed(name, want), found[name], run, rounding)
+
+    def _compare(self, name: str, want: Any, have: Any, run: Run, rounding: Rounding) -> None:
+        """Compare one value; a difference counts beyond four times what rounding does."""
+        apart = difference(want, have)
+        spread = rounding.spread(name) if apart > self.base else 0.0
+        if not rounding.repeats:
+            self.noisy = True
+            return
+        found = Agreement(apart, max(self.base, 4 * spread), spread)
+        if apart <= found.allowed:
+            run.agreed[name] = found
+            return
+        self.report.equality = "failed"
+        what = f"{'output' if name in self.graph.outputs else 'value'} {shown(name)}"
+        if isinstance(have, np.ndarray) and want.shape != have.shape:
+            self.report.fail(f"{what} has the shape {list(have.shape)}, not {list(want.shape)}")
+            return
+        self._note(found)
+        self.report.fail(f"{what} differs by {apart:.2g} of its largest value")
+
+    def _note(self, found: Agreement) -> None:
+        """Put a value that counts into the report; JSON knows no infinity."""
+        largest = max(self.report.largest_difference or 0.0, found.apart)
+        self.report.largest_difference = min(largest, sys.float_info.max)
+        self.report.sensitivity = min(max(self.report.sensitivity, found.spread), sys.float_info.max)
+
+    def accept(self, run: Run, responses: Mapping[str, float]) -> None:
+        """Count the values of a run that moved enough (``responses``: as shares of their largest)."""
+        for name, response in responses.items():
+            found = run.agreed.get(name)
+            if found is None or name in self.proven or not proves(found.allowed, response, self.base):
+                continue
+            self.proven.add(name)
+            self._note(found)
+            self._cover(name)
+
+    def _cover(self, name: str) -> None:
+        """Take off the layers that a value depends on."""
+        pending, seen = [name], set[int]()
+        while pending:
+            op = self.graph.producers.get(pending.pop())
+            if op is None or op.index in seen:
+                continue
+            seen.add(op.index)
+            self._unproven.pop(op.index, None)
+            pending += op.inputs
+            if op.subgraphs():
+                pending += read_inside(op.proto)
+
+    def missing(self) -> list[Layer]:
+        """The layers that nothing speaks for yet."""
+        return list(self._unproven.values()) if self.compares and not self.noisy else []
+
+    def conclude(self) -> None:
+        """Say what the comparison came to."""
+        if not self.report.ok or not self.compares:
+            return
+        left = self.missing()
+        if self.noisy:
+            self.report.equality = "not checked: two runs of the original on the same inputs differ"
+        elif left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            name = shown(left[0].op.name)
+            self.report.equality = f"not checked: no input tried shows what {name}{more} computes"
+        else:
+            self.report.equality = "passed"
+
+
+def between_images(run: Run, batch: int) -> dict[str, float]:
+    """How far the outputs for two images lie apart, where the first axis counts images."""
+    if batch != 2 or any(value.shape[:1] != (2,) for value in run.feeds.values()):
+        return {}
+    return {
+        name: difference(value[0], value[1])
+        for name, value in run.outputs.items()
+        if isinstance(value, np.ndarray) and value.shape[:1] == (2,)
+    }
+
+
+def moved(run: Run, other: Run) -> dict[str, float]:
+    """How far each output lies from what another input gives."""
+    return {
+        name: difference(value, other.outputs[name])
+        for name, value in run.outputs.items()
+        if isinstance(value, np.ndarray)
+    }

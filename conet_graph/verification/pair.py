@@ -1,0 +1,150 @@
+"""The two networks that are compared, open in ONNX Runtime: the reference and the rewritten one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from conet_graph.ir.errors import ConetGraphError
+from conet_graph.ir.forked import doing
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.save import save_model
+from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, drawn
+from conet_graph.verification.reference import Reference, the_file
+from conet_graph.verification.report import Report
+from conet_graph.verification.runtime import RUNTIME, first_line, lacks_an_operator, open_session
+
+OURS = "a fault of conet-graph, please report it"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a value lies apart in two networks, how far it may, and what rounding does to it: as shares."""
+
+    apart: float
+    allowed: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inputs, and what the reference makes of them, output by output.
+
+    ``agreed`` holds those that were compared and found equal.
+    """
+
+    batch: int
+    feeds: Arrays
+    outputs: dict[str, Any]
+    agreed: dict[str, Agreement] = field(default_factory=dict)
+
+
+@dataclass
+class Pair:
+    """The open sessions, where their files lie, and a size of free axes at which the reference runs."""
+
+    reference: Any
+    rewritten: Any
+    reference_path: Path
+    rewritten_path: Path
+    size: int | None = None
+
+    def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
+        """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
+        doing(RUNTIME, "running the original network")
+        told = "no inputs"
+        for draw in draws:
+            for size in SIZES if self.size is None else (self.size,):
+                feeds = drawn(self.reference, batch, size, draw)
+                try:
+                    outputs = self.reference.run(None, feeds)
+                except Exception as error:
+                    told = first_line(error) if told == "no inputs" else told
+                    continue
+                self.size = size
+                return Run(batch, feeds, named(self.reference, outputs))
+        return told
+
+    def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:
+        """Run the rewritten network.
+
+        Raises:
+            Exception: whatever ONNX Runtime raises.
+
+        """
+        doing(RUNTIME, "running the rewritten network")
+        return named(self.rewritten, self.rewritten.run(None, feeds))
+
+    def narrowed(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """A value of the reference as the rewritten network has it: outputs stay as they are."""
+        return value
+
+
+def named(session: Any, outputs: list[Any]) -> dict[str, Any]:
+    """Outputs by name."""
+    return {entry.name: value for entry, value in zip(session.get_outputs(), outputs, strict=True)}
+
+
+def opened(graph: Graph, made: Reference, path: Path, report: Report, temporary: Path) -> Pair | None:
+    """Open both networks; None where that fails, and the report says why."""
+    place = temporary / "reference.onnx"
+    try:
+        save_model(made.model, place, graph.folder)
+        doing(RUNTIME, "loading the original network")
+        reference = open_session(place, fused=False)
+    except ConetGraphError:
+        raise
+    except Exception as error:
+        if file_session(graph, temporary) is not None:
+            report.fail(f"the original with channels silenced does not load ({OURS}): {first_line(error)}")
+            return None
+        report.runs.append({"skipped": f"ONNX Runtime does not load the original: {first_line(error)}"})
+        _load_alone(path, report)
+        return None
+    doing(RUNTIME, "loading the rewritten network")
+    try:
+        return Pair(reference, open_session(path, fused=False), place, path)
+    except Exception as error:
+        report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
+        return None
+
+
+def file_session(graph: Graph, temporary: Path) -> Any | None:
+    """The user's own file in a session; None where ONNX Runtime does not load it."""
+    place = temporary / "original.onnx"
+    try:
+        save_model(the_file(graph), place, graph.folder)
+        return open_session(place, fused=False)
+    except ConetGraphError:
+        raise
+    except Exception:
+        return None
+
+
+def runs(session: Any, batch: int) -> bool:
+    """Whether a session runs on some draw, at some size."""
+    for draw in range(len(DRAWS)):
+        for size in SIZES:
+            try:
+                session.run(None, drawn(session, batch, size, draw))
+            except Exception:
+                continue
+            return True
+    return False
+
+
+def _load_alone(path: Path, report: Report) -> None:
+    """Load the rewritten network where the original cannot be loaded."""
+    doing(RUNTIME, "loading the rewritten network")
+    report.equality = "not checked: ONNX Runtime does not load the original"
+    try:
+        open_session(path, fused=False)
+        report.runs.append({"loaded": True})
+    except Exception as error:
+        if not lacks_an_operator(error):
+            report.fail(f"ONNX Runtime refuses it, and the original too: {first_line(error)}")
+        report.equality = "not checked: ONNX Runtime loads neither network"
+        report.original_is_sound = False

@@ -1,0 +1,269 @@
+"""The network that a rewritten one must equal: the user's file, its dropped channels silenced.
+
+Where an operator sums over channels by weights, the dropped ones are set to zero before it. Where it looks
+across channels without weights (a softmax, a norm, a maximum), it gets those that are left, as often as they
+are there, and its result is put back into full width. All else is the file as it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from conet_graph.ir.errors import shown
+from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
+from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.passes.channels.units import Ids, Units
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.rewidth import lay_out, with_constants
+
+# Zero point of the data input, by operator, where the data are integers (ONNX operator specs).
+_ZERO_POINT = {
+    "QLinearConv": 2,
+    "QLinearMatMul": 2,
+    "ConvInteger": 2,
+    "MatMulInteger": 2,
+    "QGemm": 2,
+}
+# How the names of values begin that stand in the reference alone.
+PREFIX = "conet_graph_reference_"
+_SUMS = frozenset(["Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "ReduceSum"])
+# Operators for which equal copies of a channel come out equal, wherever the copies lie.
+_ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
+
+
+@dataclass
+class Reference:
+    """The model to compare with.
+
+    ``is_the_file`` says that it was made from the file itself; else it was made from the analysed graph's
+    form of it, which then has to be compared with the file. ``unequal_because`` names operators after which
+    copies of one channel differ, so that no network of the old width says what the wider one does.
+    """
+
+    model: onnx.ModelProto
+    is_the_file: bool
+    unequal_because: list[str]
+
+
+@dataclass
+class _Change:
+    """What happens at one operator: masks by (slot, axis), indices to gather by the axis's classes."""
+
+    op: Operator
+    masks: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)
+    left: list[tuple[Ids, Ids]] = field(default_factory=list)
+
+    def index(self, classes: Ids | None) -> Ids | None:
+        """The positions that an axis of these classes keeps; None where all stay as they are."""
+        for mine, index in self.left:
+            if classes is not None and np.array_equal(mine, classes):
+                return index
+        return None
+
+
+def reference(graph: Graph, copies: NDArray[np.int64]) -> Reference:
+    """The user's network, computing what it should with other channel counts.
+
+    Args:
+        graph: the analysed original.
+        copies: how often each class of channels appears; those with 0 are silenced.
+
+    """
+    channels = graph.result(CHANNELS)
+    changes, unequal = _changes(graph, channels.units, copies)
+    model = the_file(graph)
+    is_the_file = _has(model, changes)
+    if not is_the_file:
+        model = own_form(graph)
+    model.ir_version = max(model.ir_version, FIRST_FREE_IR)
+    _Editor(graph, channels.units, model).apply(changes)
+    return Reference(model, is_the_file, unequal)
+
+
+def the_file(graph: Graph) -> onnx.ModelProto:
+    """A copy of the model that was read; only calls of its own functions are written out."""
+    if graph.loaded.proto.functions:
+        return inlined(graph.loaded.proto)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.loaded.proto)
+    return model
+
+
+def own_form(graph: Graph) -> onnx.ModelProto:
+    """The network as the passes left it, at its old widths."""
+    return with_constants(graph, {})
+
+
+def _first_output(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), "")
+
+
+def _has(model: onnx.ModelProto, changes: Iterable[_Change]) -> bool:
+    """Whether every operator that is changed stands in a model as it does in the analysed graph."""
+    nodes = {_first_output(node): node for node in model.graph.node}
+    for change in changes:
+        mine = change.op.proto
+        found = nodes.get(_first_output(mine))
+        if found is None or (found.op_type, found.domain) != (mine.op_type, mine.domain):
+            return False
+        if len(found.input) != len(mine.input) or list(found.output) != list(mine.output):
+            return False
+    return True
+
+
+def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], list[str]]:
+    """What happens where, and the operators behind which copies differ."""
+    changes: dict[int, _Change] = {}
+    unequal: dict[str, None] = {}
+    summed = _summed(units)
+    alone = _unshared(graph, units, copies)
+    across = [(op, units.classes[axis]) for op, axis in units.mixes]
+    across += [(op, classes) for op, _, _, classes in summed if op.index in alone]
+    shared = {(op.index, classes.tobytes()) for op, _, _, classes in summed if op.index not in alone}
+    # A sum over the channels of a weight itself, as a norm of it takes.
+    shared |= {(op.index, c.tobytes()) for op, c in across if op.op_type in _SUMS and op.index not in alone}
+    for op, classes in across:
+        times = copies[classes]
+        if (times == 1).all():
+            continue
+        if (op.index, classes.tobytes()) in shared:
+            times = np.minimum(times, 1)  # its weights are shared out among the copies
+        elif (times > 1).any() and op.index not in alone and not _in_any_order(op):
+            unequal[f"{op.op_type} {shown(op.name)}"] = None
+        change = changes.setdefault(op.index, _Change(op))
+        if change.index(classes) is None:
+            change.left.append((classes, np.repeat(np.arange(len(classes)), times)))
+    for op, slot, k, classes in summed:
+        kept = copies[classes] > 0
+        if kept.all():
+            continue
+        change = changes.setdefault(op.index, _Change(op))
+        if change.index(classes) is None:
+            change.masks[slot, k] = kept
+    return list(changes.values()), list(unequal)
+
+
+def _summed(units: Units) -> list[tuple[Operator, int, int, Ids]]:
+    """The sums over channels by weights: operator, slot, axis (from the left), the axis's classes."""
+    found: list[tuple[Operator, int, int, Ids]] = []
+    for op, slot, k, _ in units.contractions:
+        axis = units.axis(op.input(slot), k)
+        if not isinstance(axis, int):
+            found.append((op, slot, k % units.rank(op.input(slot)), units.classes[axis]))
+    return found
+
+
+def _unshared(graph: Graph, units: Units, copies: Ids) -> set[int]:
+    """Operators that sum over copied channels, and have no weights that could be shared out."""
+    if not (copies > 1).any():
+        return set()
+    return lay_out(graph, copies, keeps_function=False).labels.unshared
+
+
+def _in_any_order(op: Operator) -> bool:
+    kind = op.op_type
+    if kind.endswith(("Normalization", "Softmax")):
+        return True
+    return kind in _SUMS or kind.startswith(_ORDER_IS_NOTHING)
+
+
+class _Editor:
+    """Puts nodes before and after those of a model."""
+
+    def __init__(self, graph: Graph, units: Units, model: onnx.ModelProto) -> None:
+        self.graph, self.units, self.model = graph, units, model
+        self.count = 0
+
+    def apply(self, changes: Iterable[_Change]) -> None:
+        """Make all changes."""
+        wanted = {_first_output(change.op.proto): change for change in changes}
+        nodes = list(self.model.graph.node)
+        del self.model.graph.node[:]
+        for node in nodes:
+            change = wanted.get(_first_output(node))
+            before, after = ([], []) if change is None else self._around(node, change)
+            self.model.graph.node.extend([*before, node, *after])
+
+    def _around(
+        self, node: onnx.NodeProto, change: _Change
+    ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """Change a node's inputs and outputs; what goes before it, and what behind."""
+        before: list[onnx.NodeProto] = []
+        after: list[onnx.NodeProto] = []
+        for slot, name in enumerate(change.op.inputs):
+            for k, classes in enumerate(self._axes(name)):
+                kept, index = change.masks.get((slot, k)), change.index(classes)
+                if kept is None and index is None:
+                    continue
+                value, out = node.input[slot], self._fresh()
+                if index is not None:
+                    before.append(self._gather(value, k, index, out))
+                elif kept is not None:
+                    before.append(self._mask(node, change.op, slot, (k, kept), out))
+                node.input[slot] = out
+        for slot, name in enumerate(change.op.outputs):
+            for k, classes in enumerate(self._axes(name)):
+                index = change.index(classes)
+                if index is None or classes is None:
+                    continue
+                back = np.zeros(len(classes), np.int64)  # what was dropped gets any value: nothing reads it
+                back[index[::-1]] = np.arange(len(index))[::-1]
+                narrow = self._fresh()
+                after.insert(0, self._gather(narrow, k, back, node.output[slot]))
+                node.output[slot] = narrow
+        return before, after
+
+    def _axes(self, name: str) -> list[Ids | None]:
+        """The classes on each axis of a value; None where it carries no channels."""
+        if name in self.graph.constants:
+            found = [self.units.stored.get((name, k), 0) for k in range(len(self.graph.constants[name].dims))]
+        else:
+            found = self.units.values.get(name, [])
+        return [None if isinstance(axis, int) else self.units.classes[axis] for axis in found]
+
+    def _fresh(self) -> str:
+        self.count += 1
+        return f"{PREFIX}{self.count}"
+
+    def _gather(self, value: str, axis: int, index: Ids, output: str) -> onnx.NodeProto:
+        name = f"{output}_left_{self.count}"
+        self.model.graph.initializer.append(numpy_helper.from_array(index.astype(np.int64), name))
+        return helper.make_node("Gather", [value, name], [output], axis=axis)
+
+    def _mask(
+        self,
+        node: onnx.NodeProto,
+        op: Operator,
+        slot: int,
+        where: tuple[int, NDArray[np.bool_]],
+        output: str,
+    ) -> onnx.NodeProto:
+        """A node that puts zero (or the zero point) where channels are not kept."""
+        axis, kept = where
+        name, value = op.input(slot), node.input[slot]
+        shape = [1] * self.units.rank(name)
+        shape[axis] = len(kept)
+        kept = kept.reshape(shape)
+        constant = self.graph.constants.get(name)
+        dtype = self.graph.dtypes.get(name) if constant is None else constant.tensor.data_type
+        zero = _ZERO_POINT.get(op.op_type, 99)
+        if dtype is None or dtype in FLOATS or not op.input(zero):
+            kind = helper.tensor_dtype_to_np_dtype(dtype or onnx.TensorProto.FLOAT)
+            return self._multiply(value, kept.astype(kind), output)
+        self.model.graph.initializer.append(numpy_helper.from_array(kept, output + "_mask"))
+        return helper.make_node("Where", [output + "_mask", value, node.input[zero]], [output])
+
+    def _multiply(self, value: str, mask: NDArray[Any], output: str) -> onnx.NodeProto:
+        self.model.graph.initializer.append(numpy_helper.from_array(mask, output + "_mask"))
+        node = helper.make_node("Mul", [value, output + "_mask"], [output])
+        if self.graph.opset < 7:
+            # Before opset 7 broadcasting had to be asked for, and took trailing axes only.
+            node.attribute.append(helper.make_attribute("broadcast", 1))
+        return node

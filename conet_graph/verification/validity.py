@@ -1,0 +1,91 @@
+"""Whether a rewritten model is a valid file, and is read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from conet_graph.ir.errors import InvalidModel
+from conet_graph.ir.forked import doing
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.inference import infer
+from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.save import copy_light
+from conet_graph.passes import structured
+from conet_graph.verification.report import Report
+from conet_graph.verification.runtime import first_line
+
+
+def check_valid(
+    graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None, report: Report
+) -> None:
+    """Note what onnx's checker, our own checks and strict shape inference say against a model.
+
+    Args:
+        graph: the analysed original.
+        path: where the model was written.
+        model: the model.
+        folder: where its external data lies.
+        report: takes what was found.
+
+    """
+    doing("onnx", "checking the rewritten network")
+    try:
+        onnx.checker.check_model(path, full_check=False)
+    except Exception as error:
+        report.checker = first_line(error)
+        report.fail(f"onnx.checker: {report.checker}")
+        report.original_is_sound = _passes_checker(graph)
+        return
+    if not _is_read_again(model, folder, report):
+        return
+    fault = _shape_fault(model)
+    if fault is not None:
+        report.shape_inference = fault
+        if _shape_fault(graph.loaded.proto) is None:
+            report.fail(f"strict shape inference, which the original passes: {fault}")
+
+
+def _passes_checker(graph: Graph) -> bool:
+    try:
+        onnx.checker.check_model(graph.loaded.path or graph.loaded.proto, full_check=False)
+    except Exception:
+        return False
+    return True
+
+
+def _is_read_again(model: onnx.ModelProto, folder: Path | None, report: Report) -> bool:
+    """Whether what was written passes the checks that every model passes that is read."""
+    try:
+        structured(LoadedModel(model, None if folder is None else folder / "rewritten.onnx"))
+    except InvalidModel as error:
+        report.checker = str(error)
+        report.fail(str(error).removesuffix("."))
+    return report.ok
+
+
+def _shape_fault(model: onnx.ModelProto) -> str | None:
+    """What strict shape inference says against a model; None when it passes."""
+    try:
+        infer(_without_weights(model), strict=True)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    light = onnx.ModelProto()
+    copy_light(model, light)
+    present = {v.name for v in light.graph.input}
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= 4096 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in present:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    light.ir_version = max(light.ir_version, FIRST_FREE_IR)
+    return light
