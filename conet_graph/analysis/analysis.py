@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
-from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group, in_axis, out_axis
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FORMAT = "conet-graph.analysis/1"
 
@@ -103,66 +105,40 @@ class Edges:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The channel structure of a network."""
+    """The channel structure of a network.
+
+    ``graph`` is the solved network itself: ``plan``, ``rewrite`` and ``verify`` take an analysis in place of
+    a model and need not solve it again. It is no part of the JSON form.
+    """
 
     model: ModelFacts
     groups: tuple[GroupEntry, ...]
     layers: tuple[LayerEntry, ...]
     edges: Edges
     unsupported: tuple[Unsupported, ...]
+    graph: Graph = field(repr=False, compare=False)
+
+    def dag(self) -> nx.MultiDiGraph[str]:
+        """The network as a networkx DAG with edge kinds, sizes and groups; see ``analysis.dag.dag_of``."""
+        from conet_graph.analysis.dag import dag_of
+
+        return dag_of(self.graph)
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as plain lists and dictionaries, keys in the documented order."""
-        data: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "model": asdict(self.model),
+            "groups": [asdict(group) for group in self.groups],
+            "layers": [asdict(layer) for layer in self.layers],
+            "edges": asdict(self.edges),
+            "unsupported": [asdict(entry) for entry in self.unsupported],
+        }
         for layer in data["layers"]:
             for name in ("rank", "condition"):
                 if layer[name] is None:
                     del layer[name]  # not measured
         return data
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Analysis:
-        """Read what ``to_dict`` (or ``analyze --json``) wrote.
-
-        Raises:
-            BadUsage: it is of another format, or a field is missing.
-
-        """
-        if data.get("format") != FORMAT:
-            raise BadUsage(f"This is not a {FORMAT} document: its format is {data.get('format')!r}.")
-        try:
-            return Analysis(
-                ModelFacts(**data["model"]),
-                tuple(_group_from(g) for g in data["groups"]),
-                tuple(_layer_from(entry) for entry in data["layers"]),
-                Edges(**data["edges"]),
-                tuple(Unsupported(u["op"], u["node"], tuple(u["freezes"])) for u in data["unsupported"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise BadUsage(f"The {FORMAT} document is incomplete or damaged: {error}.") from None
-
-
-def _group_from(data: dict[str, Any]) -> GroupEntry:
-    return GroupEntry(
-        **data
-        | {
-            "producers": tuple(data["producers"]),
-            "consumers": tuple(data["consumers"]),
-            "places": tuple(Place(**p) for p in data["places"]),
-        }
-    )
-
-
-def _layer_from(data: dict[str, Any]) -> LayerEntry:
-    kernel = data["kernel"]
-    return LayerEntry(
-        **data
-        | {
-            "kernel": None if kernel is None else tuple(kernel),
-            "in_groups": tuple(data["in_groups"]),
-            "out_groups": tuple(data["out_groups"]),
-        }
-    )
 
 
 def analyze(model: str | Path | LoadedModel, *, rank: bool = False, free_kept: bool = False) -> Analysis:
@@ -180,6 +156,15 @@ def analyze(model: str | Path | LoadedModel, *, rank: bool = False, free_kept: b
     """
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     return analysis_of(analysed(loaded, free_kept=free_kept), rank=rank)
+
+
+def solved(model: LoadedModel | Analysis, free_kept: bool = False) -> Graph:
+    """The solved graph of a model; an analysis has it already (unless more is to be freed)."""
+    if isinstance(model, LoadedModel):
+        return analysed(model, free_kept=free_kept)
+    if model.graph.result(CHANNELS).units.free_kept == free_kept:
+        return model.graph
+    return analysed(model.graph.loaded, free_kept=free_kept)
 
 
 def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:
@@ -252,7 +237,9 @@ class _Builder:
             if found is not None:
                 layers.append(self._inner_layer(found, inner.owner, inner_parameters(inner)))
         self._find_frozen_places()
-        return Analysis(self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported())
+        return Analysis(
+            self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported(), self.graph
+        )
 
     def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
         ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conet_graph.analysis.layers import find_layer, inner_facts, inner_nodes, layer_names
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.passes.channels.units import STRONGEST, Ids, Units
+from conet_graph.passes.channels.units import Units
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group, out_axis
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,10 @@ def explain(graph: Graph, name: str) -> Explanation:
         reason = units.reasons[axis] if isinstance(axis, int) else "it has no channels"
         return Explanation(called, None, reason, (described(layer.op),))
     groups = channels.groups_on(channels.layer_axes[layer.op.index][1])
-    start = int(axis[0])
-    equations = Equations(units)
+    equations = Equations(units, int(axis[0]))
     if groups and groups[0].free:
-        tied = equations.operators_around(start)
-        return _free(graph, called, groups[0], tied)
-    chain, end = equations.way_out(start)
+        return _free(graph, called, groups[0], equations.operators)
+    chain, end = equations.way_out()
     steps = tuple(described(graph.operators[k]) for k in [layer.op.index, *chain])
     group = groups[0].id if groups else None
     return Explanation(called, group, units.reasons[end], _without_repeats(steps))
@@ -114,64 +116,37 @@ def _free(graph: Graph, called: str, group: Group, tied: list[int]) -> Explanati
 
 
 class Equations:
-    """The equations between units as a graph: units are its nodes, operators its edges."""
+    """The equations between the units that are tied to one unit: units are nodes, operators edges."""
 
-    def __init__(self, units: Units) -> None:
-        """Sort the equations of solved units by unit."""
-        self.frozen = {unit: units.strength(unit) for unit in units.reasons}
+    def __init__(self, units: Units, start: int) -> None:
+        """Take the equations of solved units that reach ``start``."""
+        import networkx as nx  # slow to import, and only explanations need it here
+
         none = np.zeros(0, np.int64)
-        left = np.concatenate([none, *units.left])
-        right = np.concatenate([none, *units.right])
+        left, right = np.concatenate([none, *units.left]), np.concatenate([none, *units.right])
         lengths = [len(part) for part in units.left]
         ops = np.repeat(np.array(units.equation_op, np.int64), lengths)
-        source = np.concatenate([left, right])
-        order = np.argsort(source, kind="stable")
-        self._to: Ids = np.concatenate([right, left])[order]
-        self._op: Ids = np.concatenate([ops, ops])[order]
-        self._begin: Ids = np.searchsorted(source[order], np.arange(units.count + 1))
+        mine = units.classes[left] == units.classes[start]
+        self.start = start
+        self.operators: list[int] = np.unique(ops[mine]).tolist()
+        self.tied: nx.Graph[int] = nx.Graph()
+        self.tied.add_node(start)
+        ends = zip(left[mine].tolist(), right[mine].tolist(), ops[mine].tolist(), strict=True)
+        self.tied.add_edges_from((a, b, {"op": op}) for a, b, op in ends)
+        self.frozen = {unit: units.strength(unit) for unit in units.reasons if unit in self.tied}
 
-    def _next(self, unit: int) -> list[tuple[int, int]]:
-        where = slice(int(self._begin[unit]), int(self._begin[unit + 1]))
-        return list(zip(self._to[where].tolist(), self._op[where].tolist(), strict=True))
+    def way_out(self) -> tuple[list[int], int]:
+        """The shortest chain of operators from the unit to a frozen one, and that frozen unit.
 
-    def way_out(self, start: int) -> tuple[list[int], int]:
-        """The shortest chain of operators from a unit to a frozen one, and that frozen unit.
-
-        The nearest frozen unit whose reason says most is taken.
+        Of those whose reasons say most the nearest is taken.
         """
-        came: dict[int, tuple[int, int]] = {start: (start, -1)}
-        pending, best = deque([start]), -1
-        while pending:
-            unit = pending.popleft()
-            if unit in self.frozen:
-                if best < 0 or self.frozen[unit] > self.frozen[best]:
-                    best = unit
-                if self.frozen[best] == STRONGEST:
-                    break
-                continue
-            for other, op in self._next(unit):
-                if other not in came:
-                    came[other] = (unit, op)
-                    pending.append(other)
-        if best < 0:
-            raise ValueError(f"unit {start} is not frozen")
-        return self._chain(came, start, best), best
+        import networkx as nx
 
-    @staticmethod
-    def _chain(came: dict[int, tuple[int, int]], start: int, end: int) -> list[int]:
-        chain: list[int] = []
-        while end != start:
-            end, op = came[end]
-            chain.append(op)
-        return chain[::-1]
-
-    def operators_around(self, start: int) -> list[int]:
-        """Indices of all operators in the equations that reach a unit, in the file's order."""
-        seen, pending, found = {start}, deque([start]), set()
-        while pending:
-            for other, op in self._next(pending.popleft()):
-                found.add(op)
-                if other not in seen:
-                    seen.add(other)
-                    pending.append(other)
-        return sorted(found)
+        for strength in sorted(set(self.frozen.values()), reverse=True):
+            others = [unit for unit, has in self.frozen.items() if has != strength and unit != self.start]
+            reached = nx.restricted_view(self.tied, others, [])
+            for unit in nx.single_source_shortest_path_length(reached, self.start):
+                if self.frozen.get(unit) == strength:
+                    path = nx.shortest_path(reached, self.start, unit)
+                    return [self.tied.edges[pair]["op"] for pair in pairwise(path)], unit
+        raise ValueError(f"unit {self.start} is not frozen")

@@ -34,6 +34,13 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
     ] = None,
+    dag: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the network's DAG with edge kinds, sizes and groups: .graphml, .json or .dot.",
+        ),
+    ] = None,
     for_: For = None,
     print_after: Annotated[
         list[str] | None,
@@ -58,8 +65,12 @@ def analyze(
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
     loaded = load_given(model)
-    check_outputs({"--html": html}, model_files(loaded, "the model"))
+    check_outputs({"--html": html, "--dag": dag}, model_files(loaded, "the model"))
     graph = analysed(loaded, after=hook, free_kept=free_kept)
+    if dag is not None:
+        from conet_graph.analysis.dag import write_dag
+
+        write_dag(graph, dag)
     if explain is not None:
         from conet_graph.analysis.explain import explain as explained
 

@@ -28,7 +28,7 @@ def report_of(verify: Callable[[], Report], made: Plan) -> Report:
     if not _may_fork():
         return verify()
     try:
-        return Report(**json.loads(_apart(lambda: json.dumps(verify().to_json()))))
+        return Report(**json.loads(_apart(lambda: json.dumps(verify().to_json()).encode())))
     except Crashed as crash:
         report = Report(
             exact=made.exact,
@@ -53,9 +53,24 @@ def chosen(choose: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
     if not _may_fork():
         return choose()
     try:
-        return np.array(json.loads(_apart(lambda: json.dumps(choose().tolist()))), np.int64)
+        return np.array(json.loads(_apart(lambda: json.dumps(choose().tolist()).encode())), np.int64)
     except Crashed as crash:
         raise Refused(f"The latency cannot be measured: {crash}.") from None
+
+
+def calibrated(work: Callable[[], bytes]) -> bytes:
+    """What calibration finds, done apart.
+
+    Raises:
+        Refused: ONNX Runtime crashes on the network; or what the work raises.
+
+    """
+    if not _may_fork():
+        return work()
+    try:
+        return _apart(work)
+    except Crashed as crash:
+        raise Refused(f"The network cannot be calibrated: {crash}.") from None
 
 
 def _may_fork() -> bool:
@@ -70,7 +85,7 @@ def _may_fork() -> bool:
     return sys.platform.startswith("linux") and threading.active_count() == 1 and "torch" not in sys.modules
 
 
-def _apart(work: Callable[[], str]) -> str:
+def _apart(work: Callable[[], bytes]) -> bytes:
     """What ``work`` returns, in a child whose files go wherever it ends.
 
     An interruption ends the child first; SIGTERM is one here.
@@ -79,6 +94,6 @@ def _apart(work: Callable[[], str]) -> str:
 
         def answer() -> bytes:
             tempfile.tempdir = folder
-            return work().encode()
+            return work()
 
-        return in_child(answer).decode()
+        return in_child(answer)

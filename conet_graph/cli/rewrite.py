@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import chosen, report_of
+from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
 from conet_graph.cli.common import (
     RUNTIMES,
     Debug,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from conet_graph.calibration.inputs import Calibration
+    from conet_graph.calibration.narrowing import Choice
     from conet_graph.costs.cost import Cost
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.plans import Plan
@@ -55,7 +58,22 @@ def rewrite(
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
     ] = None,
-    importance: Annotated[str, typer.Option(help="Which channels stay: l2, l1, bn, first or random.")] = "l2",
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            help="Which channels stay: l2 (the default), l1, bn, first or random;"
+            " with --calibrate reconstruction (the default then) or activation, too.",
+            show_default=False,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Keep the function by unlabelled inputs: a folder of images, an .npz or .npy file.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=8, help="How many of them are used.")] = 256,
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[
         int | None,
@@ -89,10 +107,12 @@ def rewrite(
     """Write a network with other channel sizes: narrower or wider, valid and verified.
 
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
+    With the function kept: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --calibrate images/
     """
     from conet_graph.cli.files import (
         PIPE,
         check_outputs,
+        data_input,
         load_given,
         model_files,
         named_inputs,
@@ -100,9 +120,10 @@ def rewrite(
         write_to_pipe,
     )
     from conet_graph.cli.uneven import show_uneven, uneven_groups
-    from conet_graph.ir.save import atomic_write, one_file
+    from conet_graph.ir.save import one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.alignment import alignment_of
+    from conet_graph.rewriting.refits import beside, write_plan
     from conet_graph.rewriting.rewriting import in_place_of, latency_meter, plan_for, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.report import require
@@ -116,8 +137,10 @@ def rewrite(
     if not asked and scale is None and params is None and macs is None and latency is None:
         raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
     loaded, piped = load_given(model), output == PIPE
-    inputs = [*model_files(loaded, "the model"), *named_inputs({"the widths": widths})]
-    check_outputs({"-o": None if piped else output, "--plan": plan}, inputs)
+    read = {"the widths": widths, "the calibration inputs": data_input(calibrate)}
+    inputs = [*model_files(loaded, "the model"), *named_inputs(read)]
+    tensors = None if plan is None or calibrate is None else beside(plan)
+    check_outputs({"-o": None if piped else output, "--plan": plan, "the plan's tensors": tensors}, inputs)
     if piped and not dry_run:
         require_pipe_out()
     graph = analysed(loaded, free_kept=free_kept)
@@ -131,39 +154,68 @@ def rewrite(
         runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
-        importance=importance,
+        importance=importance or ("l2" if calibrate is None else "reconstruction"),
         uniform=uniform,
         seed=seed,
     )
+    data = _calibration(calibrate, graph, samples, init, seed)
+    choice, fit = None, None
 
     def choose(asked: WidthRequest) -> NDArray[np.int64]:
-        if latency is None:
-            return choose_copies(graph, asked)
-        return chosen(
-            lambda: choose_copies(graph, replace(asked, measure_latency=latency_meter(graph, provider)))
+        nonlocal choice
+
+        def complete() -> WidthRequest:
+            if latency is None:
+                return asked
+            return replace(asked, measure_latency=latency_meter(graph, provider))
+
+        if data is not None:
+            choice = choice_apart(graph, complete, data)
+            return choice.copies
+        return (
+            choose_copies(graph, asked)
+            if latency is None
+            else chosen(lambda: choose_copies(graph, complete()))
         )
 
     made, layout = plan_for(graph, request, init, noise, choose)
+    copies = layout.labels.copies
     proto = rewritten(graph, made, layout)
-    before, after = _costs(graph, proto)
+    before, after = _costs(graph, proto, data)
     report = None
     if not dry_run and output is not None:
         if verify:
             report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
             require(report)
+        if data is not None and (copies == 0).any():
+            fit = refit_apart(graph, layout, proto, data)
+            made, proto = replace(made, refit=fit), fit.applied(proto)
         if piped:
             write_to_pipe(one_file(proto, graph.folder))
         else:
             save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
-            atomic_write(plan, [made.dumps().encode()])
+            write_plan(made, plan)
     by_target = params is not None or macs is not None or latency is not None or scale is not None
     uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        print_json({**_summary(made, before, after, report, output), "not_aligned": uneven})
+        found = {**_summary(made, before, after, report, output), "not_aligned": uneven}
+        if data is not None and choice is not None:
+            found["calibration"] = summary(data, request.importance, choice, fit)
+        print_json(found)
     else:
-        _show(made, before, after, report, None if dry_run else output, stderr=piped)
+        _show(made, before, after, report, None if dry_run else output, choice, stderr=piped)
         show_uneven(uneven, stderr=piped)
+
+
+def _calibration(spec: str | None, graph: Graph, samples: int, init: str, seed: int) -> Calibration | None:
+    if spec is None:
+        return None
+    if init != "keep":
+        raise BadUsage("--calibrate keeps what the weights have learnt: leave out --init fresh.")
+    from conet_graph.calibration.inputs import open_calibration
+
+    return open_calibration(spec, graph, samples, seed)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:
@@ -207,16 +259,22 @@ def _target(text: str | None, option: str) -> float | None:
     return value
 
 
-def _costs(graph: Graph, proto: onnx.ModelProto) -> tuple[Cost, Cost]:
+def _costs(graph: Graph, proto: onnx.ModelProto, data: Calibration | None) -> tuple[Cost, Cost]:
+    """Costs before and after; free sizes of the inputs are the calibration inputs'."""
     from conet_graph.costs.cost import cost
     from conet_graph.ir.graph import Graph
     from conet_graph.ir.load import LoadedModel
     from conet_graph.passes import STRUCTURE
     from conet_graph.passes.base import PassManager
 
+    old = graph
+    if data is not None:
+        from conet_graph.calibration.sizes import sized_graph, sized_model
+
+        old, proto = sized_graph(graph, data.sizes) or graph, sized_model(proto, data.sizes) or proto
     with of_our_making("the rewritten network is not valid"):
         new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
-    return cost(graph), cost(new)
+    return cost(old), cost(new)
 
 
 def _summary(
@@ -236,18 +294,26 @@ def _summary(
 
 
 def _show(
-    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None, *, stderr: bool
+    made: Plan,
+    before: Cost,
+    after: Cost,
+    report: Report | None,
+    output: Path | None,
+    choice: Choice | None,
+    *,
+    stderr: bool,
 ) -> None:
     from rich import box
     from rich.table import Table
 
     out = console(stderr=stderr)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for title in ("group", "old width", "new width", "share"):
+    for title in ("group", "old width", "new width", "share", *(["predicted loss"] if choice else [])):
         table.add_column(title, justify="left" if title == "group" else "right")
     for group in made.groups:
         share = f"{100 * group.new_width / group.old_width:.0f} %"
-        table.add_row(group.id, str(group.old_width), str(group.new_width), share)
+        loss = [f"{choice.predicted.get(group.id, 0.0):.2g}"] if choice else []
+        table.add_row(group.id, str(group.old_width), str(group.new_width), share, *loss)
     out.print(table)
     out.print(
         f"parameters {quantity(before.parameters)} -> {quantity(after.parameters)}"
@@ -270,6 +336,8 @@ def _show(
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
     elif output is not None:
         out.print("not verified (--no-verify)")
+    if made.refit is not None:
+        show_errors(out, made.refit)
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
 

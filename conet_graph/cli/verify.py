@@ -27,16 +27,15 @@ def verify(
     """
     from conet_graph.cli.files import PIPE, load_given
     from conet_graph.passes import analysed
-    from conet_graph.regular_file import read_text
     from conet_graph.rewriting.alignment import breaking, preset
-    from conet_graph.rewriting.plans import Plan
+    from conet_graph.rewriting.refits import read_plan
     from conet_graph.rewriting.rewriting import compare_models
 
     if for_ is not None:
         preset(for_)  # a name that is not known is told before anything runs
     if original == rewritten == PIPE:
         raise BadUsage("Only one of the two models can come through a pipe: name the file of the other.")
-    made = Plan.loads(read_text(plan, "plan"))
+    made = read_plan(plan)
     old, new = load_given(original), load_given(rewritten)
     report = report_of(lambda: compare_models(old, new, made), made)
     warnings = [] if for_ is None else breaking(analysed(new), for_)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import networkx as nx
+
 Point = tuple[float, float]
 Edge = tuple[int, int]
 
@@ -121,8 +123,9 @@ class _Rows:
 def _ranks(count: int, edges: Sequence[Edge]) -> list[int]:
     """The row of each node: below all that it hangs on; one that hangs on nothing, above its reader."""
     rank = [0] * count
-    for source, target in sorted(edges, key=lambda edge: edge[1]):
-        rank[target] = max(rank[target], rank[source] + 1)
+    for row, nodes in enumerate(nx.topological_generations(nx.DiGraph(edges))):
+        for node in nodes:
+            rank[node] = row
     feeds: dict[int, int] = {}
     fed = {target for _, target in edges}
     for source, target in edges:

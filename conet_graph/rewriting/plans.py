@@ -16,6 +16,7 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
+from conet_graph.rewriting.refits import Refit
 
 FORMAT = "conet-graph.plan/1"
 Ids = NDArray[np.int64]
@@ -41,7 +42,10 @@ class KeptGroup:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint."""
+    """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
+
+    ``graph`` is the solved network that the plan was just made for; one that was read has none.
+    """
 
     sha256: str
     init: str
@@ -52,9 +56,12 @@ class Plan:
     seed: int = 0
     kept: list[KeptGroup] = field(default_factory=list)
     free_kept: bool = False
+    refit: Refit | None = None
+    graph: Graph | None = field(default=None, repr=False, compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+    def to_json(self, tensors: str | None = None) -> dict[str, Any]:
+        """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
+        refit = {} if self.refit is None else {"refit": self.refit.to_json(tensors)}
         return {
             "format": FORMAT,
             "source": {"sha256": self.sha256},
@@ -74,11 +81,12 @@ class Plan:
             ],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
+            **refit,
         }
 
-    def dumps(self) -> str:
-        """The plan as JSON text."""
-        return json.dumps(self.to_json()) + "\n"
+    def dumps(self, tensors: str | None = None) -> str:
+        """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
+        return json.dumps(self.to_json(tensors)) + "\n"
 
     @staticmethod
     def loads(text: str) -> Plan:
@@ -114,6 +122,7 @@ class Plan:
                 seed=int(data.get("seed", 0)),
                 kept=[KeptGroup(str(k["id"]), str(k["reason"])) for k in data.get("kept", [])],
                 free_kept=bool(data.get("free_kept", False)),
+                refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadUsage(f"The plan is damaged near {shown(str(error))}: write it again.") from None
@@ -166,6 +175,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequ
         seed,
         list(kept),
         channels.units.free_kept,
+        graph=graph,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.analysis.analysis import Analysis, solved
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
-from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.relabel import CannotHave
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.plans import KeptGroup, Plan, copies_of, make_plan
+from conet_graph.rewriting.refits import differences
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.verification.inputs import random_inputs
 from conet_graph.verification.report import Report, require
@@ -35,21 +36,26 @@ INITS = ("keep", "fresh")
 
 
 def plan(
-    model: LoadedModel,
+    model: LoadedModel | Analysis,
     *,
     init: str = "keep",
     noise: bool = False,
     seed: int = 0,
     free_kept: bool = False,
+    calibrate: str | Path | Mapping[str, NDArray[Any]] | None = None,
+    samples: int = 256,
     **request: Any,
 ) -> Plan:
     """Plan new widths for a model.
 
     Args:
-        model: the original.
+        model: the original, or what ``analyze`` found out about it.
         init: 'keep' the weights, or draw 'fresh' ones.
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
-        seed: of fresh weights, of noise and of random rankings.
+        seed: of fresh weights, of noise, of random rankings and of the draw of calibration inputs.
+        calibrate: unlabelled inputs by which a narrowed network keeps its function: a file or folder as
+            ``rewrite --calibrate`` takes them, or an array [samples, ...] for each input by its name.
+        samples: how many of them are used.
         free_kept: free the groups that are kept by default: those that a Softmax, ArgMax or TopK selects
             among, and those that no layer produces.
         request: fields of ``WidthRequest``: scale, widths, params, macs, multiple_of, ...
@@ -58,9 +64,24 @@ def plan(
         InvalidModel, BadUsage, Refused: as loading and planning find.
 
     """
-    graph = analysed(model, free_kept=free_kept)
-    wanted = WidthRequest(seed=seed, **request)
-    return plan_for(graph, wanted, init, noise, lambda asked: choose_copies(graph, asked))[0]
+    graph = solved(model, free_kept)
+    if calibrate is None:
+        wanted = WidthRequest(seed=seed, **request)
+        return plan_for(graph, wanted, init, noise, lambda asked: choose_copies(graph, asked))[0]
+    if init != "keep":
+        raise BadUsage("Calibration keeps what the weights have learnt: leave out init='fresh'.")
+    from conet_graph.calibration.inputs import calibration_of, open_calibration
+    from conet_graph.calibration.narrowing import choose, refitted
+
+    if isinstance(calibrate, (str, Path)):
+        data = open_calibration(str(calibrate), graph, samples, seed)
+    else:
+        data = calibration_of(calibrate, graph, samples, seed)
+    wanted = WidthRequest(seed=seed, **{"importance": "reconstruction", **request})
+    made, layout = plan_for(graph, wanted, init, noise, lambda asked: choose(graph, asked, data).copies)
+    if not (layout.labels.copies == 0).any():
+        return made
+    return replace(made, refit=refitted(graph, layout, rewritten(graph, made, layout), data))
 
 
 def plan_for(
@@ -146,7 +167,7 @@ def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.Mo
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
 
 
-def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedModel:
+def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) -> LoadedModel:
     """Rewrite a model by a plan, and verify the result.
 
     Raises:
@@ -154,13 +175,20 @@ def rewrite(model: LoadedModel, made: Plan, *, check: bool = True) -> LoadedMode
         VerificationFailed: the result is not what it should be.
 
     """
-    if made.sha256 != model.sha256:
+    graph = _solved_for(model, made)
+    if made.sha256 != graph.loaded.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
-    graph = analysed(model, free_kept=made.free_kept)
     proto = rewritten(graph, made)
     if check:
-        require(verify(graph, proto, made, model.folder))
-    return in_place_of(model, proto)
+        require(verify(graph, proto, made, graph.folder))
+    return in_place_of(graph.loaded, proto if made.refit is None else made.refit.applied(proto))
+
+
+def _solved_for(model: LoadedModel | Analysis, made: Plan) -> Graph:
+    """The solved graph of a model, which a plan that was just made for it brings along."""
+    if made.graph is not None and made.graph.loaded is model:
+        return made.graph
+    return solved(model, made.free_kept)
 
 
 def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
@@ -168,10 +196,18 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, model.path, has_external(model.proto) or None)
 
 
-def compare_models(original: LoadedModel, new: LoadedModel, made: Plan) -> Report:
+def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
-    report = verify(analysed(original, free_kept=made.free_kept), new.proto, made, new.folder)
-    if made.sha256 != original.sha256:
+    graph = _solved_for(original, made)
+    if made.refit is None:
+        report = verify(graph, new.proto, made, new.folder)
+    else:
+        # What is proven is the exact rewrite; the refitted network is it but for the tensors the plan names.
+        exact = rewritten(graph, made)
+        report = verify(graph, exact, made, graph.folder)
+        for fault in differences(LoadedModel(exact, graph.loaded.path), new, made.refit):
+            report.fail(fault)
+    if made.sha256 != graph.loaded.sha256:
         report.fail("the plan was made for another original file")
     return report
 

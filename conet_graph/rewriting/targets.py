@@ -14,6 +14,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
+from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.ranking import importance
 
@@ -31,6 +32,7 @@ class WidthRequest:
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
     operators whose MACs cannot be counted are left out of both sides.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
+    ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
     8 by default), in smaller steps where a group is narrow or the target would be missed. With
@@ -51,6 +53,7 @@ class WidthRequest:
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
+    knowledge: Knowledge | None = None
 
 
 def shared_evenly(want: int, have: int) -> Copies:
@@ -104,7 +107,8 @@ class _Chooser:
         self.graph, self.request = graph, request
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
-        self.scores = importance(graph, request.importance, request.seed)
+        self.known = request.knowledge
+        self.scores = self.known.scores if self.known else importance(graph, request.importance, request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
@@ -169,8 +173,11 @@ class _Chooser:
 
     # -- targets -----------------------------------------------------------------------------------
 
+    def _costs(self) -> CostModel:
+        return self.known.costs if self.known and self.known.costs else CostModel(self.graph)
+
     def _to_cost(self, counts: Copies) -> Copies:
-        request, model = self.request, CostModel(self.graph)
+        request, model = self.request, self._costs()
         if request.params is not None:
             wanted, by_cost, what = request.params, model.parameters, "parameters"
         elif request.macs is not None:
@@ -261,10 +268,15 @@ class _Chooser:
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
         """Groups' numbers in the order in which they lose a class: the least important first."""
+        if self.known is not None and self.known.losses:
+            costs = self._costs()
+            by_cost = costs.parameters if self.request.params is not None else costs.macs
+            return self.known.drop_order(counts, least, self.steps, lambda c: by_cost(c.astype(np.float64)))
+        by_weights = importance(self.graph, self.request.importance) if self.known else self.scores
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):
-            values = np.sort(self.scores[self.groups[k].classes])[: counts[k] - least[k]]
+            values = np.sort(by_weights[self.groups[k].classes])[: counts[k] - least[k]]
             numbers += [int(k)] * len(values)
             scores += values.tolist()
         return np.array(numbers, np.int64)[np.argsort(np.array(scores), kind="stable")]

@@ -16,7 +16,6 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.registry import Table
@@ -229,18 +228,18 @@ def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
     return free, tie_rows(t, op, table)
 
 
-def _merit(merged: Ids, sizes: list[int], free: int) -> tuple[bool, int, int]:
-    """How well a factor serves as the free one: no new ties first, then many classes that ties leave."""
+def _merit(merged: Ids, sizes: list[int], free: int) -> tuple[bool, bool, int, int]:
+    """How well a factor serves as the free one: no new ties, then not all tied to one, then many units."""
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])
     cube = merged.reshape(outer, sizes[free], inner)
     agrees = bool((cube == cube[:1, :, :1]).all())
-    if agrees:
-        units = len(np.unique(cube[0, :, 0]))
-    else:
-        _, place = np.unique(cube, return_inverse=True)
-        table = place.reshape(cube.shape).transpose(0, 2, 1).reshape(-1, sizes[free])
-        units, _ = components(np.tile(table[0], len(table)), table.reshape(-1), int(place.max()) + 1)
-    return agrees and units > 1, units, free
+    units = len(np.unique(cube[0, :, 0])) if agrees else sizes[free]
+    return agrees and units > 1, not _is_repeated(cube), units, free
+
+
+def _is_repeated(cube: Ids) -> bool:
+    """Whether the middle axis of a cube holds one unit many times, everywhere: it counts no channels."""
+    return cube.shape[1] > 1 and bool((cube == cube[:, :1, :]).all())
 
 
 @rule(RULES, "DepthToSpace")

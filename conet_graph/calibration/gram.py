@@ -1,0 +1,144 @@
+"""Second moments of a layer's inputs and targets, summed up over rows, and their ridge solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+# Strengths of the pull towards the weights there are, as shares of the features' mean square.
+RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
+ROWS_HELD = 4096
+
+
+@dataclass
+class Moments:
+    """Sums over rows: of features, of targets, of their products; a block at a time.
+
+    Everything is taken about a fixed point near the mean, so that float32 products lose no digits.
+    """
+
+    about_x: Floats | None = None
+    about_y: Floats | None = None
+    count: float = 0.0
+    x: Doubles = field(default_factory=lambda: np.zeros(0))
+    y: Doubles = field(default_factory=lambda: np.zeros(0))
+    xx: Doubles = field(default_factory=lambda: np.zeros(0))
+    xy: Doubles = field(default_factory=lambda: np.zeros(0))
+    yy: Doubles = field(default_factory=lambda: np.zeros(0))
+    held: list[tuple[Floats, Floats]] = field(default_factory=list)
+
+    def add(self, x: Floats, y: Floats) -> None:
+        """Add rows x [blocks, n, F] with their targets y [blocks, n, O]."""
+        if x.shape[1]:
+            self.held.append((x, y))
+        if sum(part.shape[1] for part, _ in self.held) >= ROWS_HELD:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sum up the rows that are held back."""
+        if not self.held:
+            return
+        x, y = (np.concatenate(part, axis=1) for part in zip(*self.held, strict=True))
+        self.held.clear()
+        if self.about_x is None or self.about_y is None:
+            self.about_x, self.about_y = x.mean(1, keepdims=True), y.mean(1, keepdims=True)
+        if not self.count:
+            blocks, features, outputs = x.shape[0], x.shape[2], y.shape[2]
+            self.x, self.y = np.zeros((blocks, features)), np.zeros((blocks, outputs))
+            self.xx = np.zeros((blocks, features, features))
+            self.xy, self.yy = np.zeros((blocks, features, outputs)), np.zeros((blocks, outputs))
+        x, y = x - self.about_x, y - self.about_y
+        self.count += x.shape[1]
+        self.x += x.sum(1, dtype=np.float64)
+        self.y += y.sum(1, dtype=np.float64)
+        self.yy += np.square(y).sum(1, dtype=np.float64)
+        if len(x) > 1 and x.shape[2] <= _SHORT:
+            self.xx += np.einsum("bnf,bng->bfg", x, x, optimize=True)
+            self.xy += np.einsum("bnf,bno->bfo", x, y, optimize=True)
+            return
+        for block in range(len(x)):
+            self.xx[block] += x[block].T @ x[block]
+            self.xy[block] += x[block].T @ y[block]
+
+    def plus(self, other: Moments) -> Moments:
+        """The sums over both, which are about the same point."""
+        self.settle()
+        other.settle()
+        if not other.count:
+            return self
+        return Moments(
+            self.about_x,
+            self.about_y,
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+        )
+
+    def system(self, with_bias: bool) -> System:
+        """The least-squares system of these sums."""
+        self.settle()
+        assert self.about_x is not None
+        assert self.about_y is not None
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        xx = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
+        xy = self.xy / self.count - mean_x[:, :, None] * mean_y[:, None, :]
+        yy = self.yy / self.count - mean_y**2
+        whole_x = mean_x + self.about_x[:, 0]
+        whole_y = mean_y + self.about_y[:, 0]
+        if not with_bias:
+            xx = xx + whole_x[:, :, None] * whole_x[:, None, :]
+            xy = xy + whole_x[:, :, None] * whole_y[:, None, :]
+            yy = yy + whole_y**2
+        return System(xx, xy, yy, whole_x, whole_y, with_bias)
+
+
+# Blocks with fewer features than this (a depthwise convolution's) are multiplied all at once.
+_SHORT = 32
+
+
+@dataclass(frozen=True)
+class System:
+    """Means of products (about the means where there is a bias): xx [b, F, F], xy [b, F, O], yy [b, O]."""
+
+    xx: Doubles
+    xy: Doubles
+    yy: Doubles
+    mean_x: Doubles
+    mean_y: Doubles
+    with_bias: bool
+
+    @property
+    def spread(self) -> Doubles:
+        """Variance of each output [b, O]."""
+        made: Doubles = np.maximum(self.yy if self.with_bias else self.yy - self.mean_y**2, 0.0)
+        return made
+
+    def solved(self, start: Doubles, ridge: float) -> Doubles:
+        """The matrix [b, F, O] of least error, pulled towards ``start`` with a strength of ``ridge``."""
+        scale = np.trace(self.xx, axis1=1, axis2=2) / max(self.xx.shape[1], 1)
+        pull = ridge * scale + 1e-12 * scale.max(initial=0.0) + 1e-30
+        left = self.xx + pull[:, None, None] * np.eye(self.xx.shape[1])
+        made: Doubles = start + np.linalg.solve(left, self.xy - self.xx @ start)
+        return made
+
+    def error(self, matrix: Doubles, bias: Doubles | None = None) -> Doubles:
+        """Mean square error of each output [b, O] with a matrix; the best bias where none is given."""
+        found = self.yy - 2 * (matrix * self.xy).sum(1) + (matrix * (self.xx @ matrix)).sum(1)
+        if bias is not None and self.with_bias:
+            found = found + (self.intercept(matrix) - bias) ** 2
+        made: Doubles = np.maximum(found, 0.0)
+        return made
+
+    def intercept(self, matrix: Doubles) -> Doubles:
+        """The best bias [b, O] beside a matrix."""
+        made: Doubles = self.mean_y - (self.mean_x[:, None] @ matrix)[:, 0]
+        return made

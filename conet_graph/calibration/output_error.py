@@ -1,0 +1,108 @@
+"""How far a network's outputs are from the original's, in units of the original's variance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from conet_graph.calibration.float32 import in_float32
+from conet_graph.calibration.stages import Array, Feeds, answers, opened, plain, whole
+from conet_graph.ir.errors import Refused, shown
+from conet_graph.ir.graph import FLOATS, Graph
+
+# What turns a network's last numbers into shares: near 0 and 1 it hides how far they are apart.
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"})
+# What passes them on, or says only which is the largest.
+_PASSING = frozenset({"Identity", "Cast", "ArgMax", "TopK", "Squeeze", "Unsqueeze"})
+
+
+def judged_values(graph: Graph) -> list[str]:
+    """The values by which two networks are compared: the outputs, before what only squashes them."""
+    found: dict[str, None] = {}
+    for output in graph.outputs:
+        value = output
+        for _ in range(len(_PASSING)):
+            maker = graph.producers.get(value)
+            if maker is None or maker.domain:
+                break
+            if maker.op_type in _SQUASHING:
+                value = maker.input(0)
+                break
+            if maker.op_type not in _PASSING:
+                break
+            value = maker.input(0)
+        kept = value if value in graph.producers else output
+        if graph.dtypes.get(kept, 1) in FLOATS:
+            found[kept] = None
+    return list(found)
+
+
+class Judge:
+    """The original's outputs on some inputs, and the error of other networks on them."""
+
+    def __init__(self, graph: Graph, original: onnx.ModelProto, values: Sequence[str], feeds: Feeds) -> None:
+        """Run the original.
+
+        Raises:
+            Refused: its outputs are the same for all inputs.
+
+        """
+        self.values, self.feeds, self.folder = list(values), feeds, graph.folder
+        self.wanted = self._run(original)
+        self.spreads = [_spread(arrays) for arrays in zip(*self.wanted, strict=True)]
+        if not any(spread > 0 for spread in self.spreads):
+            names = ", ".join(shown(v) for v in self.values[:3]) or "none is a number"
+            raise Refused(
+                f"The network's outputs ({names}) are the same for all calibration inputs: they say nothing."
+            )
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """Mean square difference over the outputs' variance, the mean over outputs."""
+        return self.difference(self._run(model))
+
+    def difference(self, have: list[list[Array]]) -> float:
+        """The same for outputs that are there already: a list of arrays for each feed."""
+        errors = []
+        for k, spread in enumerate(self.spreads):
+            if spread > 0:
+                gaps = [_square(a[k] - b[k]) for a, b in zip(self.wanted, have, strict=True)]
+                errors.append(sum(gaps) / spread)
+        found = float(np.mean(errors))
+        return found if np.isfinite(found) else float("inf")
+
+    def _run(self, model: onnx.ModelProto) -> list[list[Array]]:
+        model = asked(in_float32(whole(model, self.folder)), self.values)
+        session = opened(model)
+        names = {i.name for i in session.get_inputs()}
+        return [
+            answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names})
+            for feed in self.feeds
+        ]
+
+
+def asked(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """A model with other outputs."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    known = {o.name: o for o in model.graph.output}
+    del made.graph.output[:]
+    made.graph.output.extend(known.get(v) or onnx.ValueInfoProto(name=v) for v in values)
+    return made
+
+
+def _square(array: Array) -> float:
+    return float(np.square(array, dtype=np.float64).sum())
+
+
+def _spread(arrays: Sequence[Array]) -> float:
+    """The sum of squares about the mean: of each entry where all inputs give equal shapes, else of all."""
+    if len({a.shape[1:] for a in arrays if a.ndim}) == 1 and sum(len(a) for a in arrays) > 1:
+        count = sum(len(a) for a in arrays)
+        mean = sum(a.sum(0, dtype=np.float64) for a in arrays) / count
+    else:
+        mean = sum(a.sum(dtype=np.float64) for a in arrays) / max(sum(a.size for a in arrays), 1)
+    total = sum(_square(a - mean) for a in arrays)
+    size = sum(_square(a) for a in arrays)
+    return total if total > 1e-9 * size else 0.0

@@ -1,0 +1,100 @@
+"""What calibration inputs say about a network: for each layer, the second moments of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.calibration.forms import form_of
+from conet_graph.calibration.gram import Moments
+from conet_graph.calibration.rows import Picks, first_row, most_rows
+from conet_graph.calibration.stages import Feeds, Stages
+from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.shapes.constant_values import value_of
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.rewidth import with_constants
+
+# Above so many features a layer is looked at channel by channel: a kernel's positions count as one.
+MOST_DETAIL = 1536
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One layer that reads channels, on the calibration inputs.
+
+    Attributes:
+        layer: the layer.
+        classes: the class of channels of each feature [b, F]; -1 for one that carries no channels.
+        moments: covariances of the features [b, F, F].
+        weight: what they are multiplied with [b, F, O].
+        spread: the variance of the layer's output, summed over its channels.
+
+    """
+
+    layer: Layer
+    classes: Ids
+    moments: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    spread: float
+
+
+def readings(graph: Graph, feeds: Feeds, tick: Callable[[], None] = lambda: None) -> list[Reading]:
+    """Look at every layer that sums over channels by weights that are known."""
+    layers = [layer for layer in graph.result(LAYERS) if layer.kind == "conv"]
+    stages = Stages(
+        with_constants(graph, {}),
+        [layer.op.index for layer in graph.result(LAYERS)],
+        feeds,
+        graph.folder,
+        [value for layer in layers for value in (layer.op.input(layer.data_slot), layer.op.outputs[0])],
+    )
+    found: list[Reading] = []
+    for layer in layers:
+        stages.run(stages.stage_of[layer.op.index])
+        reading = _reading(graph, layer, stages)
+        if reading is not None:
+            found.append(reading)
+        stages.let_go(layer.op.outputs[0])
+        stages.let_go(layer.op.input(layer.data_slot))
+        tick()
+    return found
+
+
+def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
+    weight = value_of(graph, layer.op.input(layer.weight_slot))
+    classes = graph.result(CHANNELS).layer_axes[layer.op.index][0]
+    value, output = layer.op.input(layer.data_slot), layer.op.outputs[0]
+    if weight is None or classes is None or value not in stages.values or output not in stages.values:
+        return None
+    if weight.dtype.kind != "f":
+        return None
+    form = form_of(graph, layer, weight)
+    if form is None:
+        return None
+    matrix = form.matrix(weight) * np.float32(form.gain)
+    per = form.per_channel
+    coarse = matrix.shape[1] > MOST_DETAIL and per > 1
+    moments = Moments()
+    for k in range(len(stages.feeds)):
+        x, shape = stages.values[value][k], stages.values[output][k].shape
+        pick = Picks([layer.op.index, k])
+        features = form.rows(x, shape, first_row).shape[2] // (per if coarse else 1)
+        pick.limit = most_rows(features, form.blocks) // len(stages.feeds) + 1
+        rows = form.rows(x, shape, pick)
+        if coarse:  # the kernel's middle speaks for all of its positions
+            rows = rows.reshape(*rows.shape[:2], -1, per)[..., per // 2]
+        moments.add(rows, np.zeros((form.blocks, rows.shape[1], 0), np.float32))
+    system = moments.system(True)
+    if coarse:
+        matrix = matrix.reshape(form.blocks, -1, per * matrix.shape[2])
+        per = 1
+    of_feature = np.repeat(classes.reshape(form.blocks, -1), per, axis=1)
+    if of_feature.shape != matrix.shape[:2]:
+        return None
+    spread = float(np.einsum("bfo,bfo->", matrix, system.xx.astype(np.float32) @ matrix))
+    return Reading(layer, of_feature, system.xx.astype(np.float32), matrix, spread)

@@ -1,0 +1,99 @@
+"""``rewrite --calibrate``: the work done apart, its progress, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from conet_graph.cli.apart import calibrated
+from conet_graph.cli.common import plain
+
+if TYPE_CHECKING:
+    import onnx
+    from rich.console import Console
+
+    from conet_graph.calibration.inputs import Calibration
+    from conet_graph.calibration.narrowing import Choice
+    from conet_graph.ir.graph import Graph
+    from conet_graph.passes.widths.rewidth import Layout
+    from conet_graph.rewriting.refits import Refit
+    from conet_graph.rewriting.targets import WidthRequest
+
+BAR = 30
+
+
+def choice_apart(graph: Graph, request: Callable[[], WidthRequest], data: Calibration) -> Choice:
+    """Choose widths and channels by calibration inputs, in a process of its own."""
+    import numpy as np
+
+    from conet_graph.calibration.narrowing import Choice, choose
+
+    with _progress() as tell:
+
+        def work() -> bytes:
+            found = choose(graph, request(), data, tell)
+            told = [found.copies.tolist(), found.predicted, found.tried, found.best]
+            return json.dumps(told).encode()
+
+        copies, predicted, tried, best = json.loads(calibrated(work))
+    return Choice(np.array(copies, np.int64), predicted, tried, best)
+
+
+def refit_apart(graph: Graph, layout: Layout, model: onnx.ModelProto, data: Calibration) -> Refit:
+    """Refit a narrowed network in a process of its own."""
+    from conet_graph.calibration.narrowing import refitted
+    from conet_graph.rewriting.refits import Refit
+
+    with _progress() as tell:
+        return Refit.unpacked(calibrated(lambda: refitted(graph, layout, model, data, tell).packed()))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal's stderr that vanishes when done; a child's own stderr leads nowhere."""
+    if not sys.stderr.isatty():
+        yield lambda what, share: None
+        return
+    terminal = os.dup(sys.stderr.fileno())
+
+    def tell(what: str, share: float) -> None:
+        done = round(BAR * min(max(share, 0.0), 1.0))
+        os.write(terminal, f"\r\x1b[K{what} {'━' * done}{' ' * (BAR - done)}".encode())
+
+    try:
+        yield tell
+    finally:
+        os.write(terminal, b"\r\x1b[K")
+        os.close(terminal)
+
+
+def summary(data: Calibration, importance: str, choice: Choice, fit: Refit | None) -> dict[str, Any]:
+    """What ``rewrite --json`` says of a calibration."""
+    return {
+        "samples": data.count,
+        "importance": importance,
+        "allocations": choice.tried,
+        "chosen": choice.best or None,
+        "predicted": choice.predicted,
+        "errors": None if fit is None else fit.errors,
+        "layers": [] if fit is None else fit.to_json(None)["layers"],
+        "left": [] if fit is None else fit.left,
+    }
+
+
+def show_errors(out: Console, fit: Refit) -> None:
+    """The outputs' errors on inputs that no fit has seen, and what stayed as it was."""
+    told = ", ".join(f"{name} {_percent(error)}" for name, error in fit.errors.items())
+    out.print(f"outputs' error on calibration inputs kept aside: {told} of their variance")
+    if not fit.names:
+        out.print("nothing refitted: no fit brings the outputs nearer", style="yellow")
+    for sentence in fit.left[:4]:
+        out.print(f"not refitted: {plain(sentence)}")
+
+
+def _percent(error: float | None) -> str:
+    return "not finite" if error is None else f"{100 * error:.3g} %"

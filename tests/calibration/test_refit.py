@@ -1,0 +1,167 @@
+"""Networks with redundant channels: narrowed and refitted they are what they were, to rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import conet_graph as cg
+from conet_graph.ir.errors import BadUsage, Refused
+from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.refits import read_plan, write_plan
+from tests.helpers.small_networks import Array, answers, network
+
+RNG = np.random.default_rng(1)
+
+
+def redundant(outputs: int, *rest: int) -> Array:
+    """A weight [outputs, ...] whose second half of filters is made of twins, combinations and dead ones."""
+    half = outputs // 2
+    first = RNG.standard_normal((half, *rest))
+    scales = RNG.uniform(0.5, 2.0, half)
+    scales[0] = 0.0
+    return np.concatenate([first, first * scales.reshape(-1, *[1] * len(rest))])
+
+
+def weight(*shape: int) -> Array:
+    return RNG.standard_normal(shape) / np.sqrt(max(np.prod(shape[1:]), 1))
+
+
+# The layer behind the redundant channels h, of which there are 8; its weights.
+CONSUMERS = {
+    "plain": ("y = Conv <pads=[1,1,1,1]> (h, w, b)", {"w": weight(5, 8, 3, 3), "b": weight(5)}),
+    "no bias": ("y = Conv (h, w)", {"w": weight(5, 8, 1, 1)}),
+    "strided": ("y = Conv <strides=[2,2]> (h, w, b)", {"w": weight(5, 8, 2, 2), "b": weight(5)}),
+    "dilated": ("y = Conv <dilations=[2,2]> (h, w, b)", {"w": weight(5, 8, 2, 2), "b": weight(5)}),
+    "padded": ('y = Conv <auto_pad="SAME_UPPER"> (h, w, b)', {"w": weight(5, 8, 2, 2), "b": weight(5)}),
+    "transposed": ("y = ConvTranspose <strides=[2,2]> (h, w, b)", {"w": weight(8, 5, 2, 2), "b": weight(5)}),
+    "normalised": (
+        "c = Conv (h, w)  y = BatchNormalization (c, s, t, m, v)",
+        {
+            "w": weight(5, 8, 1, 1),
+            "s": weight(5) + 2,
+            "t": weight(5),
+            "m": weight(5),
+            "v": weight(5) ** 2 + 1,
+        },
+    ),
+    "depthwise first": (
+        "d = Conv <group=8, pads=[1,1,1,1]> (h, k, e)  y = Conv (d, w, b)",
+        {"k": np.repeat(weight(1, 1, 3, 3), 8, 0), "e": np.zeros(8), "w": weight(5, 8, 1, 1), "b": weight(5)},
+    ),
+    "two readers": (
+        "p = Conv (h, w, b)  q = Conv (h, u, c)  y = Concat <axis=1> (p, q)",
+        {"w": weight(3, 8, 1, 1), "b": weight(3), "u": weight(2, 8, 1, 1), "c": weight(2)},
+    ),
+    "gemm": (
+        "f = Flatten (h)  y = Gemm <transB=1> (f, w, b)",
+        {"w": weight(5, 8 * 36) / 8, "b": weight(5)},
+    ),
+    "matmul": (
+        "a = GlobalAveragePool (h)  f = Flatten (a)  z = MatMul (f, w)  y = Add (z, b)",
+        {"w": weight(8, 5), "b": weight(5)},
+    ),
+    "sum": (
+        "p = Conv (h, w, b)  q = Conv (x, u, c)  s = Add (p, q)  r = Relu (s)  y = Conv (r, v, d)",
+        {
+            "w": weight(4, 8, 1, 1),
+            "b": weight(4),
+            "u": weight(4, 3, 1, 1),
+            "c": weight(4),
+            "v": weight(5, 4, 1, 1),
+            "d": weight(5),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSUMERS)
+def test_redundant_channels_go_without_loss(name: str) -> None:
+    nodes, weights = CONSUMERS[name]
+    body = f"g (float[n,3,6,6] x) => (float[m,k,i,j] y) {{ a0 = Conv (x, w0, b0)  h = Relu (a0)  {nodes} }}"
+    if "Flatten" in nodes:
+        body = body.replace("float[m,k,i,j] y", "float[m,k] y")
+    first = redundant(8, 3, 1, 1)
+    offset = RNG.standard_normal(4) / 4
+    scales = first[4:, 0, 0, 0] / first[:4, 0, 0, 0]
+    model = network(body, {"w0": first, "b0": np.concatenate([offset, offset * scales]), **weights})
+    x = RNG.standard_normal((480, 3, 6, 6)).astype(np.float32)
+    made = cg.plan(model, widths={"a0": 4}, calibrate={"x": x}, samples=480)
+    assert made.refit is not None
+    narrowed = cg.rewrite(model, made)
+    new = RNG.standard_normal((8, 3, 6, 6)).astype(np.float32)
+    (wanted,), (found,) = answers(model, x=new), answers(narrowed, x=new)
+    assert np.abs(wanted - found).max() < 1e-4 * np.abs(wanted).max()
+    assert [g.new_width for g in made.groups] == [4]
+    assert cg.verify(model, narrowed, made).ok
+
+
+def test_recurrent_layers_do_without_redundant_inputs() -> None:
+    mix = redundant(8, 5)
+    weights = {"m": mix.T, "w": weight(1, 9, 8), "r": weight(1, 9, 3), "b": weight(1, 18)}
+    model = network(
+        "g (float[n,6,5] x) => (float[a,b2,c,d] y) { t = Transpose <perm=[1,0,2]> (x)  h = MatMul (t, m)"
+        "  y = GRU <hidden_size=3> (h, w, r, b) }",
+        weights,
+    )
+    x = RNG.standard_normal((64, 6, 5)).astype(np.float32)
+    made = cg.plan(model, widths={"h": 4}, calibrate={"x": x})
+    narrowed = cg.rewrite(model, made)
+    (wanted,), (found,) = answers(model, x=x), answers(narrowed, x=x)
+    assert np.abs(wanted - found).max() < 1e-3
+
+
+def test_half_floats_stay_half_floats() -> None:
+    first = redundant(8, 3, 1, 1)
+    weights = {"w0": first, "w": weight(5, 8, 1, 1), "b": weight(5)}
+    model = network(
+        "g (float16[n,3,6,6] x) => (float16[m,k,i,j] y)"
+        " { a0 = Conv (x, w0)  h = Relu (a0)  y = Conv (h, w, b) }",
+        {name: array.astype(np.float16) for name, array in weights.items()},
+    )
+    x = RNG.standard_normal((48, 3, 6, 6)).astype(np.float16)
+    narrowed = cg.rewrite(model, cg.plan(model, widths={"a0": 4}, calibrate={"x": x}))
+    assert {t.data_type for t in narrowed.proto.graph.initializer} == {10}
+    (wanted,), (found,) = answers(model, x=x), answers(narrowed, x=x)
+    assert np.abs(wanted - found).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_a_plan_is_read_again_with_its_tensors(tmp_path: Path) -> None:
+    model = network(
+        "g (float[n,3,6,6] x) => (float[m,k,i,j] y) { a0 = Conv (x, w0)  h = Relu (a0)  y = Conv (h, w, b) }",
+        {"w0": weight(8, 3, 1, 1), "w": weight(5, 8, 1, 1), "b": weight(5)},
+    )
+    x = RNG.standard_normal((48, 3, 6, 6)).astype(np.float32)
+    made = cg.plan(model, macs=0.5, calibrate={"x": x})
+    write_plan(made, tmp_path / "plan.json")
+    again = read_plan(tmp_path / "plan.json")
+    assert again.refit is not None
+    assert again.dumps("plan.safetensors") == made.dumps("plan.safetensors")
+    first, second = cg.rewrite(model, made), cg.rewrite(model, again)
+    assert first.proto.SerializeToString() == second.proto.SerializeToString()
+    assert made.refit is not None
+    errors = made.refit.errors
+    assert errors["refitted"] is not None
+    assert errors["ranked"] is not None
+    assert errors["refitted"] < errors["ranked"]
+    (tmp_path / "plan.safetensors").unlink()
+    with pytest.raises(BadUsage, match="missing"):
+        cg.rewrite(model, read_plan(tmp_path / "plan.json"))
+    other = Plan.loads(made.dumps())
+    assert other.refit is not None
+    damaged = cg.rewrite(model, made)
+    next(t for t in damaged.proto.graph.initializer if t.name == "w0").raw_data = (
+        b"\0" * 4 * 3 * made.groups[0].new_width
+    )
+    assert not cg.verify(model, damaged, made).ok
+
+
+def test_outputs_that_say_nothing_are_refused() -> None:
+    model = network(
+        "g (float[n,3,6,6] x) => (float[m,k,i,j] y) { a0 = Conv (x, w0)  h = Relu (a0)  y = Conv (h, w, b) }",
+        {"w0": weight(8, 3, 1, 1), "w": np.zeros((5, 8, 1, 1)), "b": weight(5)},
+    )
+    with pytest.raises(Refused, match="same for all"):
+        cg.plan(model, macs=0.5, calibrate={"x": RNG.standard_normal((48, 3, 6, 6)).astype(np.float32)})
