@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import defs, helper
 
+from conet_graph.ir.assumed_opset import assume_opset
 from conet_graph.ir.check_layers import check_layers
 from conet_graph.ir.check_nodes import check_nodes
 from conet_graph.ir.check_values import check_values
@@ -55,6 +56,7 @@ def check_model(loaded: LoadedModel) -> LoadedModel:
     if loaded.checked:
         return loaded
     try:
+        assume_opset(loaded)
         for check in CHECKS:
             check(loaded)
     except UnicodeDecodeError:

@@ -53,6 +53,8 @@ class LoadedModel:
     external: bool | None = None
     # Whether ``check_model`` has found it in order: once is enough.
     checked: bool = False
+    # What was assumed of it in reading, as a sentence for the user.
+    assumed: str | None = None
     # SHA-256 of what it was read from, where that was no file.
     digest: str | None = None
 

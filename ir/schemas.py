@@ -16,6 +16,9 @@ EXPERIMENTAL = frozenset(
         *("ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
     )
 )
+# Operators that a newer opset redefined and onnx then called deprecated in the older one, where runtimes go
+# on running them: GroupNormalization of opsets 18 to 20 has a scale for each group.
+STILL_RUN = frozenset({"GroupNormalization"})
 # Operators that ONNX Runtime's optimiser writes, and runs, at opsets before the one that brought them.
 EARLY = {"LayerNormalization": 17}
 # Element types by the name they have in ONNX's operator descriptions.
@@ -54,7 +57,7 @@ def schema_of(op_type: str, opset: int) -> Schema | None:
         found = defs.get_schema(op_type, max(opset, EARLY.get(op_type, 0)), "")
     except defs.SchemaError:
         return None
-    if found.deprecated:
+    if found.deprecated and op_type not in STILL_RUN:
         return None
     return Schema(
         inputs=tuple(_formal(f) for f in found.inputs),

@@ -256,15 +256,15 @@ def test_targets_out_of_reach_name_the_closest() -> None:
         widths(chain(16, 32), macs=1e-6, uniform=True)
 
 
-def test_macs_of_an_image_of_any_size_cannot_be_counted() -> None:
+def test_macs_of_an_image_of_any_size_are_a_share() -> None:
     b = GraphBuilder()
     b.output(b.conv(b.conv(b.input("x", ["N", 3, "H", "W"]), 8), 5))
     graph = graph_of(b.build())
-    with pytest.raises(Refused, match="no MACs that can be counted"):
-        widths(graph, macs=0.5)
+    assert widths(graph, macs=0.5) == [4]  # n channels cost 3n + 5n a pixel
     assert widths(graph, params=0.5) == [3]  # n channels cost 4n + 5n + 5: 77, 32
-    with pytest.raises(Refused, match="no MACs"):
-        widths(graph, macs=1e6)
+    with pytest.raises(BadUsage, match="1e\\+04 MACs depend on the size of the inputs"):
+        widths(graph, macs=10_000)
+    assert widths(graph, macs=10_000, input_shapes={"x": (1, 3, 25, 10)}) == [5]
 
 
 def test_exchanges_find_what_single_steps_do_not() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
+from conet_graph.costs.input_shapes import Counting
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
@@ -167,9 +168,9 @@ def solved(model: LoadedModel | Analysis, free_kept: bool = False) -> Graph:
     return analysed(model.graph.loaded, free_kept=free_kept)
 
 
-def analysis_of(graph: Graph, *, rank: bool = False) -> Analysis:
-    """The analysis of a graph that went through all passes."""
-    found = _Builder(graph).build(cost(graph))
+def analysis_of(graph: Graph, *, rank: bool = False, sizes: Counting | None = None) -> Analysis:
+    """The analysis of a graph that went through all passes, its MACs counted at some ``sizes``."""
+    found = _Builder(graph).build(cost(graph if sizes is None else sizes.of(graph)))
     return _ranked(found, graph) if rank else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from conet_graph.bridge.network import from_torch, to_torch, weights_by_name
+from conet_graph.bridge.batch.report import Batches, BatchWarning, batches
+from conet_graph.bridge.network import from_torch, to_torch, trainable, weights_by_name
 
-__all__ = ["from_torch", "to_torch", "weights_by_name"]
+__all__ = ["BatchWarning", "Batches", "batches", "from_torch", "to_torch", "trainable", "weights_by_name"]

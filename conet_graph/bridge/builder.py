@@ -58,10 +58,12 @@ class Builder:
         path = self._free(name)
         self.root.add_module(path, module)
         for attribute, constant in constants.items():
-            if isinstance(getattr(module, attribute), nn.Parameter):
-                module.register_parameter(attribute, self._parameter(constant))
+            inner, _, key = attribute.rpartition(".")
+            holder = module.get_submodule(inner)
+            if isinstance(getattr(holder, key), nn.Parameter):
+                holder.register_parameter(key, self._parameter(constant))
             else:
-                module.register_buffer(attribute, self._tensor(constant))
+                holder.register_buffer(key, self._tensor(constant))
             self.paths.setdefault(constant, f"{path}.{attribute}")
         return path
 

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import fx, nn
 
-from conet_graph.bridge.builder import Builder
-from conet_graph.bridge.converters import CONVERTERS
-from conet_graph.bridge.placement import place_values
-from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.bridge.upstream import convert_upstream
+from conet_graph.bridge.batch.check import compare
+from conet_graph.bridge.batch.inputs import input_batches
+from conet_graph.bridge.batch.report import KEY, Batches, BatchWarning, batches
+from conet_graph.bridge.building import PATHS, built, tensors_of
 from conet_graph.ir.errors import BadUsage, Refused, shown
-from conet_graph.ir.graph import Operator
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import structured
 from conet_graph.passes.widths.rewidth import with_constants
 from conet_graph.rewriting.rewriting import in_place_of
 
-# Where a module keeps which of its tensors holds which constant of the graph.
-_PATHS = "conet_graph.paths"
-# Operators named in a refusal.
-SHOWN = 5
 
-
-def to_torch(model: LoadedModel) -> fx.GraphModule:
+def to_torch(model: LoadedModel, *, check: bool = True) -> fx.GraphModule:
     """Make a PyTorch module of a network.
 
-    It takes the graph's inputs in their order, in float32 where the file has half floats, for any
-    batch size, and gives the graph's output, or a tuple where there are several. Every float constant
-    of more than one number is a Parameter, but for running statistics and what prepares the inputs
-    (a mean subtracted from the image), which are buffers; a weight that several operators read is one
-    Parameter. Vectors that an exporter stored once for several operators are parameters of their own.
+    It takes the graph's inputs in their order, in float32 where the file has half floats, and gives the
+    graph's output, or a tuple where there are several. It takes any batch, also of a file for one image: each
+    image comes out as it does alone, and the images lie one after another along the axis of each output that
+    counts them. Where that cannot be, a ``BatchWarning`` says why, and the module raises on another batch
+    than the file's; ``batches(module)`` tells what it takes.
+
+    Every float constant of more than one number is a Parameter, but for running statistics and what
+    prepares the inputs (a mean subtracted from the image), which are buffers; a weight that several
+    operators read is one Parameter. Vectors that an exporter stored once for several operators are
+    parameters of their own.
+
+    Args:
+        model: the network; left as it is.
+        check: run the module once on three images beside ONNX Runtime on each of them. Networks of more than
+            2e10 multiply-accumulates, and those that draw random numbers, are never run.
 
     Raises:
         InvalidModel: the model breaks an invariant.
@@ -39,41 +45,35 @@ def to_torch(model: LoadedModel) -> fx.GraphModule:
 
     """
     graph = structured(model)
-    builder = Builder(graph)
-    for number, name in enumerate(graph.inputs, 1):
-        builder.values[name] = builder.code.placeholder(f"input_{number}")
-    refusals: list[str] = []
-    for op in graph.operators:
-        try:
-            _convert(builder, op)
-        except NotConverted as reason:
-            refusals.append(f"{op.op_type}-{op.version} (node {shown(op.name)}) {reason}")
-            # The rest is looked at too: one answer names all that is missing.
-            builder.values.update((name, builder.code.placeholder("missing")) for name in op.outputs if name)
-    if refusals:
-        more = f" and {len(refusals) - SHOWN} more" if len(refusals) > SHOWN else ""
-        raise Refused(f"The network has no form in PyTorch: {'; '.join(refusals[:SHOWN])}{more}.")
-    outputs = tuple(builder.value(name) for name in graph.outputs)
-    builder.code.output(outputs[0] if len(outputs) == 1 else outputs)
-    place_values(builder.root, builder.code)
-    # Statistics that a BatchNorm takes of its own input are computed in the file nevertheless.
-    builder.code.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    module = fx.GraphModule(builder.root, builder.code)
-    held = _tensors(module)
-    module.meta[_PATHS] = {name: path for name, path in builder.paths.items() if path in held}
+    held = input_batches(graph)
+    module = built(graph, held)
+    if not check:
+        return module
+    found = compare(model, graph, module, held)
+    if found.fault and held:
+        module = built(graph, held, found.fault)
+        only = batches(module).only
+        warnings.warn(f"The module takes a batch of {only} only: {found.fault}.", BatchWarning, stacklevel=2)
+        found = compare(model, graph, module, held)
+    module.meta[KEY] = replace(batches(module), checked=found.checked)
     return module
 
 
-def _convert(builder: Builder, op: Operator) -> None:
-    """Enter an operator's outputs into the code."""
-    if op.subgraphs():
-        raise NotConverted("runs a sub-graph")
-    convert = CONVERTERS.get((op.domain, op.op_type), convert_upstream)
-    made = convert(Site(builder, op))
-    parts = made if isinstance(made, tuple) else (made,)
-    for name, part in zip(op.outputs, parts, strict=False):
-        if name and part is not None:
-            builder.values[name] = part
+def trainable(model: LoadedModel) -> fx.GraphModule:
+    """Make a module to train, on batches of any size.
+
+    Raises:
+        InvalidModel: the model breaks an invariant.
+        Refused: operators have no form in PyTorch, or the module takes the file's own batch only.
+
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BatchWarning)
+        module = to_torch(model)
+    taken: Batches = batches(module)
+    if taken.only is not None:
+        raise Refused(f"The network cannot be trained in batches, only {taken.only} at a time: {taken.why}.")
+    return module
 
 
 def weights_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -84,17 +84,10 @@ def weights_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
 
     """
     meta = getattr(module, "meta", None)
-    if not isinstance(meta, dict) or _PATHS not in meta:
+    if not isinstance(meta, dict) or PATHS not in meta:
         raise BadUsage("This module was not made by to_torch: its weights have no places in a graph.")
-    tensors = _tensors(module)
-    return {name: tensors[path].detach() for name, path in meta[_PATHS].items()}
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by their paths."""
-    tensors: dict[str, torch.Tensor] = dict(module.named_buffers(remove_duplicate=False))
-    tensors.update(module.named_parameters(remove_duplicate=False))
-    return tensors
+    tensors = tensors_of(module)
+    return {name: tensors[path].detach() for name, path in meta[PATHS].items()}
 
 
 def from_torch(module: nn.Module, model: LoadedModel) -> LoadedModel:

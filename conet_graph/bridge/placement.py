@@ -9,25 +9,13 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from conet_graph.bridge.converters.arrange import cut_as_computed, tiled
-from conet_graph.bridge.converters.reshape import (
-    counted,
-    expanded,
-    filled,
-    reshaped_as_computed,
-    shape_of,
-    size_of,
-)
-from conet_graph.bridge.converters.resize import resampled_as_computed
+from conet_graph.bridge.batch.each_image import EachImage
+from conet_graph.bridge.batch.shapes import shape_of_each, size_of_each
+from conet_graph.bridge.converters.reshape import shape_of, size_of
+from conet_graph.bridge.reading import READ_SIZES
 
 # Made of Python numbers.
-_MADE_HERE = (shape_of, size_of, torch.full)
-# These read tensors as numbers, from the input of that position on, and answer where their first input is.
-_READ_NUMBERS: dict[object, int] = {
-    counted: 0,
-    filled: 0,
-    **dict.fromkeys((cut_as_computed, expanded, reshaped_as_computed, resampled_as_computed, tiled), 1),
-}
+_MADE_HERE = (shape_of, shape_of_each, size_of, size_of_each, torch.full)
 # Constants of more numbers are data.
 _MOST_NUMBERS = 1024
 
@@ -58,6 +46,7 @@ class _Placing:
     """Goes through the code once; ``here`` are the nodes whose values are on the processor."""
 
     def __init__(self, root: nn.Module, code: fx.Graph) -> None:
+        self.root = root
         self.code = code
         self.here: set[fx.Node] = set()
         self.written: dict[fx.Node, fx.Node] = {}
@@ -69,7 +58,7 @@ class _Placing:
 
     def look_at(self, node: fx.Node) -> None:
         """Give a call its tensors in one place."""
-        first = _READ_NUMBERS.get(node.target)
+        first = READ_SIZES.get(self._function(node))
         if node.target in _MADE_HERE:
             self.here.add(node)
         elif first is not None:
@@ -85,6 +74,11 @@ class _Placing:
             self.here.add(node)
         else:
             self._bring_inputs(node)
+
+    def _function(self, node: fx.Node) -> object:
+        """What a call computes; for each image by itself, maybe."""
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return module.function if isinstance(module, EachImage) else node.target
 
     def _is_small_constant(self, node: fx.Node) -> bool:
         """Whether it is a constant of few numbers, or one number, and nothing learned."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
+from conet_graph.bridge.batch.each_image import each_image
 from conet_graph.ir.graph import Operator, Shape
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ class NotConverted(Exception):
 class Site:
     """One operator on its way to PyTorch."""
 
-    def __init__(self, builder: Builder, op: Operator) -> None:
-        """Look at ``op`` for ``builder``."""
+    def __init__(self, builder: Builder, op: Operator, apart: set[fx.Node] | None = None) -> None:
+        """Look at ``op`` for ``builder``.
+
+        ``apart`` are values that hold images along an axis of their own, in front of the file's axes;
+        then all that is computed of them is computed for each image by itself.
+        """
         self.builder = builder
         self.op = op
         self.version = op.version
+        self.apart = apart or set()
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
@@ -99,12 +105,16 @@ class Site:
 
     def call(self, function: Callable[..., Any], *args: Argument, **kwargs: Argument) -> fx.Node:
         """Write a call of a function."""
+        if self._looks_at_images(args, kwargs):
+            return self._call_each(function, args, kwargs)
         return self.builder.code.call_function(function, args, kwargs)
 
     def parts(self, made: fx.Node) -> tuple[fx.Node | None, ...]:
         """The outputs of a call that returns a tuple, for those outputs that the operator has."""
+        code = self.builder.code
         return tuple(
-            self.call(operator.getitem, made, k) if name else None for k, name in enumerate(self.op.outputs)
+            code.call_function(operator.getitem, (made, k)) if name else None
+            for k, name in enumerate(self.op.outputs)
         )
 
     def module(self, module: nn.Module, *args: Argument, **slots: int) -> fx.Node:
@@ -117,7 +127,28 @@ class Site:
 
         """
         constants = {attribute: self.op.input(slot) for attribute, slot in slots.items()}
+        if self._looks_at_images(args, {}):
+            return self._call_each(module, args, {}, constants)
         return self.builder.code.call_module(self.builder.add_module(self.op.name, module, constants), args)
+
+    def _looks_at_images(self, args: tuple[Argument, ...], kwargs: Mapping[str, Argument]) -> bool:
+        found: list[fx.Node] = []
+        fx.map_arg((args, dict(kwargs)), found.append)
+        return not self.apart.isdisjoint(found)
+
+    def _call_each(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Argument, ...],
+        kwargs: Mapping[str, Argument],
+        constants: Mapping[str, str] | None = None,
+    ) -> fx.Node:
+        """Write a call for each image by itself; ``constants`` are those that a module holds."""
+        each, nodes = each_image(function, args, kwargs, self.apart)
+        inside = {f"function.{attribute}": name for attribute, name in (constants or {}).items()}
+        made = self.builder.code.call_module(self.builder.add_module(self.op.name, each, inside), nodes)
+        self.apart.add(made)
+        return made
 
 
 _DTYPES = {

@@ -30,6 +30,10 @@ def analyze(
         str | None,
         typer.Option(metavar="LAYER", help="Say what ties or freezes a layer's channels."),
     ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1,3,H,W", help="Count at this size of an input whose own is free."),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
@@ -82,8 +86,11 @@ def analyze(
         typer.echo(to_text(graph).rstrip("\n"))
         return
     from conet_graph.analysis.analysis import analysis_of
+    from conet_graph.costs.input_shapes import counting, named_shapes
 
-    found = analysis_of(graph, rank=rank)
+    named = named_shapes(input_shape or [])
+    sizes = counting(graph, named) if named else None
+    found = analysis_of(graph, rank=rank, sizes=sizes)
     if html is not None:
         from conet_graph.report.analysis_page import write_analysis_page
 
@@ -235,7 +242,7 @@ def _totals(found: Analysis, free: list[GroupEntry]) -> list[str]:
     if model.macs is None:
         known = sum(layer.macs or 0 for layer in found.layers)
         missing = sum(layer.macs is None for layer in found.layers)
-        macs = f"{quantity(known)} MACs without {missing} layers whose size is not known"
+        macs = f"{quantity(known)} MACs without {missing} layers whose size is free (--input-shape fixes it)"
     sizes = len({g.size for g in free})
     lines = [
         f"{quantity(model.parameters)} parameters, {macs}, {model.nodes} nodes, opset {model.opset}",

@@ -34,6 +34,10 @@ FreeKept = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
+# What the extra `train` of the installation brings, as it is imported.
+TRAIN_MODULES = frozenset(
+    ("matplotlib", "onnx2torch", "onnxscript", "PIL", "sklearn", "tensorboard", "torch", "torchvision")
+)
 # What --for takes; a test compares it with the presets themselves, which commands import late.
 RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt, tensorrt-int8, ncnn or rknn"
 
@@ -79,6 +83,12 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, ConetGraphError):
         say(str(error))
         return error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_MODULES:
+        say(
+            f"This needs {error.name}, which the small install leaves out: pip install 'conet-graph[train]'"
+            " (in a checkout: pip install '.[train]')."
+        )
+        return 2
     if isinstance(error, MemoryError):
         say("There is not enough memory for this network: use a machine with more.")
         return 2

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conet_graph.cli.common import say
 from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 
 if TYPE_CHECKING:
@@ -118,20 +119,26 @@ def _holds(folder: Path, path: Path) -> bool:
 
 
 def load_given(path: Path) -> LoadedModel:
-    """Read a model from a file, or from stdin where the path is '-'.
+    """Read a model from a file, or from stdin where the path is '-'; what has to be assumed of it is said.
 
     Raises:
         InvalidModel: it is no model.
         BadUsage: stdin is a terminal.
 
     """
+    from conet_graph.ir.assumed_opset import assume_opset
     from conet_graph.ir.load import load_bytes, load_model
 
     if path != PIPE:
-        return load_model(path)
-    if sys.stdin is None or sys.stdin.isatty():
+        loaded = load_model(path)
+    elif sys.stdin is None or sys.stdin.isatty():
         raise BadUsage("'-' reads the model from a pipe, and stdin is none: name a file.")
-    return load_bytes(sys.stdin.buffer, "what came through the pipe")
+    else:
+        loaded = load_bytes(sys.stdin.buffer, "what came through the pipe")
+    assume_opset(loaded)
+    if loaded.assumed is not None:
+        say(loaded.assumed)
+    return loaded
 
 
 def require_pipe_out() -> None:

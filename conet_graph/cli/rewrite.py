@@ -25,12 +25,12 @@ from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
     from numpy.typing import NDArray
 
     from conet_graph.calibration.inputs import Calibration
     from conet_graph.calibration.narrowing import Choice
     from conet_graph.costs.cost import Cost
+    from conet_graph.costs.input_shapes import Counting
     from conet_graph.ir.graph import Graph
     from conet_graph.rewriting.plans import Plan
     from conet_graph.verification.report import Report
@@ -57,6 +57,10 @@ def rewrite(
     ] = None,
     provider: Annotated[
         str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=1,3,H,W", help="Count at this size of an input; the file keeps its own."),
     ] = None,
     importance: Annotated[
         str | None,
@@ -120,6 +124,9 @@ def rewrite(
         write_to_pipe,
     )
     from conet_graph.cli.uneven import show_uneven, uneven_groups
+    from conet_graph.costs.cost import cost
+    from conet_graph.costs.input_shapes import Counting, counting, fed_shapes, named_shapes
+    from conet_graph.ir.load import LoadedModel
     from conet_graph.ir.save import one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.alignment import alignment_of
@@ -144,6 +151,11 @@ def rewrite(
     if piped and not dry_run:
         require_pipe_out()
     graph = analysed(loaded, free_kept=free_kept)
+    data = _calibration(calibrate, graph, samples, init, seed)
+    named = named_shapes(input_shape or []) or (fed_shapes(graph, data.sizes) if data else {})
+    sizes = counting(graph, named) if macs or named else Counting()
+    sizes.require_share(_target(macs, "--macs"))
+    fixed = sizes.shapes if named else {}
     request = WidthRequest(
         scale=scale,
         widths=asked,
@@ -157,8 +169,8 @@ def rewrite(
         importance=importance or ("l2" if calibrate is None else "reconstruction"),
         uniform=uniform,
         seed=seed,
+        input_shapes=sizes.shapes,
     )
-    data = _calibration(calibrate, graph, samples, init, seed)
     choice, fit = None, None
 
     def choose(asked: WidthRequest) -> NDArray[np.int64]:
@@ -167,7 +179,7 @@ def rewrite(
         def complete() -> WidthRequest:
             if latency is None:
                 return asked
-            return replace(asked, measure_latency=latency_meter(graph, provider))
+            return replace(asked, measure_latency=latency_meter(graph, provider, fixed))
 
         if data is not None:
             choice = choice_apart(graph, complete, data)
@@ -181,11 +193,12 @@ def rewrite(
     made, layout = plan_for(graph, request, init, noise, choose)
     copies = layout.labels.copies
     proto = rewritten(graph, made, layout)
-    before, after = _costs(graph, proto, data)
+    with of_our_making("the rewritten network is not valid"):
+        before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
     report = None
     if not dry_run and output is not None:
         if verify:
-            report = report_of(lambda: verified(graph, proto, made, graph.folder), made)
+            report = report_of(lambda: verified(graph, proto, made, graph.folder, fixed), made)
             require(report)
         if data is not None and (copies == 0).any():
             fit = refit_apart(graph, layout, proto, data)
@@ -199,12 +212,12 @@ def rewrite(
     by_target = params is not None or macs is not None or latency is not None or scale is not None
     uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
-        found = {**_summary(made, before, after, report, output), "not_aligned": uneven}
+        found = {**_summary(made, before, after, report, output, sizes), "not_aligned": uneven}
         if data is not None and choice is not None:
             found["calibration"] = summary(data, request.importance, choice, fit)
         print_json(found)
     else:
-        _show(made, before, after, report, None if dry_run else output, choice, stderr=piped)
+        _show(made, before, after, report, None if dry_run else output, choice, sizes, stderr=piped)
         show_uneven(uneven, stderr=piped)
 
 
@@ -259,26 +272,13 @@ def _target(text: str | None, option: str) -> float | None:
     return value
 
 
-def _costs(graph: Graph, proto: onnx.ModelProto, data: Calibration | None) -> tuple[Cost, Cost]:
-    """Costs before and after; free sizes of the inputs are the calibration inputs'."""
-    from conet_graph.costs.cost import cost
-    from conet_graph.ir.graph import Graph
-    from conet_graph.ir.load import LoadedModel
-    from conet_graph.passes import STRUCTURE
-    from conet_graph.passes.base import PassManager
-
-    old = graph
-    if data is not None:
-        from conet_graph.calibration.sizes import sized_graph, sized_model
-
-        old, proto = sized_graph(graph, data.sizes) or graph, sized_model(proto, data.sizes) or proto
-    with of_our_making("the rewritten network is not valid"):
-        new = PassManager(STRUCTURE).run(Graph.of(LoadedModel(proto, graph.loaded.path)))
-    return cost(old), cost(new)
-
-
 def _summary(
-    made: Plan, before: Cost, after: Cost, report: Report | None, output: Path | None
+    made: Plan,
+    before: Cost,
+    after: Cost,
+    report: Report | None,
+    output: Path | None,
+    sizes: Counting,
 ) -> dict[str, Any]:
     return {
         "format": "conet-graph.rewrite/1",
@@ -287,6 +287,7 @@ def _summary(
         "kept": [{"id": k.id, "reason": k.reason} for k in made.kept],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
+        "counted_at": {"shapes": sizes.shapes, "assumed": sizes.assumed} if sizes.shapes else None,
         "exact": made.exact,
         "inexact_because": made.inexact_because,
         "verification": None if report is None else report.to_json(),
@@ -300,6 +301,7 @@ def _show(
     report: Report | None,
     output: Path | None,
     choice: Choice | None,
+    sizes: Counting,
     *,
     stderr: bool,
 ) -> None:
@@ -323,6 +325,8 @@ def _show(
     for reason in dict.fromkeys(k.reason for k in made.kept):
         ids = ", ".join(k.id for k in made.kept if k.reason == reason)
         out.print(f"left as it was, {ids}: {reason}", soft_wrap=True)
+    for line in _countings(sizes, before):
+        out.print(line, soft_wrap=True)
     if not made.exact:
         names = ", ".join(plain(n) for n in made.inexact_because[:4])
         more = len(made.inexact_because) - 4
@@ -340,6 +344,18 @@ def _show(
         show_errors(out, made.refit)
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
+
+
+def _countings(sizes: Counting, before: Cost) -> list[str]:
+    """At what sizes MACs were counted, and what is not in them."""
+    lines = []
+    if sizes.shapes:
+        hint = " (assumed: name others by --input-shape)" if sizes.assumed else ""
+        lines.append(f"MACs counted at {plain(sizes.said())}{hint}")
+        if before.uncounted:
+            names = ", ".join(plain(n) for n in before.uncounted[:4])
+            lines.append(f"MACs without {len(before.uncounted)} operators that cannot be counted: {names}")
+    return lines
 
 
 def _share(old: int | None, new: int | None) -> str:

@@ -6,14 +6,12 @@ import copy
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.passes.widths.rewidth import TensorPlan
+from conet_graph.rewriting.checkpoint_arrays import changed, is_floating, is_tensor, place, size
 from conet_graph.rewriting.plans import Plan
-
-if TYPE_CHECKING:
-    import torch
 
 # What DataParallel, a wrapping module and torch.compile put before the names of a network.
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -50,7 +48,7 @@ def apply_plan_to_state_dict(
 
     Args:
         plan: made with weights kept.
-        state_dict: name to torch tensor, shapes as in the network before the rewrite; left as it is.
+        state_dict: name to tensor (PyTorch's or numpy's), shapes as before the rewrite; left as it is.
         mapping: for tensors whose name differs: ONNX name to key; or to ``{"key": ..., "transpose": true}``
             where the checkpoint has the axes in reverse order; or to a list of these (a bias into which the
             exporter folded a BatchNorm: the BatchNorm's vectors); or to None for one it does not hold.
@@ -75,7 +73,7 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
 
     """
-    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(_is_tensor, d.values()))]
+    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
     if not candidates:
         raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
     found: dict[int, dict[str, _Step]] = {}
@@ -119,12 +117,6 @@ def _dicts(value: Any, depth: int = 0) -> Iterator[dict[Any, Any]]:
     if depth < DEPTH and isinstance(value, (dict, list, tuple)) and not _is_optimizer(value):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _dicts(item, depth + 1)
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -195,11 +187,11 @@ def _keys_of(
 
 def _find(wanted: str, state: Mapping[str, Any], short: Mapping[str, str | None]) -> str | None:
     key = wanted if wanted in state else short.get(_bare(wanted))
-    return key if key is not None and _is_tensor(state[key]) else None
+    return key if key is not None and is_tensor(state[key]) else None
 
 
 def _missing(name: str, wanted: str, state: Mapping[str, Any]) -> BadUsage:
-    tensors = [str(key) for key, value in state.items() if _is_tensor(value)]
+    tensors = [str(key) for key, value in state.items() if is_tensor(value)]
     near = ", ".join(shown(k) for k in difflib.get_close_matches(wanted, tensors, 3, cutoff=0.0))
     mapped = "" if wanted == name else f" (mapped to {shown(wanted)})"
     return BadUsage(
@@ -210,17 +202,11 @@ def _missing(name: str, wanted: str, state: Mapping[str, Any]) -> BadUsage:
 
 def _aliases(state: Mapping[str, Any], key: str) -> list[str]:
     """The keys under which the state dict holds this very tensor."""
-    place = _place(state[key])
-    return [k for k, value in state.items() if _is_tensor(value) and _place(value) == place]
+    here = place(state[key])
+    return [k for k, value in state.items() if is_tensor(value) and place(value) == here]
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Where a tensor lies; empty ones lie nowhere and are only themselves."""
-    at = tensor.data_ptr() or id(tensor)
-    return at, tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
-def _check_fit(key: str, tensor: torch.Tensor, step: _Step) -> None:
+def _check_fit(key: str, tensor: Any, step: _Step) -> None:
     shape = list(tensor.shape)[:: -1 if step.transpose else 1]
     where = f"Entry {shown(key)} with shape {list(tensor.shape)} does not fit tensor {shown(step.name)}"
     for axis, index in step.plan.axes.items():
@@ -235,34 +221,23 @@ def _check_fit(key: str, tensor: torch.Tensor, step: _Step) -> None:
     for axis, factors in step.plan.scale.items():
         if not 0 <= axis < len(shape) or factors.shape != (shape[axis],):
             raise BadUsage(f"{where} of the plan, which has {factors.size} factors for axis {axis}.")
-        if not tensor.is_floating_point():
+        if not is_floating(tensor):
             raise BadUsage(f"Entry {shown(key)} holds integers, which cannot be shared out among copies.")
 
 
-def _applied(tensor: torch.Tensor, step: _Step, scaled: bool = True) -> torch.Tensor:
-    """Gather, then scale (``conet_graph.passes.widths.rewidth.apply_plan`` for torch)."""
-    import torch
-
-    made = tensor.detach()
-    reverse = tuple(reversed(range(made.ndim)))
-    made = made.permute(reverse) if step.transpose else made
-    for axis, index in step.plan.axes.items():
-        made = made.index_select(axis, torch.from_numpy(index).to(made.device))
-    for axis, factors in step.plan.scale.items() if scaled else ():
-        shape = [-1 if k == axis else 1 for k in range(made.ndim)]
-        made = (made * torch.from_numpy(factors).to(made.device).reshape(shape)).to(made.dtype)
-    made = (made.permute(reverse) if step.transpose else made).contiguous()
-    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+def _applied(tensor: Any, step: _Step, scaled: bool = True) -> Any:
+    """Gather, then scale (``conet_graph.passes.widths.rewidth.apply_plan`` for checkpoints)."""
+    return changed(tensor, step.plan.axes, step.plan.scale if scaled else {}, step.transpose)
 
 
 def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict[str, Any]:
     made: dict[str, Any] = copy.copy(state) if isinstance(state, dict) else dict(state)
     done: dict[tuple[Any, ...], Any] = {}
     for key, step in steps.items():
-        place = _place(state[key])
-        if place not in done:
-            done[place] = _applied(state[key], step)
-        made[key] = done[place]
+        here = place(state[key])
+        if here not in done:
+            done[here] = _applied(state[key], step)
+        made[key] = done[here]
     return made
 
 
@@ -295,8 +270,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
         named += group.get("param_names", [])
     places: dict[tuple[Any, ...], str] = {}
     for key, value in state.items():
-        if _is_tensor(value) and value.is_floating_point() and not str(key).endswith(BUFFERS):
-            places.setdefault(_place(value), key)
+        if is_tensor(value) and is_floating(value) and not str(key).endswith(BUFFERS):
+            places.setdefault(place(value), key)
     bare = {_bare(str(key)): key for key in state}
     keys = [bare.get(_bare(name), "") for name in named] or list(places.values())
     if optimizer["state"] and (len(keys) != len(numbers) or "" in keys):
@@ -307,12 +282,12 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     return dict(zip(numbers, keys, strict=False))
 
 
-def _changed_moments(entry: Any, parameter: torch.Tensor, step: _Step | None, key: str) -> dict[str, Any]:
+def _changed_moments(entry: Any, parameter: Any, step: _Step | None, key: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise BadUsage(f"The optimizer's state of {shown(key)} is no dict: take it out of the checkpoint.")
     made = dict(entry)
     for name, value in entry.items():
-        if not _is_tensor(value) or (value.numel() == 1 and parameter.shape != value.shape):
+        if not is_tensor(value) or (size(value) == 1 and parameter.shape != value.shape):
             continue  # a count of steps
         if value.shape != parameter.shape:
             raise BadUsage(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.save import atomic_write
 from conet_graph.regular_file import require_regular
+from conet_graph.rewriting.checkpoint_arrays import is_tensor
 
 TORCH_SUFFIXES = (".pt", ".pth")
 SAFE_SUFFIX = ".safetensors"
@@ -40,13 +45,43 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """All tensors of the file as numpy's, in the file's order."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with safe_open(path, framework="numpy") as file:  # checks the file's head
+            metadata = file.metadata() or {}
+        data = path.read_bytes()
     except (SafetensorError, OSError) as error:
         raise BadUsage(f"{name} is no intact safetensors file ({error}): write it again.") from None
+    length = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + length])
+    entries.pop("__metadata__", None)
+    found: dict[str, Any] = {}
+    for key, entry in entries.items():
+        kind = _safe_types().get(entry["dtype"])
+        if kind is None:
+            raise BadUsage(f"{name} holds numbers of type {shown(entry['dtype'])}, which are not known here.")
+        begin, end = (8 + length + at for at in entry["data_offsets"])
+        found[key] = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
+    return found, metadata
+
+
+def _safe_types() -> dict[str, np.dtype[Any]]:
+    """Element types by their name in safetensors files (safetensors' Dtype)."""
+    import ml_dtypes
+
+    kinds: dict[str, Any] = {
+        **{f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)},
+        **{f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)},
+        **{f"F{8 * n}": f"<f{n}" for n in (2, 4, 8)},
+        "BOOL": "?",
+        "C64": "<c8",
+        "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+    }
+    return {name: np.dtype(kind) for name, kind in kinds.items()}
 
 
 def _read_torch(path: Path, name: str) -> Any:
@@ -80,22 +115,51 @@ def write_checkpoint(checkpoint: Any, path: Path, metadata: dict[str, str] | Non
     import torch
 
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
+    torch.save(_as_torch(checkpoint), buffer)
     atomic_write(path, [buffer.getvalue()])
 
 
-def _safetensors_bytes(checkpoint: Any, path: Path, metadata: dict[str, str]) -> bytes:
-    import torch
-    from safetensors.torch import save
+def _as_torch(checkpoint: Any) -> Any:
+    """What a safetensors file held, as PyTorch's tensors."""
+    from safetensors.torch import load
 
+    if not isinstance(checkpoint, dict) or not any(isinstance(v, np.ndarray) for v in checkpoint.values()):
+        return checkpoint
+    return load(_safe_bytes(checkpoint, {}))
+
+
+def _safetensors_bytes(checkpoint: Any, path: Path, metadata: dict[str, str]) -> bytes:
     if not isinstance(checkpoint, dict):
         raise BadUsage(f"{shown(str(path))} can hold one state dict only: write a .pt file.")
-    tensors: dict[str, torch.Tensor] = {}
     for key, value in checkpoint.items():
-        if not isinstance(value, torch.Tensor):
+        if not is_tensor(value):
             raise BadUsage(
                 f"{shown(str(path))} can hold tensors only, and {shown(str(key))} is none: write a .pt file."
             )
-        # Tied weights share memory, which the format forbids: each gets its own copy.
-        tensors[str(key)] = value.detach().clone().contiguous()
-    return save(tensors, metadata={"format": "pt", **metadata})
+    metadata = {"format": "pt", **metadata}
+    if all(isinstance(value, np.ndarray) for value in checkpoint.values()):
+        return _safe_bytes(checkpoint, metadata)
+    from safetensors.torch import save
+
+    # Tied weights share memory, which the format forbids: each gets its own copy.
+    return save({str(k): v.detach().clone().contiguous() for k, v in checkpoint.items()}, metadata=metadata)
+
+
+def _safe_bytes(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
+    """A safetensors file: the head's length, the head as JSON, the data (safetensors' format)."""
+    names = {kind: name for name, kind in _safe_types().items()}
+    # Larger elements first, so that all are aligned.
+    order = sorted(arrays, key=lambda key: (-arrays[key].dtype.itemsize, key))
+    head: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for key in order:
+        array = arrays[key]
+        begin, end = end, end + array.nbytes
+        head[key] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(arrays[key].tobytes() for key in order)])

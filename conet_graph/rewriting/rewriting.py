@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,10 +212,13 @@ def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Pla
     return report
 
 
-def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArray[np.int64]], float]:
+def latency_meter(
+    graph: Graph, provider: str | None = None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Callable[[NDArray[np.int64]], float]:
     """A function that measures the latency in milliseconds of a candidate (``copies`` of each class).
 
-    It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs.
+    It is the median over runs of ONNX Runtime on this machine, batch 1, seeded inputs, of these
+    ``shapes`` where some are named.
     """
     import onnxruntime as ort
 
@@ -232,7 +235,7 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
             save_model(proto, path, graph.folder)
             doing(RUNTIME, "running a candidate")
             try:
-                return _median_ms(open_session(path, where, fused=True))
+                return _median_ms(open_session(path, where, fused=True), shapes)
             except Exception as error:
                 text = first_line(error)
                 raise Refused(f"The latency cannot be measured, ONNX Runtime says: {text}") from None
@@ -240,8 +243,8 @@ def latency_meter(graph: Graph, provider: str | None = None) -> Callable[[NDArra
     return measure
 
 
-def _median_ms(session: Any) -> float:
-    feeds = random_inputs(session, 1, 64)
+def _median_ms(session: Any, shapes: Mapping[str, Sequence[int]] | None) -> float:
+    feeds = random_inputs(session, 1, 64, shapes=shapes)
     for _ in range(3):
         session.run(None, feeds)
     times: list[float] = []

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.input_shapes import InputShapes, counting
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
@@ -30,7 +32,7 @@ class WidthRequest:
     """What widths are asked for: at most one kind of target, ``widths`` by name, or both.
 
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
-    operators whose MACs cannot be counted are left out of both sides.
+    MACs are counted at ``input_shapes`` (by input; where a size is free and none is named, one is assumed).
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
@@ -53,6 +55,7 @@ class WidthRequest:
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
+    input_shapes: InputShapes = field(default_factory=dict)
     knowledge: Knowledge | None = None
 
 
@@ -174,10 +177,13 @@ class _Chooser:
     # -- targets -----------------------------------------------------------------------------------
 
     def _costs(self) -> CostModel:
-        return self.known.costs if self.known and self.known.costs else CostModel(self.graph)
+        if self.known and self.known.costs:
+            return self.known.costs
+        return CostModel(self._countable() if self.request.macs is not None else self.graph)
 
     def _to_cost(self, counts: Copies) -> Copies:
-        request, model = self.request, self._costs()
+        request = self.request
+        model = self._costs()
         if request.params is not None:
             wanted, by_cost, what = request.params, model.parameters, "parameters"
         elif request.macs is not None:
@@ -191,8 +197,7 @@ class _Chooser:
 
         original = measure(self.counts)
         if not original:
-            why = " (the size of its input is free: fix it, or use --params)" if what == "MACs" else ""
-            raise Refused(f"This network has no {what} that can be counted{why}.")
+            raise Refused(f"This network has no {what} that can be counted.")
         goal = wanted * original if wanted <= 1 else wanted
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
@@ -217,6 +222,20 @@ class _Chooser:
                 break
         assert reached is not None
         return reached
+
+    def _countable(self) -> Graph:
+        """The network at sizes at which its layers' MACs are known: a share of some of them is no target."""
+        sizes = counting(self.graph, self.request.input_shapes)
+        sizes.require_share(self.request.macs)
+        graph = sizes.of(self.graph)
+        found = cost(graph)
+        unknown = [layer for layer in found.layers.values() if layer.macs is None]
+        if unknown:
+            raise Refused(
+                f"The MACs of {len(unknown)} of {len(found.layers)} layers cannot be counted, their sizes are"
+                " not known: name those of the inputs by --input-shape, or use --params."
+            )
+        return graph
 
     def _to_latency(self, counts: Copies, goal: float) -> Copies:
         meter = self.request.measure_latency

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from conet_graph.bridge import from_torch, to_torch, weights_by_name
+from conet_graph.bridge import from_torch, trainable, weights_by_name
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.runner import Search, Tools
@@ -47,6 +47,6 @@ def search_with(
     with folder.locked():
         store, found = go_on(folder, model, given)
         with closing(store):
-            tools = Tools(to_torch, from_torch, weights_by_name, lambda share: trial)
+            tools = Tools(trainable, from_torch, weights_by_name, lambda share: trial)
             Search(folder, store, found, network_in(folder), tools, watch).run()
     return folder.final

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from conet_graph.bridge import from_torch, to_torch, weights_by_name
+from conet_graph.bridge import from_torch, trainable, weights_by_name
 from conet_graph.search.runner import Tools
 from conet_graph.search.settings import RunSettings
 from conet_graph.trials.data import open_data
@@ -32,4 +32,4 @@ def standard_tools(settings: RunSettings, *, download: bool = False, progress: b
         return ClassificationTrial(data, training, settings.device, progress=progress)
 
     trial(1.0)  # a device that is not there is told before anything begins
-    return Tools(to_torch, from_torch, weights_by_name, trial)
+    return Tools(trainable, from_torch, weights_by_name, trial)

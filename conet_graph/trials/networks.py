@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from conet_graph.bridge import from_torch, to_torch
+from conet_graph.bridge import from_torch, trainable
 from conet_graph.ir.errors import BadUsage, VerificationFailed, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.models import ZOO, build, export_module
@@ -69,11 +69,11 @@ class FileNetwork:
             seed: of new weights.
 
         Raises:
-            InvalidModel, Refused: it is no valid network, or has no form in PyTorch.
+            InvalidModel, Refused: it is no valid network, has no form in PyTorch, or takes no batch.
 
         """
         source = insert_batchnorm(with_fresh_weights(model, seed) if fresh else model)
-        return cls(source, to_torch(source), not fresh and was_inserted(model, source))
+        return cls(source, trainable(source), not fresh and was_inserted(model, source))
 
     def begin_nearest(self, data: ClassificationData, batch: int, device: torch.device) -> None:
         """Give BatchNorms that were inserted among trained weights statistics of the data.

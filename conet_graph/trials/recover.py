@@ -10,7 +10,7 @@ from typing import NamedTuple
 import onnx
 import torch
 
-from conet_graph.bridge import from_torch, to_torch
+from conet_graph.bridge import from_torch, trainable
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
@@ -123,12 +123,12 @@ class Recovery:
 
         Raises:
             BadUsage: the networks or the images do not correspond.
-            Refused: the student has no form in PyTorch.
+            Refused: the student has no form in PyTorch, or takes no other batch than the file's.
             TrialFailed: the training diverged; ``student`` is as it was.
 
         """
         prepared = insert_batchnorm(self.student)
-        module = to_torch(prepared)
+        module = trainable(prepared)
         teacher: Teacher = OnnxTeacher(self.teacher, self.outputs, self.device)
         yield from distill(
             module,

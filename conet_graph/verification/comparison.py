@@ -8,7 +8,7 @@ from pathlib import Path
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
 from conet_graph.rewriting.plans import Plan, copies_of
-from conet_graph.verification.inputs import DRAWS, SIZES, batch_is_free
+from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
 from conet_graph.verification.intermediate import opened_inside
 from conet_graph.verification.judge import Judge, between_images, moved
 from conet_graph.verification.own_form import compare_own_form
@@ -22,7 +22,9 @@ from conet_graph.verification.tolerance import tolerance
 LARGEST_VALUE = 2**28
 
 
-def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path) -> None:
+def compare(
+    graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path, shapes: Shapes | None = None
+) -> None:
     """Run both networks and note whether they are equal.
 
     Args:
@@ -31,6 +33,7 @@ def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pat
         plan: how the one became the other.
         report: takes what was found.
         temporary: a folder for files.
+        shapes: of inputs whose sizes are free, to run with.
 
     """
     copies = copies_of(graph, plan)
@@ -39,6 +42,7 @@ def compare(graph: Graph, path: Path, plan: Plan, report: Report, temporary: Pat
     made.model.Clear()  # the session has it now: it need not be held twice
     if pair is None:
         return
+    pair.shapes = shapes or {}
     report.tolerance = tolerance(graph)
     if _largest(graph) > LARGEST_VALUE:
         report.runs.append(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
+# Of inputs whose sizes are free, by name.
+Shapes = Mapping[str, Sequence[int]]
 
 # Sizes to try for free dimensions that are not the batch: small first, then what big networks need.
 SIZES = (64, 224, 32, 16, 1)
@@ -16,17 +19,26 @@ DRAWS = (("normal", 1.0), ("uniform", 1.0), ("normal", 0.1), ("normal", 8.0))
 
 
 def random_inputs(
-    session: Any, batch: int, size: int, kind: str = "normal", scale: float = 1.0, seed: int = 0
+    session: Any,
+    batch: int,
+    size: int,
+    kind: str = "normal",
+    scale: float = 1.0,
+    seed: int = 0,
+    shapes: Shapes | None = None,
 ) -> Arrays:
-    """Seeded inputs; free first axes become ``batch``, other free ones ``size``."""
+    """Seeded inputs; free first axes become ``batch``, other free ones as in ``shapes``, else ``size``."""
     rng = np.random.default_rng(seed)
     named: dict[str, int] = {}
     feeds: Arrays = {}
     for entry in session.get_inputs():
         shape = []
+        wanted = (shapes or {}).get(entry.name, ())
         for axis, dim in enumerate(entry.shape):
             if isinstance(dim, int):
                 shape.append(dim)
+            elif axis < len(wanted):
+                shape.append(max(wanted[axis], batch if axis == 0 else 1))
             else:
                 value = batch if axis == 0 else size
                 shape.append(named.setdefault(dim, value) if isinstance(dim, str) else value)
@@ -57,9 +69,9 @@ def nudged(feeds: Arrays, seed: int) -> Arrays:
     }
 
 
-def drawn(session: Any, batch: int, size: int, draw: int) -> Arrays:
+def drawn(session: Any, batch: int, size: int, draw: int, shapes: Shapes | None = None) -> Arrays:
     """The inputs of one of ``DRAWS``."""
-    return random_inputs(session, batch, size, *DRAWS[draw], seed=draw)
+    return random_inputs(session, batch, size, *DRAWS[draw], seed=draw, shapes=shapes)
 
 
 def batch_is_free(session: Any) -> bool:

@@ -102,6 +102,7 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) ->
         reference,
         rewritten,
         pair.size,
+        pair.shapes,
         inner=set(names),
         left=left,
     )

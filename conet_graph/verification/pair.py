@@ -12,7 +12,7 @@ from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import save_model
-from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, drawn
+from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, Shapes, drawn
 from conet_graph.verification.reference import Reference, the_file
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import RUNTIME, first_line, lacks_an_operator, open_session
@@ -51,6 +51,7 @@ class Pair:
     reference_path: Path
     rewritten_path: Path
     size: int | None = None
+    shapes: Shapes = field(default_factory=dict)
 
     def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
@@ -58,7 +59,7 @@ class Pair:
         told = "no inputs"
         for draw in draws:
             for size in SIZES if self.size is None else (self.size,):
-                feeds = drawn(self.reference, batch, size, draw)
+                feeds = drawn(self.reference, batch, size, draw, self.shapes)
                 try:
                     outputs = self.reference.run(None, feeds)
                 except Exception as error:

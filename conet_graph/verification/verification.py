@@ -11,11 +11,18 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import save_model
 from conet_graph.rewriting.plans import Plan
 from conet_graph.verification.comparison import compare
+from conet_graph.verification.inputs import Shapes
 from conet_graph.verification.report import Report
 from conet_graph.verification.validity import check_valid
 
 
-def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | None = None) -> Report:
+def verify(
+    graph: Graph,
+    rewritten: onnx.ModelProto,
+    plan: Plan,
+    folder: Path | None = None,
+    shapes: Shapes | None = None,
+) -> Report:
     """Verify a rewritten model against the analysed original and the plan.
 
     Args:
@@ -23,6 +30,7 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
         rewritten: the new model (unchanged external weights may still lie in ``folder``).
         plan: how the one became the other.
         folder: where external data of ``rewritten`` lies.
+        shapes: of inputs whose sizes are free, to run with.
 
     """
     report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
@@ -31,5 +39,5 @@ def verify(graph: Graph, rewritten: onnx.ModelProto, plan: Plan, folder: Path | 
         save_model(rewritten, path, folder)
         check_valid(graph, path, rewritten, folder, report)
         if report.ok:
-            compare(graph, path, plan, report, Path(temporary))
+            compare(graph, path, plan, report, Path(temporary), shapes)
     return report

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.schemas import EARLY
+from conet_graph.ir.schemas import EARLY, STILL_RUN
 
 # Data inputs, by slot, of ONNX Runtime's quantised element-wise operators (contrib operator docs).
 _SAME_SHAPE = {
@@ -84,7 +84,8 @@ def _plain(op: Operator, op_type: str, inputs: list[str]) -> onnx.NodeProto:
 def _old_standard(op: Operator) -> list[onnx.NodeProto] | None:
     """Operators of the opset's past or future, which inference does not know at this one."""
     early = op.version < EARLY.get(op.op_type, 0)
-    if early or op.op_type in ("Affine", "ImageScaler", "SimplifiedLayerNormalization"):
+    late = op.op_type in STILL_RUN and op.version < 21  # what the newest opset's form replaced
+    if early or late or op.op_type in ("Affine", "ImageScaler", "SimplifiedLayerNormalization"):
         return [helper.make_node("Identity", op.inputs[:1], op.outputs[:1])]
     if op.op_type == "Crop" and op.attr("scale") is None:
         border = op.attr("border", [0, 0, 0, 0])

@@ -30,16 +30,27 @@ REFUSED = (
     "has lengths of its sequences",
     "is an LpPool with",
     "gives the positions of its maxima",
+    "puts blocks together that have not two axes",
     "writes to several coordinates",
     "quantises to the element type",
     "is quantised in blocks",
     "takes maxima of regions",
     "is declared with a size of 0",
 )
+# These draw other numbers.
+RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 # ONNX Runtime and PyTorch agree on these, against the expectation that is shipped with onnx.
 ELSEWHERE = {
     "test_resize_downsample_scales_linear_align_corners",  # lengths are whole numbers there
     "test_resize_downsample_scales_cubic_align_corners",
+    "test_maxunpool_export_with_output_shape",  # places are counted through the output that is asked for
     "test_training_dropout",  # a module decides by its own mode whether it trains
     "test_training_dropout_default",
 }
@@ -52,7 +63,7 @@ def _cases() -> list[Any]:
 
         every = collect_testcases(None)
     assert CONVERTERS
-    known = {name for domain, name in CONVERTERS if not domain}
+    known = {name for domain, name in CONVERTERS if not domain} - RANDOM
     return [c for c in every if _is_plain(c) and {n.op_type for n in c.model.graph.node} <= known]
 
 
@@ -82,9 +93,9 @@ def _result(case: Any) -> str:
     """'' where the module gives what is expected, else what is wrong."""
     given, expected = case.data_sets[0]
     try:
-        module, arguments = to_torch(from_proto(case.model)), given
+        module, arguments = to_torch(from_proto(case.model), check=False), given
     except Refused:
-        module, arguments = to_torch(from_proto(_with_constants(case.model, given))), given[:1]
+        module, arguments = to_torch(from_proto(_with_constants(case.model, given)), check=False), given[:1]
     feeds = {str(number): np.asarray(a) for number, a in enumerate(arguments)}
     for array, want in zip(in_torch(module, feeds), expected, strict=False):
         wanted = np.asarray(want)
@@ -117,7 +128,7 @@ def test_operators_of_onnx_own_tests() -> None:
 def _on_gpu(model: onnx.ModelProto, given: list[Any]) -> str:
     """'' where the model runs on a GPU or is refused, else what is wrong."""
     try:
-        module = to_torch(from_proto(model))
+        module = to_torch(from_proto(model), check=False)
         on_pretended_gpu(module, [torch.from_numpy(np.array(a)) for a in given])
     except AssertionError as error:
         return str(error)

@@ -12,10 +12,12 @@ from conet_graph.bridge.converters import (
     pool,
     private,
     quantize,
+    random,
     recurrent,
     reduce,
     reshape,
     resize,
+    spectrum,
 )
 from conet_graph.ir.op_table import gathered
 
@@ -31,9 +33,11 @@ CONVERTERS = gathered(
         pool,
         private,
         quantize,
+        random,
         recurrent,
         reduce,
         reshape,
         resize,
+        spectrum,
     )
 )

@@ -9,6 +9,7 @@ from torch import fx
 from torch.nn import functional
 
 from conet_graph.bridge.padding import torch_order
+from conet_graph.bridge.reading import reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
 from conet_graph.ir.op_table import enter as converter
@@ -19,18 +20,7 @@ CONVERTERS: Table = {}
 @converter(CONVERTERS, "Concat")
 def concat(site: Site) -> fx.Node:
     """Along one axis."""
-    axis = int(site.attr("axis", 1))
-    if any(site.is_constant(slot) for slot in range(len(site.op.inputs))) and axis != 0:
-        return site.call(joined, axis, *site.inputs())
-    return site.call(torch.cat, site.inputs(), axis)
-
-
-def joined(axis: int, *values: torch.Tensor) -> torch.Tensor:
-    """Concatenate; a constant for one image (a class token) serves every image of the batch."""
-    batch = max(v.shape[0] for v in values)
-    return torch.cat(
-        [v.expand(batch, *v.shape[1:]) if v.shape[0] == 1 and batch > 1 else v for v in values], axis
-    )
+    return site.call(torch.cat, site.inputs(), int(site.attr("axis", 1)))
 
 
 @converter(CONVERTERS, "Split")
@@ -81,6 +71,7 @@ def cut(x: torch.Tensor, ranges: tuple[tuple[int, ...], ...]) -> torch.Tensor:
     return made.flip(turned) if turned else made
 
 
+@reads_sizes(1)
 def cut_as_computed(
     x: torch.Tensor,
     starts: torch.Tensor,
@@ -98,20 +89,43 @@ def cut_as_computed(
 @converter(CONVERTERS, "Pad")
 def pad(site: Site) -> fx.Node:
     """Constant, mirrored or repeated; negative pads cut."""
-    pads = site.numbers(1, "pads") if site.version >= 11 else list(site.attr("pads"))
     mode = str(site.attr("mode", "constant"))
-    value = float(site.attr("value", 0.0)) if site.version < 11 else float((site.numbers(2) or [0.0])[0])
-    axes = site.numbers(3) if site.version >= 18 else None
-    rank = site.rank(0)
-    full = [0] * 2 * rank
-    named = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
-    for k, axis in enumerate(named):
-        full[axis], full[rank + axis] = int((pads or [])[k]), int((pads or [])[len(named) + k])
     if mode not in _PAD_MODES:
         raise NotConverted(f"pads by the mode {mode!r}")
+    axes = site.numbers(3) if site.version >= 18 else None
+    rank = site.rank(0)
+    named = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
+    if site.version >= 11 and not (site.is_constant(1) and (site.is_constant(2) or not site.has(2))):
+        return site.call(padded_as_computed, site.x(0), site.x(1), site.x(2), tuple(named), mode)
+    pads = site.numbers(1, "pads") or []
+    value = float(site.attr("value", 0.0)) if site.version < 11 else float((site.numbers(2) or [0.0])[0])
+    full = tuple(full_pads([int(p) for p in pads], named, rank))
     if mode == "constant":
-        return site.call(functional.pad, site.x(0), tuple(torch_order(full)), value=value)
-    return site.call(padded_by_copies, site.x(0), tuple(full), mode)
+        return site.call(functional.pad, site.x(0), tuple(torch_order(list(full))), value=value)
+    return site.call(padded_by_copies, site.x(0), full, mode)
+
+
+def full_pads(pads: list[int], named: list[int], rank: int) -> list[int]:
+    """Pads of all axes, begins and then ends, from those of some axes.
+
+    >>> full_pads([1, 2], [2], 3)
+    [0, 0, 1, 0, 0, 2]
+    """
+    full = [0] * 2 * rank
+    for k, axis in enumerate(named):
+        full[axis], full[rank + axis] = pads[k], pads[len(named) + k]
+    return full
+
+
+@reads_sizes(1)
+def padded_as_computed(
+    x: torch.Tensor, pads: torch.Tensor, value: torch.Tensor | None, named: tuple[int, ...], mode: str
+) -> torch.Tensor:
+    """Pad by sizes computed at run time."""
+    full = full_pads([int(p) for p in pads.reshape(-1).tolist()], list(named), x.dim())
+    if mode != "constant":
+        return padded_by_copies(x, tuple(full), mode)
+    return functional.pad(x, torch_order(full), value=0.0 if value is None else float(value.reshape(-1)[0]))
 
 
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
@@ -146,6 +160,7 @@ def tile(site: Site) -> fx.Node:
     return site.call(tiled, site.x(0), site.x(1))
 
 
+@reads_sizes(1)
 def tiled(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
     """Repeat as often as is computed at run time."""
     return x.repeat(repeats.reshape(-1).tolist())

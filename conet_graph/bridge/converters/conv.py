@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, padded, torch_order
+from conet_graph.bridge.reading import reads_numbers
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
 from conet_graph.ir.op_table import enter as converter
@@ -144,15 +145,36 @@ def _weight_slots(site: Site) -> dict[str, int]:
     return {"weight": 1, "bias": 2} if site.has(2) else {"weight": 1}
 
 
+@converter(CONVERTERS, "Col2Im")
+def columns_to_image(site: Site) -> fx.Node:
+    """Blocks that lie in columns, summed up where they overlap."""
+    size, block = site.numbers(1), site.numbers(2)
+    if size is None or block is None or len(size) != 2:
+        raise NotConverted("puts blocks together that have not two axes")
+    dilations, strides = site.attr("dilations", [1, 1]), site.attr("strides", [1, 1])
+    pads = [int(p) for p in site.attr("pads", [0] * 4)]
+    full = tuple(int(n) + pads[k] + pads[k + 2] for k, n in enumerate(size))
+    geometry = {"dilation": tuple(dilations), "stride": tuple(strides)}
+    made = site.call(functional.fold, site.x(0), full, tuple(int(b) for b in block), **geometry)
+    return site.call(functional.pad, made, tuple(torch_order([-p for p in pads]))) if any(pads) else made
+
+
 @converter(CONVERTERS, "DeformConv")
 def deform_conv(site: Site) -> fx.Node:
     """The deformable convolution of torchvision."""
-    from torchvision.ops import deform_conv2d
-
     kernel, strides, dilations = _geometry(site)
     pads = explicit_pads(site, len(kernel))
     if len(kernel) != 2 or pads[:2] != pads[2:]:
         raise NotConverted("is deformable with uneven pads or not in two dimensions")
     given: dict[str, Any] = {"bias": site.x(3), "mask": site.x(4)}
     geometry = {"stride": tuple(strides), "padding": tuple(pads[:2]), "dilation": tuple(dilations)}
-    return site.call(deform_conv2d, site.x(0), site.x(2), site.x(1), **given, **geometry)
+    return site.call(deformed, site.x(0), site.x(2), site.x(1), **given, **geometry)
+
+
+@reads_numbers(0)
+def deformed(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, **given: Any) -> torch.Tensor:
+    """DeformConv by torchvision."""
+    from torchvision.ops import deform_conv2d
+
+    made: torch.Tensor = deform_conv2d(x, offset, weight, **given)
+    return made

@@ -109,9 +109,19 @@ def normalised_rms(x: torch.Tensor, scale: torch.Tensor, start: int, epsilon: fl
 
 @converter(CONVERTERS, "GroupNormalization")
 def group_norm(site: Site) -> fx.Node:
-    """Over groups of channels; scale and bias are one for each channel (from version 21 on)."""
+    """Over groups of channels; scale and bias are one a channel, before version 21 one a group."""
     groups, epsilon = int(site.attr("num_groups")), float(site.attr("epsilon", 1e-5))
-    return site.call(functional.group_norm, site.x(0), groups, site.x(1), site.x(2), epsilon)
+    norm = functional.group_norm if site.version >= 21 else scaled_by_group
+    return site.call(norm, site.x(0), groups, site.x(1), site.x(2), epsilon)
+
+
+def scaled_by_group(
+    x: torch.Tensor, groups: int, scale: torch.Tensor, bias: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """Group normalisation with a scale and a bias for each group, as opsets 18 to 20 have it."""
+    each = x.shape[1] // groups
+    scale, bias = scale.repeat_interleave(each), bias.repeat_interleave(each)
+    return functional.group_norm(x, groups, scale, bias, epsilon)
 
 
 @converter(CONVERTERS, "LRN")

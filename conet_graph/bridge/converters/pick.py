@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from conet_graph.bridge.reading import reads_numbers
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
 from conet_graph.ir.op_table import enter as converter
@@ -138,6 +139,7 @@ def top_k(site: Site) -> Converted:
     )
 
 
+@reads_numbers(1)
 def largest(
     x: torch.Tensor, k: int | torch.Tensor, axis: int, most_first: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,6 +154,7 @@ def one_hot(site: Site) -> fx.Node:
     return site.call(hot, site.x(0), site.x(1), site.x(2), int(site.attr("axis", -1)))
 
 
+@reads_numbers(1)
 def hot(index: torch.Tensor, depth: torch.Tensor, values: torch.Tensor, axis: int) -> torch.Tensor:
     """OneHot: ``values`` are the one for off and the one for on; positions out of range stay off."""
     count = int(depth.reshape(-1)[0])
@@ -167,6 +170,7 @@ def non_zero(site: Site) -> fx.Node:
     return site.call(coordinates_of, site.x(0))
 
 
+@reads_numbers(0)
 def coordinates_of(x: torch.Tensor) -> torch.Tensor:
     """NonZero."""
     return torch.nonzero(x).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,9 +48,7 @@ def _most(kernel: list[int]) -> list[int]:
 
 @converter(CONVERTERS, "MaxPool")
 def max_pool(site: Site) -> Converted:
-    """The largest value in a window."""
-    if site.uses(1):
-        raise NotConverted("gives the positions of its maxima as an output")
+    """The largest value in a window, and where it is."""
     kernel, strides, dilations = _window(site)
     lowest = float("-inf")
     kind = site.builder.graph.dtypes.get(site.op.input(0), TensorProto.FLOAT)
@@ -57,9 +56,62 @@ def max_pool(site: Site) -> Converted:
     byte = torch_dtype(kind) if kind in (TensorProto.UINT8, TensorProto.INT8) else None
     x = site.x(0) if byte is None else site.call(torch.Tensor.float, site.x(0))
     x, pads = padded(site, x, kernel, strides, dilations, value=lowest, most=_most(kernel))
+    if site.uses(1) and (byte is not None or site.attr("storage_order", 0) or auto_pad(site) != "NOTSET"):
+        raise NotConverted("gives the positions of its maxima in bytes, by columns or under SAME padding")
+    if site.uses(1) and not is_even(explicit_pads(site, len(kernel)), _most(kernel)):
+        raise NotConverted("gives the positions of its maxima under uneven pads")
     given = (tuple(kernel), tuple(strides), tuple(pads), tuple(dilations))
-    made = site.call(_MAX[len(kernel)], x, *given, ceil_mode=bool(site.attr("ceil_mode", 0)))
+    ceil = bool(site.attr("ceil_mode", 0))
+    if site.uses(1):
+        return site.parts(site.call(maxima_and_places, x, *given, ceil_mode=ceil))
+    made = site.call(_MAX[len(kernel)], x, *given, ceil_mode=ceil)
     return made if byte is None else site.call(torch.Tensor.to, made, byte)
+
+
+def maxima_and_places(
+    x: torch.Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    *,
+    ceil_mode: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest value in each window, and its place, counted through the whole input [N, C, ...]."""
+    made, places = _MAX[len(kernel)](
+        x, kernel, strides, pads, dilations, ceil_mode=ceil_mode, return_indices=True
+    )
+    maps, size = x.shape[0] * x.shape[1], math.prod(x.shape[2:])
+    first = torch.arange(maps, device=x.device).reshape(*x.shape[:2], *[1] * (x.dim() - 2)) * size
+    return made, places + first
+
+
+@converter(CONVERTERS, "MaxUnpool")
+def max_unpool(site: Site) -> fx.Node:
+    """Values put where they were the largest; all else is zero."""
+    kernel, strides, _ = _window(site)
+    pads = explicit_pads(site, len(kernel))
+    sizes = site.numbers(2) if site.has(2) else None
+    shape = None if sizes is None else tuple(int(n) for n in sizes)
+    return site.call(unpooled, site.x(0), site.x(1), tuple(kernel), tuple(strides), tuple(pads), shape)
+
+
+def unpooled(
+    x: torch.Tensor,
+    places: torch.Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    shape: tuple[int, ...] | None,
+) -> torch.Tensor:
+    """MaxUnpool; places are counted through the whole output [N, C, ...], as ONNX Runtime does."""
+    spatial = len(kernel)
+    if shape is None:
+        full = [(x.shape[2 + k] - 1) * strides[k] + kernel[k] for k in range(spatial)]
+        lengths = [n - pads[k] - pads[spatial + k] for k, n in enumerate(full)]
+        shape = (*x.shape[:2], *lengths)
+    flat = x.new_zeros(math.prod(shape))
+    return flat.scatter(0, places.reshape(-1).long(), x.reshape(-1)).reshape(shape)
 
 
 @converter(CONVERTERS, "AveragePool")

@@ -1,9 +1,4 @@
-"""Operators that change the shape only, and those that compute shapes (ONNX operator specs).
-
-A file exported for one batch size has it written into its Reshape targets. The module takes any batch
-size: where a target of fixed numbers has too few or too many elements by some factor, its first axis
-takes it.
-"""
+"""Operators that change the shape only, and those that compute shapes (ONNX operator specs)."""
 
 from __future__ import annotations
 
@@ -13,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from conet_graph.bridge.reading import reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site, torch_dtype
-from conet_graph.ir.graph import Shape
 from conet_graph.ir.op_table import enter as converter
 
 CONVERTERS: Table = {}
@@ -24,50 +19,30 @@ CONVERTERS: Table = {}
 @converter(CONVERTERS, "Reshape")
 def reshape(site: Site) -> fx.Node:
     """To a target that the file holds, or one that the run computes."""
-    target = site.attr("shape") if site.version < 5 else None
-    array = site.array(1)
-    if array is not None:
-        target = array.reshape(-1).tolist()
-    allow_zero = bool(site.attr("allowzero", 0))
+    target = reshape_target(site)
     if target is None:
-        return site.call(reshaped_as_computed, site.x(0), site.x(1), allow_zero)
-    after = site.builder.graph.shape(site.op.outputs[0])
-    return site.call(reshaped, site.x(0), tuple(_plain_target(target, site.shape(0), after, allow_zero)))
+        return site.call(reshaped_as_computed, site.x(0), site.x(1), bool(site.attr("allowzero", 0)))
+    return site.call(reshaped, site.x(0), tuple(target))
 
 
-def _plain_target(
-    target: list[int], before: Shape | None, after: Shape | None, allow_zero: bool
-) -> list[int | None]:
-    """The target with None for an axis that keeps the input's length.
-
-    A first axis as long as the input's is the batch: it keeps its length whatever that is. Behind
-    another number a -1 would swallow the batch, so it is replaced by the length that it has.
-    """
-    plain: list[int | None] = [None if n == 0 and not allow_zero else int(n) for n in target]
-    if not plain or plain[0] is None or plain[0] <= 0:
-        return plain
-    if before and plain[0] == before[0]:
-        return [None, *plain[1:]]
-    if -1 in plain and after is not None:
-        length = after[plain.index(-1)]
-        return [length if n == -1 and isinstance(length, int) else n for n in plain]
-    return plain
+def reshape_target(site: Site) -> list[int | None] | None:
+    """The target of a Reshape, None for an axis that keeps the input's length; None if it is computed."""
+    target = site.numbers(1, "shape") if site.version < 5 or site.is_constant(1) else None
+    if target is None:
+        return None
+    return [None if n == 0 and not site.attr("allowzero", 0) else int(n) for n in target]
 
 
 def reshaped(x: torch.Tensor, target: tuple[int | None, ...]) -> torch.Tensor:
-    """Reshape; None keeps the input's length of that axis, and the first axis takes another batch size.
+    """Reshape; None keeps the input's length of that axis.
 
-    >>> reshaped(torch.zeros(4, 6), (1, 2, 3)).shape
+    >>> reshaped(torch.zeros(4, 6), (None, 2, -1)).shape
     torch.Size([4, 2, 3])
     """
-    sizes = [x.shape[k] if n is None else n for k, n in enumerate(target)]
-    if sizes and -1 not in sizes:
-        rest = math.prod(sizes[1:])
-        if rest and sizes[0] * rest != x.numel() and x.numel() % rest == 0:
-            sizes[0] = x.numel() // rest
-    return x.reshape(sizes)
+    return x.reshape([x.shape[k] if n is None else n for k, n in enumerate(target)])
 
 
+@reads_sizes(1)
 def reshaped_as_computed(x: torch.Tensor, target: torch.Tensor, allow_zero: bool) -> torch.Tensor:
     """Reshape to numbers computed at run time."""
     sizes = [
@@ -166,6 +141,7 @@ def constant_of_shape(site: Site) -> fx.Node:
     return site.call(filled, site.x(0), value, dtype)
 
 
+@reads_sizes(0)
 def filled(shape: torch.Tensor, value: float, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of one value whose shape is computed at run time, on the device of that."""
     return torch.full(shape.tolist(), value, dtype=dtype, device=shape.device)
@@ -180,6 +156,7 @@ def expand(site: Site) -> fx.Node:
     return site.call(expanded, site.x(0), site.x(1))
 
 
+@reads_sizes(1)
 def expanded(x: torch.Tensor, sizes: torch.Tensor | tuple[int, ...]) -> torch.Tensor:
     """Broadcast against a shape, in both directions."""
     wanted = list(sizes.tolist() if isinstance(sizes, torch.Tensor) else sizes)
@@ -194,6 +171,7 @@ def range_(site: Site) -> fx.Node:
     return site.call(counted, site.x(0), site.x(1), site.x(2))
 
 
+@reads_sizes(0)
 def counted(start: torch.Tensor, limit: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """Numbers of the type and on the device of ``start``."""
     return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)

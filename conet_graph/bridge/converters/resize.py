@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
 from torch import fx
 from torch.nn import functional
 
+from conet_graph.bridge.reading import reads_numbers, reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.resampling import Resampling, resampled
 from conet_graph.bridge.site import NotConverted, Site
@@ -26,6 +28,8 @@ def resize(site: Site) -> fx.Node:
     axes, scales, sizes = _amount(site)
     rank = site.rank(0)
     along = tuple(a % rank for a in axes) if axes is not None else tuple(range(rank))
+    if how.policy == "stretch":
+        along, scales, sizes, how = _changed(site, along, scales, sizes, how)
     if sizes is not None and not isinstance(sizes, tuple):
         return site.call(resampled_as_computed, site.x(0), along, sizes, how)
     spatial = _spatial(along, scales, sizes, rank, site.shape(0))
@@ -70,6 +74,24 @@ def _amount(site: Site) -> tuple[list[int] | None, tuple[float, ...] | None, Any
     return axes, tuple(float(s) for s in site.numbers(2) or []), None
 
 
+def _changed(
+    site: Site, along: tuple[int, ...], scales: tuple[float, ...] | None, sizes: Any, how: Resampling
+) -> tuple[tuple[int, ...], tuple[float, ...] | None, Any, Resampling]:
+    """The amounts without the first axis where it keeps its length: it counts the images, be they many."""
+    before, after = site.shape(0), site.builder.graph.shape(site.op.outputs[0])
+    if not (along and along[0] == 0 and before and after and isinstance(after[0], int)):
+        return along, scales, sizes, how
+    region, half = how.region, len(how.region) // 2
+    if before[0] != after[0] or (region and (region[0], region[half]) != (0.0, 1.0)):
+        return along, scales, sizes, how
+    if sizes is not None and not isinstance(sizes, tuple):
+        sizes = site.call(operator.getitem, sizes, slice(1, None))
+    elif sizes is not None:
+        sizes = sizes[1:]
+    how = how._replace(region=region[1:half] + region[half + 1 :])
+    return along[1:], None if scales is None else scales[1:], sizes, how
+
+
 def _spatial(
     along: tuple[int, ...],
     scales: tuple[float, ...] | None,
@@ -111,6 +133,7 @@ def _native(how: Resampling, spatial: list[float] | None, by_scale: bool, rank: 
     return None
 
 
+@reads_sizes(1)
 def resampled_as_computed(
     x: torch.Tensor, axes: tuple[int, ...], sizes: torch.Tensor, how: Resampling
 ) -> torch.Tensor:
@@ -140,6 +163,7 @@ def roi_align(site: Site) -> fx.Node:
     return site.call(aligned_regions, site.x(0), site.x(1), site.x(2), *settings)
 
 
+@reads_numbers(0)
 def aligned_regions(
     x: torch.Tensor,
     boxes: torch.Tensor,

@@ -1,0 +1,1 @@
+"""Files for one image that take any batch: how values hold images, and what operators do with them."""

@@ -1,0 +1,197 @@
+"""Three images at once beside each alone in ONNX Runtime: every conversion is looked at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import fx
+
+from conet_graph.bridge.batch.held import Held
+from conet_graph.bridge.batch.report import batches
+from conet_graph.bridge.converters.random import RANDOM
+from conet_graph.costs.cost import cost
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.save import has_external, save_model
+from conet_graph.verification.runtime import first_line
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+IMAGES = 3
+# Axes of free length but for the batch.
+_SIDE = 64
+# Larger networks are not run: a check is to take seconds, not minutes.
+MOST_MACS = 20 * 10**9
+MOST_NUMBERS = 5 * 10**8
+# Of an output's largest magnitude; smaller outputs than this may be off by its square.
+TOLERANCE = 1e-3
+# Where the network magnifies the last bits, the batch may be so many times farther off than each image.
+_TIMES_ALONE = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the comparison gave, in words; ``fault`` is what is wrong with three images, '' if nothing."""
+
+    checked: str
+    fault: str = ""
+
+
+def compare(
+    model: LoadedModel, graph: Graph, module: fx.GraphModule, held: Mapping[str, Held] | None
+) -> Finding:
+    """Run a module on three images, and ONNX Runtime on each of them.
+
+    Args:
+        model: the file.
+        graph: its graph, structured.
+        module: made of it; it is left in the mode in which it was.
+        held: the inputs that hold images; None where the file takes any number of them.
+
+    """
+    reason = _not_to_be_checked(graph)
+    if reason:
+        return Finding(f"not checked: {reason}")
+    try:
+        session = _session(model)
+        count = IMAGES if held and batches(module).only is None else 1
+        images = [_images(graph, held, k) for k in range(count)]
+        alone = [session.run(None, feeds) for feeds in images]
+    except Exception as error:  # any: what ONNX Runtime raises on what it cannot run
+        return Finding(f"not checked: ONNX Runtime does not run it ({first_line(error)})")
+    axes = batches(module).output_axes
+    if len({tuple(np.shape(part) for part in outputs) for outputs in alone}) > 1:
+        return Finding("not checked", "its outputs have another shape for each image")
+    wanted = _joined_outputs(alone, axes)
+    try:
+        made = _run(module, _joined_inputs(images, held))
+    except Exception as error:  # any: what PyTorch raises on shapes that do not fit
+        what = f"three images at once fail in PyTorch ({first_line(error)})" if held else first_line(error)
+        return Finding("it fails in PyTorch", what)
+    off = _largest(made, wanted)
+    if off <= TOLERANCE:
+        return Finding(f"equal to ONNX Runtime, largest difference {off:.0e}")
+    return _judged(module, images, held, made, wanted, off)
+
+
+def _judged(
+    module: fx.GraphModule,
+    images: list[Arrays],
+    held: Mapping[str, Held] | None,
+    made: list[Any],
+    wanted: list[Any],
+    off: float,
+) -> Finding:
+    """Whether the batch is to blame: not if the module is as far off with each image alone."""
+    differs = f"differs from ONNX Runtime by {off:.0e} of the largest magnitude"
+    if not held:
+        return Finding(differs)
+    try:
+        single = _joined_outputs([_run(module, feeds) for feeds in images], batches(module).output_axes)
+    except Exception as error:  # any: what PyTorch raises on shapes that do not fit
+        return Finding("it fails in PyTorch", first_line(error))
+    if _largest(made, single) <= max(TOLERANCE, _TIMES_ALONE * _largest(single, wanted)):
+        return Finding(differs)
+    return Finding(differs, "three images at once come out otherwise than each alone in ONNX Runtime")
+
+
+def _not_to_be_checked(graph: Graph) -> str:
+    drawn = sorted({op.op_type for op in graph.operators if op.op_type in (*RANDOM, "Multinomial")})
+    if drawn:
+        return f"{drawn[0]} draws other numbers each time"
+    if sum(c.size for c in graph.constants.values()) > MOST_NUMBERS or cost(graph).known_macs > MOST_MACS:
+        return "the network is large"
+    return ""
+
+
+def _session(model: LoadedModel) -> Any:
+    """A quiet session of the model as it is in memory, without optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # it waits busily otherwise, and the inputs are small
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = ["CPUExecutionProvider"]
+    if not has_external(model.proto):
+        return ort.InferenceSession(model.proto.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model.proto, path, model.folder)
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def _images(graph: Graph, held: Mapping[str, Held] | None, seed: int) -> Arrays:
+    """Inputs of one image (of three, where the batch is free); what all images share has one seed."""
+    named: dict[str, int] = {}
+    made: Arrays = {}
+    for number, name in enumerate(graph.inputs):
+        rng = np.random.default_rng([number, seed if held and name in held else 0])
+        shape = []
+        for axis, dim in enumerate(graph.shape(name) or ()):
+            usual = IMAGES if axis == 0 and not held else _SIDE
+            shape.append(dim if isinstance(dim, int) else named.setdefault(dim or f"{name} {axis}", usual))
+        made[name] = _drawn(rng, graph.dtypes.get(name, onnx.TensorProto.FLOAT), shape)
+    return made
+
+
+def _drawn(rng: np.random.Generator, kind: int, shape: list[int]) -> np.ndarray[Any, Any]:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape), dtype)
+    if dtype.kind not in "iub":
+        raise ValueError(f"an input of the type {dtype}")
+    return np.asarray(rng.integers(0, 256 if dtype == np.uint8 else 2, shape), dtype)
+
+
+def _joined_inputs(images: list[Arrays], held: Mapping[str, Held] | None) -> Arrays:
+    return {
+        name: np.concatenate([i[name] for i in images], held[name].axis or 0)
+        if held and name in held
+        else array
+        for name, array in images[0].items()
+    }
+
+
+def _joined_outputs(alone: list[list[Any]], axes: tuple[int | None, ...]) -> list[Any]:
+    """The outputs of all images, one after another."""
+    joined = []
+    for axis, parts in zip(axes, zip(*alone, strict=True), strict=True):
+        arrays = [np.asarray(p) for p in parts]
+        shared = axis is None or len(arrays) == 1
+        joined.append(arrays[0] if shared else np.concatenate([np.atleast_1d(a) for a in arrays], axis or 0))
+    return joined
+
+
+def _run(module: fx.GraphModule, feeds: Arrays) -> list[Any]:
+    arguments = [torch.from_numpy(np.array(a)) for a in feeds.values()]
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            made = module(*[a.float() if a.dtype == torch.float16 else a for a in arguments])
+    finally:
+        module.train(training)
+    return [m.numpy() for m in (made if isinstance(made, tuple) else (made,))]
+
+
+def _largest(made: list[Any], wanted: list[Any]) -> float:
+    """The largest difference, over the largest magnitude of each output; infinite if shapes differ."""
+    worst = 0.0
+    for got, want in zip(made, wanted, strict=True):
+        if got.shape != want.shape:
+            return float("inf")
+        a, b = want.astype(np.float64), got.astype(np.float64)
+        finite = np.isfinite(a)
+        if not np.array_equal(finite, np.isfinite(b)):
+            return float("inf")
+        top = max(float(np.abs(a[finite]).max(initial=0.0)), TOLERANCE)
+        worst = max(worst, float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / top)
+    return worst
