@@ -147,7 +147,8 @@ class Graph:
     """A network taken from an ONNX model, its weights left where they are.
 
     ``skeleton`` is the model without its initializers; the passes change it and ``constants``.
-    ``shapes`` is filled by the pass ``infer_shapes``; later passes ``keep`` what they find out, typed.
+    ``shapes`` is filled by the pass ``infer_shapes``, with the help of ``told``, what folding found out;
+    later passes ``keep`` what they find out, typed.
     """
 
     loaded: LoadedModel
@@ -157,6 +158,7 @@ class Graph:
     dtypes: dict[str, int] = field(default_factory=dict)
     shapes_stale: bool = True
     known: dict[str, list[Entry]] = field(default_factory=dict)
+    told: dict[str, Shape] = field(default_factory=dict)
     _results: dict[Result[Any], Any] = field(default_factory=dict)
 
     @staticmethod
@@ -170,7 +172,7 @@ class Graph:
         copy_without(proto, skeleton, "graph")
         copy_without(proto.graph, skeleton.graph, "initializer", "node")
         for node in proto.graph.node:
-            tensor = _constant_tensor(node)
+            tensor = constant_tensor(node)
             if tensor is None:
                 skeleton.graph.node.append(node)
             else:
@@ -377,7 +379,7 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
         ) from None
 
 
-def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The value of a Constant node as a tensor; None for other nodes and for strings."""
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
         return None

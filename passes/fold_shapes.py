@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +11,11 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Entry, Graph, Operator, literals
+from conet_graph.ir.graph import Constant, Dim, Entry, Graph, Operator, Shape, literals
+from conet_graph.passes.plain_assignments import assign_slices
+from conet_graph.passes.plain_branches import inline_branches
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
+from conet_graph.passes.plain_means import write_means
 from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, evaluate
 
 
@@ -29,7 +33,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (split_sequences, unpick):
+        for rewrite in (inline_branches, split_sequences, unpick, assign_slices, write_means):
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -50,6 +54,57 @@ class FoldShapes:
             graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
             drop_unused_constants(graph)
         drop_expands(graph)
+        _tell_shapes(graph)
+
+
+def _tell_shapes(graph: Graph) -> None:
+    """Note the shapes of what is made by numbers of which some are known, where inference knows less."""
+    for op in graph.operators:
+        slot = {"Expand": 1, "ConstantOfShape": 0}.get(op.op_type)
+        entries = graph.known.get(op.input(slot)) if slot is not None and not op.domain else None
+        before = graph.shape(op.outputs[0])
+        if entries is None or (before is not None and not any(_is_open(d) for d in before)):
+            continue
+        given = graph.shape(op.input(0)) if slot else ()
+        if given is None:
+            continue
+        told = _broadcast(given, [_dim_of(graph, entry) for entry in entries])
+        if before is not None and len(before) == len(told):
+            told = tuple(n if _is_open(b) else b for b, n in zip(before, told, strict=True))
+        if told != before and graph.told.get(op.outputs[0]) != told:
+            graph.told[op.outputs[0]] = told
+            graph.shapes_stale = True
+
+
+def _is_open(dim: Dim) -> bool:
+    """Whether a size is not known: inference gives names of its own to such sizes."""
+    return dim is None or (isinstance(dim, str) and dim.startswith("unk__"))
+
+
+def _dim_of(graph: Graph, entry: Entry) -> Dim:
+    """The size that an entry of a shape stands for."""
+    if entry.value is not None:
+        return int(entry.value)
+    if entry.source is None or entry.source[0] != "dim":
+        return None
+    shape = graph.shape(entry.source[1])
+    return None if shape is None else shape[int(entry.source[2])]
+
+
+def _broadcast(one: Shape, other: Sequence[Dim]) -> Shape:
+    """Two shapes broadcast together, as far as it is known."""
+    rank = max(len(one), len(other))
+    out: list[Dim] = []
+    for k in range(-rank, 0):
+        a = one[k] if -k <= len(one) else 1
+        b = other[k] if -k <= len(other) else 1
+        if a == 1 or a == b:
+            out.append(b)
+        elif b == 1 or isinstance(a, int):
+            out.append(a)
+        else:
+            out.append(b if isinstance(b, int) else None)
+    return tuple(out)
 
 
 def _fold(graph: Graph, op: Operator, entries: Entries) -> bool:

@@ -32,7 +32,7 @@ class InferShapes:
         graph.shapes_stale = False
         model = light_copy(graph)
         read_shapes(_inferred(model), graph)
-        told = _told_by_readers(graph)
+        told = [*_told_by_readers(graph), *_told_by_numbers(graph)]
         if told:
             model.graph.value_info.extend(told)
             read_shapes(_inferred(model), graph)
@@ -64,6 +64,15 @@ def _told_by_readers(graph: Graph) -> list[onnx.ValueInfoProto]:
         dims = [None, channels, *[None] * (len(weight.dims) - 2)]
         told[value] = helper.make_tensor_value_info(value, weight.tensor.data_type, dims)
     return list(told.values())
+
+
+def _told_by_numbers(graph: Graph) -> list[onnx.ValueInfoProto]:
+    """Values whose shape the numbers that it is computed from tell, where inference left sizes open."""
+    return [
+        helper.make_tensor_value_info(name, graph.dtypes[name], shape)
+        for name, shape in graph.told.items()
+        if name in graph.producers and name in graph.dtypes and graph.shape(name) != shape
+    ]
 
 
 def light_copy(graph: Graph) -> onnx.ModelProto:

@@ -132,7 +132,7 @@ def _keep(tracker: Tracker, op: Operator, name: str, reason: str) -> None:
         return
     stop = tracker.frozen(reason)
     for axis in range(tracker.rank(name)):
-        tracker.bind(op, name, axis, stop)
+        tracker.stop(op, name, axis, stop)
 
 
 def out_axis(tracker: Tracker, layer: Layer) -> Axis:

@@ -39,7 +39,6 @@ def compare(
     copies = copies_of(graph, plan)
     made = reference(graph, copies)
     pair = opened(graph, made, path, report, temporary)
-    made.model.Clear()  # the session has it now: it need not be held twice
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -50,7 +49,8 @@ def compare(
         )
         return
     fresh = ["fresh weights"] if plan.init != "keep" else []
-    why_not = fresh or random_operators(graph) or made.unequal_because
+    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
+    why_not = fresh or random_operators(graph) or apart
     judge = Judge(graph, report, compares=not why_not)
     first = _first_runs(pair, judge, temporary)
     if first is None:

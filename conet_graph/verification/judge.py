@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
@@ -15,6 +16,10 @@ from conet_graph.verification.pair import Agreement, Pair, Run
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
 from conet_graph.verification.tolerance import Rounding, difference, proves, tolerance
+
+# Elements of a value that are looked at, and different ones among them, to tell a result from a decision.
+SAMPLE = 256
+LEAST_VALUES = 8
 
 
 class Judge:
@@ -40,6 +45,9 @@ class Judge:
             self.report.fail(f"ONNX Runtime does not run it: {first_line(error)}")
             return
         if not self.compares:
+            for name, want in run.outputs.items():
+                if isinstance(want, np.ndarray):
+                    self._note(Agreement(difference(want, found[name]), self.base, 0.0))  # to be told only
             return
         rounding = Rounding(self.graph, pair, run)
         for name, want in run.outputs.items():
@@ -77,6 +85,8 @@ class Judge:
             found = run.agreed.get(name)
             if found is None or name in self.proven or not proves(found.allowed, response, self.base):
                 continue
+            if _in_few_steps(run.outputs[name]):
+                continue
             self.proven.add(name)
             self._note(found)
             self._cover(name)
@@ -111,6 +121,14 @@ class Judge:
             self.report.equality = f"not checked: no input tried shows what {name}{more} computes"
         else:
             self.report.equality = "passed"
+
+
+def _in_few_steps(value: NDArray[Any]) -> bool:
+    """Whether a value is a position or a yes or no, or looks like one: it hides what it is made of."""
+    if value.dtype == np.int64 or value.dtype.kind == "b":
+        return True
+    some = value.reshape(-1)[:: max(1, value.size // SAMPLE)][:SAMPLE]
+    return len(np.unique(some)) < min(LEAST_VALUES, (len(some) + 1) // 2)
 
 
 def between_images(run: Run, batch: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 
 from conet_graph.ir.errors import ConetGraphError
@@ -94,6 +95,7 @@ def opened(graph: Graph, made: Reference, path: Path, report: Report, temporary:
     place = temporary / "reference.onnx"
     try:
         save_model(made.model, place, graph.folder)
+        made.model = onnx.ModelProto()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
         reference = open_session(place, fused=False)
     except ConetGraphError:

@@ -200,11 +200,11 @@ class _Editor:
         for slot, name in enumerate(change.op.inputs):
             for k, classes in enumerate(self._axes(name)):
                 kept, index = change.masks.get((slot, k)), change.index(classes)
-                if kept is None and index is None:
+                if classes is None or (kept is None and index is None):
                     continue
                 value, out = node.input[slot], self._fresh()
                 if index is not None:
-                    before.append(self._gather(value, k, index, out))
+                    before += self._gather((change.op.inputs[slot], k), value, len(classes), index, out)
                 elif kept is not None:
                     before.append(self._mask(node, change.op, slot, (k, kept), out))
                 node.input[slot] = out
@@ -216,7 +216,7 @@ class _Editor:
                 back = np.zeros(len(classes), np.int64)  # what was dropped gets any value: nothing reads it
                 back[index[::-1]] = np.arange(len(index))[::-1]
                 narrow = self._fresh()
-                after.insert(0, self._gather(narrow, k, back, node.output[slot]))
+                after[:0] = self._gather((name, k), narrow, len(index), back, node.output[slot])
                 node.output[slot] = narrow
         return before, after
 
@@ -226,16 +226,36 @@ class _Editor:
             found = [self.units.stored.get((name, k), 0) for k in range(len(self.graph.constants[name].dims))]
         else:
             found = self.units.values.get(name, [])
-        return [None if isinstance(axis, int) else self.units.classes[axis] for axis in found]
+        packed = [self.units.packed.get((name, k)) for k in range(len(found))]
+        axes = [axis if p is None else p.units for axis, p in zip(found, packed, strict=True)]
+        return [None if isinstance(axis, int) else self.units.classes[axis] for axis in axes]
 
     def _fresh(self) -> str:
         self.count += 1
         return f"{PREFIX}{self.count}"
 
-    def _gather(self, value: str, axis: int, index: Ids, output: str) -> onnx.NodeProto:
-        name = f"{output}_left_{self.count}"
-        self.model.graph.initializer.append(numpy_helper.from_array(index.astype(np.int64), name))
-        return helper.make_node("Gather", [value, name], [output], axis=axis)
+    def _gather(
+        self, place: tuple[str, int], value: str, length: int, index: Ids, output: str
+    ) -> list[onnx.NodeProto]:
+        """Nodes that gather along an axis of ``length`` channels: the one at ``place`` of the file."""
+        axis = place[1]
+        if place not in self.units.packed:
+            return [helper.make_node("Gather", [value, self._numbers(index)], [output], axis=axis)]
+        # Each channel stands for as many pixels as the run has: they are split off, and merged again.
+        behind = [d if isinstance(d, int) else -1 for d in (self.graph.shape(place[0]) or ())[axis + 1 :]]
+        apart, left = self._fresh(), self._fresh()
+        split = self._numbers(np.array([*[0] * axis, length, -1, *behind]))
+        merged = self._numbers(np.array([*[0] * axis, -1, *behind]))
+        return [
+            helper.make_node("Reshape", [value, split], [apart]),
+            helper.make_node("Gather", [apart, self._numbers(index)], [left], axis=axis),
+            helper.make_node("Reshape", [left, merged], [output]),
+        ]
+
+    def _numbers(self, numbers: Ids) -> str:
+        name = self._fresh()
+        self.model.graph.initializer.append(numpy_helper.from_array(numbers.astype(np.int64), name))
+        return name
 
     def _mask(
         self,

@@ -92,7 +92,7 @@ class ChannelLabels:
         classes = self.units.classes[axis]
         if self._never_grouped(classes):
             reason = self.units.reason_of(classes)
-            return self._without_group("" if reason == self.units.reasons[0] else reason, len(axis))
+            return self._without_group("" if reason in self.units.joins else reason, len(axis))
         parts: list[str] = []
         found = runs(self.channels.group_of_class[classes], classes)
         for run in found:

@@ -9,6 +9,7 @@ widths (``passes.relabel.Labels``, which carries "copy k of class c" in place of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,18 +39,48 @@ class NoRule(Exception):
     """A rule cannot describe this operator; what it touches is frozen for the reason given."""
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Channels merged with pixels or with images, of which there may be any number.
+
+    Each of ``units`` stands for ``each`` positions side by side, and all of them ``times`` over; None where
+    only the run knows. ``length`` is the number of units in the file as it is.
+    """
+
+    units: Ids
+    length: int
+    each: int | None = 1
+    times: int | None = 1
+
+    @property
+    def size(self) -> int | None:
+        """Number of positions at the widths of ``units``."""
+        if self.each is None or self.times is None:
+            return None
+        return len(self.units) * self.each * self.times
+
+
+def length_of(axis: Axis | Packed | None) -> int | None:
+    """Number of positions of an axis; None where it carries no channels, or where only the run knows."""
+    if axis is None or isinstance(axis, int):
+        return None
+    return axis.size if isinstance(axis, Packed) else len(axis)
+
+
 class Tracker:
     """What the rules see: the axes of values, and the ways to relate them."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.values: dict[str, list[Axis]] = {}
+        self.packed: dict[tuple[str, int], Packed] = {}
         self.read: set[str] = set()  # values whose axes were asked for since it was last emptied
         self.positions = 0
         self._held: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
         self.choices: dict[tuple[int, int], int] = {}
-        self.generated: dict[tuple[str, int], tuple[Operator, int]] = {}
+        self.votes: dict[str, dict[int, int]] = {}
+        self.generated: dict[tuple[str, int], tuple[Operator, int, int]] = {}
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -93,7 +124,9 @@ class Tracker:
             raise NoRule(CONTRADICTION)
         self.read.add(value)
         if not self.is_constant(value):
-            return self.values[value][axis]
+            if value in self.values and self._is_packed(value, axis):
+                return self._unpacked(value, axis % len(self.values[value]))
+            return self._known(value)[axis]
         axis %= len(self.graph.constants[value].dims)
         if (value, axis) not in self.stored:
             self.stored[value, axis] = self.new_axis(value, axis)
@@ -109,9 +142,40 @@ class Tracker:
         if self.is_constant(value):
             return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
         self.read.add(value)
+        return [self.axis(value, k) for k in range(len(self._known(value)))]
+
+    def _known(self, value: str) -> list[Axis]:
         if value not in self.values:
             raise NoRule(f"the shape of {shown(value)} is not known")
-        return list(self.values[value])
+        return self.values[value]
+
+    def whole(self, value: str, axis: int) -> Axis | Packed:
+        """One axis of a value, for those who can pass a packed one on."""
+        self.read.add(value)
+        if self._is_packed(value, axis):
+            return self.packed[value, axis % len(self.values[value])]
+        return self.axis(value, axis)
+
+    def wholes(self, value: str) -> list[Axis | Packed]:
+        """All axes of a value, for those who can pass packed ones on."""
+        return [self.whole(value, k) for k in range(self.rank(value))]
+
+    def _is_packed(self, value: str, axis: int) -> bool:
+        return bool(self.packed) and (value, axis % max(len(self.values.get(value, ())), 1)) in self.packed
+
+    def _unpacked(self, value: str, axis: int) -> Ids:
+        """A packed axis position by position.
+
+        Raises:
+            NoRule: only the run knows how many there are, or there are too many.
+
+        """
+        found = self.packed[value, axis]
+        if found.each is None or found.times is None or found.size is None:
+            raise NoRule("it reads channels merged with sizes that only the run knows")
+        if found.size > LONGEST_AXIS:
+            raise NoRule("it reads channels merged with too many pixels")
+        return np.tile(np.repeat(found.units, found.each), found.times)
 
     def numbers(self, value: str) -> list[Entry] | None:
         """The numbers of a small constant or computed shape, where known."""
@@ -145,6 +209,7 @@ class Tracker:
         """
         if not isinstance(axis, int):
             return axis
+        axis = axis or self.joined(op)
         if not isinstance(dim, int):
             raise NoRule("the length of an axis is not known")
         if dim > LONGEST_AXIS:
@@ -153,12 +218,19 @@ class Tracker:
 
     # -- writing: each kind of tracker has its own ---------------------------------------------------
 
-    def set(self, op: Operator, output: int, axes: Sequence[Axis]) -> None:
+    def set(self, op: Operator, output: int, axes: Sequence[Axis | Packed]) -> None:
         """Say what axes an output has."""
         if output < len(op.proto.output) and op.proto.output[output]:
-            for axis in axes:
-                self._hold(axis)
-            self.values[op.proto.output[output]] = list(axes)
+            name = op.proto.output[output]
+            self.values[name] = []
+            for k, axis in enumerate(axes):
+                if isinstance(axis, Packed):
+                    self._hold(axis.units)
+                    self.packed[name, k] = axis
+                else:
+                    self._hold(axis)
+                    self.packed.pop((name, k), None)
+                self.values[name].append(0 if isinstance(axis, Packed) else axis)
 
     def _hold(self, axis: Axis) -> None:
         """Count the positions of an axis that was made, once however often it is passed on.
@@ -178,13 +250,17 @@ class Tracker:
         """The axis of a constant that nobody has asked for before."""
         raise NotImplementedError
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """An axis whose length the integers at input ``slot`` alone decide (ConstantOfShape)."""
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """An axis of the first output whose length one number decides: the one at ``place`` of an input."""
         raise NotImplementedError
 
     def frozen(self, reason: str) -> int:
         """A unit that may not change, for a reason a person can read."""
         raise NotImplementedError
+
+    def joined(self, op: Operator) -> int:
+        """The frozen unit of channels that an operator ties to unit 0, that of axes without channels."""
+        return self.frozen(f"{op.op_type} {shown(op.name)} joins them with an axis that carries no channels")
 
     def tie(self, op: Operator, left: Axis, right: Axis) -> None:
         """Say that two axes carry the same units, position by position."""
@@ -193,6 +269,17 @@ class Tracker:
     def bind(self, op: Operator, value: str, axis: int, to: Axis) -> None:
         """Say that an axis of a value (a weight, mostly) carries the units of ``to``."""
         raise NotImplementedError
+
+    def standing(self, axis: Axis) -> int:
+        """How sure an axis is to carry channels that may change (see ``Units.standing``)."""
+        raise NotImplementedError
+
+    def stop(self, op: Operator, value: str, axis: int, unit: int) -> None:
+        """Freeze an axis of a value by a frozen unit."""
+        if self._is_packed(value, axis):
+            self.tie(op, self.packed[value, axis % len(self.values[value])].units, unit)
+        else:
+            self.bind(op, value, axis, unit)
 
     def freeze(self, op: Operator, axis: Axis, reason: str) -> None:
         """Say that an axis keeps its channels."""
@@ -218,7 +305,7 @@ class Tracker:
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
-    def mix(self, op: Operator, axis: Axis) -> None:
+    def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Say that an operator looks across the channels of an axis without weights."""
 
     def select(self, op: Operator, axis: Axis) -> None:
@@ -226,6 +313,10 @@ class Tracker:
 
     def rewrite(self, op: Operator, slot: int, numbers: Sequence[int | None]) -> None:
         """Change integers at an input; None leaves one as it is."""
+
+    def lengths(self, op: Operator, slot: int, axes: Sequence[Axis | Packed | None]) -> None:
+        """Make integers at an input the lengths of axes; those of None and of axes without channels stay."""
+        self.rewrite(op, slot, [length_of(axis) for axis in axes])
 
     def replace_numbers(self, op: Operator, slot: int, numbers: Sequence[int]) -> None:
         """Give an input of integers another value of any length."""
@@ -242,8 +333,10 @@ class Units(Tracker):
         super().__init__(graph)
         self.free_kept = free_kept
         self.kept: set[int] = set()
+        self.counted: dict[tuple[str, str, int], Ids] = {}  # the first axis that a number counts
         self.count = 1
         self.reasons: dict[int, str] = {0: "it meets an axis that is not a channel axis"}
+        self.joins = {self.reasons[0]}  # reasons that say no more than that an axis carries no channels
         self._by_reason: dict[str, int] = {}
         self.left: list[Ids] = []
         self.right: list[Ids] = []
@@ -262,13 +355,15 @@ class Units(Tracker):
         """Fresh units for an axis of a constant."""
         return self._fresh(self.graph.constants[value].dims[axis])
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """Fresh units for an axis that a shape in the graph decides."""
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """Fresh units for an axis that a number in the file decides."""
         if length > LONGEST_AXIS:
             raise NoRule("an axis is too long to carry channels")
-        self.generated[output, axis] = (op, slot)
-        self.stored[output, axis] = self._fresh(length)
-        return self.stored[output, axis]
+        output = op.outputs[0]
+        self.generated[output, axis] = (op, slot, place)
+        self.stored[output, axis] = units = self._fresh(length)
+        self.lengths(op, slot, [*[None] * place, units])
+        return units
 
     def frozen(self, reason: str) -> int:
         """The frozen unit of a reason."""
@@ -277,12 +372,22 @@ class Units(Tracker):
             self.reasons[self._by_reason[reason]] = reason
         return self._by_reason[reason]
 
+    def joined(self, op: Operator) -> int:
+        """The frozen unit, remembered as one that says where rather than why."""
+        unit = super().joined(op)
+        self.joins.add(self.reasons[unit])
+        return unit
+
     def tie(self, op: Operator, left: Axis, right: Axis) -> None:
         """Append an equation."""
         if left is right:
             return
         if isinstance(left, int) and isinstance(right, int):
             return  # neither carries channels: nothing depends on it
+        if isinstance(left, int):
+            left = left or self.joined(op)
+        if isinstance(right, int):
+            right = right or self.joined(op)
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
         # Broadcasting says the same, but takes longer than all else here.
@@ -312,6 +417,24 @@ class Units(Tracker):
                 return
         self.tie(op, self.axis(value, axis), to)
 
+    def standing(self, axis: Axis) -> int:
+        """How sure an axis is to carry channels that may change, by what is known so far.
+
+        0: it carries none, or only frozen ones; 1: a number in the file alone makes it; 2: any other.
+        """
+        if isinstance(axis, int):
+            return 0
+        count, classes = components(*self.equations(), self.count)
+        stopped = np.zeros(count, np.bool_)
+        stopped[classes[list(self.reasons)]] = True
+        if stopped[classes[axis]].all():
+            return 0
+        made = [self.stored[place] for place in self.generated]
+        bare = np.concatenate(
+            [np.zeros(0, np.int64), *(units for units in made if not isinstance(units, int))]
+        )
+        return 1 if np.isin(axis, bare).all() else 2
+
     def origin(self, value: str, axis: int, now: Ids) -> Ids:
         """Positions are what they are."""
         return np.arange(len(now), dtype=np.int64)
@@ -323,8 +446,9 @@ class Units(Tracker):
         else:
             self.contractions.append((op, slot, axis, weight))
 
-    def mix(self, op: Operator, axis: Axis) -> None:
+    def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels."""
+        axis = axis.units if isinstance(axis, Packed) else axis
         if not isinstance(axis, int):
             self.mixes.append((op, axis))
 
@@ -363,6 +487,16 @@ class Units(Tracker):
                 continue
             if entries is None or position >= len(entries) or entries[position].source is None:
                 raise NoRule("its shape is computed in the graph")
+
+    def lengths(self, op: Operator, slot: int, axes: Sequence[Axis | Packed | None]) -> None:
+        """Check that the numbers can be changed; what stands as one number in the file is one size."""
+        super().lengths(op, slot, axes)
+        for entry, axis in zip(self.numbers(op.input(slot)) or [], axes, strict=False):
+            if axis is None or isinstance(axis, int | Packed) or entry.source is None:
+                continue
+            first = self.counted.setdefault(entry.source, axis)
+            if len(first) == len(axis):
+                self.tie(op, first, axis)
 
     def equations(self) -> tuple[Ids, Ids]:
         """Both sides of all equations, unit by unit."""

@@ -10,6 +10,7 @@ from conet_graph.passes.rules import (
     concat_split,
     conv,
     elementwise,
+    grow,
     lookup,
     matmul,
     normalize,
@@ -32,6 +33,7 @@ RULES = gathered(
         concat_split,
         conv,
         elementwise,
+        grow,
         lookup,
         matmul,
         normalize,
@@ -83,7 +85,7 @@ def freeze_all(tracker: Tracker, op: Operator, reason: str) -> None:
     for value in op.inputs:
         if tracker.is_constant(value) or value in tracker.values:
             for axis in range(tracker.rank(value)):
-                tracker.bind(op, value, axis, stop)
+                tracker.stop(op, value, axis, stop)
     for k, value in enumerate(op.outputs):
         shape = tracker.graph.shape(value) if value else None
         if shape is not None:

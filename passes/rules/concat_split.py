@@ -1,4 +1,4 @@
-"""Operators that join, cut and repeat along an axis: Concat, Split, Pad, Tile, Expand."""
+"""Operators that join and cut along an axis: Concat, Split, Pad."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def split(t: Tracker, op: Operator) -> None:
         t.set(op, k, [*axes[:axis], part, *axes[axis + 1 :]])
     now = [len(p) for p in pieces]
     if op.input(1):
-        t.rewrite(op, 1, now)
+        t.lengths(op, 1, pieces)
     elif now != sizes or op.attr("split") is not None:
         _set_split_sizes(t, op, now)
 
@@ -135,46 +135,3 @@ def _spatial_pads(t: Tracker, op: Operator, axes: list[Axis]) -> bool:
         or (isinstance(t.dim(op.input(0), k), int) and t.dim(op.input(0), k) == t.dim(op.outputs[0], k))
         for k, units in enumerate(axes)
     )
-
-
-@rule(RULES, "Tile")
-def tile(t: Tracker, op: Operator) -> None:
-    """Tile(input, repeats)."""
-    axes = t.axes(op.input(0))
-    entries = t.numbers(op.input(1))
-    out: list[Axis] = []
-    for k, units in enumerate(axes):
-        if isinstance(units, int):
-            out.append(units)
-            continue
-        if entries is None or entries[k].value is None:
-            raise NoRule("it repeats channels as often as the graph computes")
-        times = int(entries[k].value or 1)
-        if not 0 < times * len(units) <= LONGEST_AXIS:
-            raise NoRule("it repeats channels too often")
-        out.append(np.tile(units, times))
-    t.set(op, 0, out)
-
-
-@rule(RULES, "Expand")
-def expand(t: Tracker, op: Operator) -> None:
-    """Expand(input, shape): sizes of 1 grow; an entry for a channel axis follows it."""
-    axes, result = t.axes(op.input(0)), t.graph.shape(op.outputs[0])
-    if result is None:
-        raise NoRule("the shape of its output is not known")
-    missing = len(result) - len(axes)
-    out: list[Axis] = [0] * missing
-    entries = t.numbers(op.input(1))
-    wanted: list[int | None] = [None] * (len(entries) if entries is not None else len(result))
-    shift = len(wanted) - len(result)
-    for k, units in enumerate(axes):
-        grown = t.dim(op.input(0), k) == 1 and result[missing + k] != 1
-        if not isinstance(units, int) and grown:
-            t.freeze(op, units, "its one channel is broadcast over many")
-        out.append(0 if grown else units)
-        place = missing + k + shift
-        if not isinstance(units, int) and not grown and place >= 0:
-            literal = None if entries is None else entries[place].value
-            wanted[place] = None if literal == 1 else len(units)
-    t.rewrite(op, 1, wanted)
-    t.set(op, 0, out)

@@ -57,7 +57,7 @@ def conv(t: Tracker, op: Operator) -> None:
     """Conv(X, W, B)."""
     out = convolve(t, op, 0, 1)
     bind_vector(t, op, op.input(2), out)
-    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
+    t.set(op, 0, [t.whole(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 
 @rule(RULES, "FusedConv", domain=MICROSOFT)

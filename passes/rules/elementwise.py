@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.channels.units import Axis, Tracker
+from conet_graph.passes.channels.units import Axis, Packed, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -65,11 +65,13 @@ RULES: Table = {}
     "Tanh",
     "ThresholdedRelu",
     "Bernoulli",
+    "RandomNormalLike",
+    "RandomUniformLike",
 )
 def unary(t: Tracker, op: Operator) -> None:
     """One input, the same axes out (further inputs are scalars)."""
     for k in range(len(op.outputs)):
-        t.set(op, k, t.axes(op.input(0)))
+        t.set(op, k, t.wholes(op.input(0)))
 
 
 @rule(
@@ -148,14 +150,31 @@ def experimental(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-def broadcast(t: Tracker, op: Operator, names: Sequence[str]) -> list[Axis]:
+def broadcast(t: Tracker, op: Operator, names: Sequence[str]) -> list[Axis | Packed]:
     """The axes of several values broadcast together, aligned at the right."""
     rank = max(t.rank(n) for n in names)
-    out: list[Axis] = []
+    out: list[Axis | Packed] = []
     for k in range(rank):
         places = [(n, t.rank(n) - rank + k) for n in names if t.rank(n) - rank + k >= 0]
-        out.append(broadcast_axis(t, op, places))
+        out.append(_packed_together(t, op, places) or broadcast_axis(t, op, places))
     return out
+
+
+def _packed_together(t: Tracker, op: Operator, places: Sequence[tuple[str, int]]) -> Packed | None:
+    """One axis on which all that are longer than 1 are packed alike, or carry no channels."""
+    long = [t.whole(n, k) for n, k in places if t.dim(n, k) != 1 and not t.is_constant(n)]
+    fixed = any(t.is_constant(n) and t.dim(n, k) != 1 for n, k in places)
+    lead = next((axis for axis in long if isinstance(axis, Packed)), None)
+    if lead is None or fixed or not all(isinstance(axis, int | Packed) for axis in long):
+        return None
+    for axis in long:
+        if isinstance(axis, int):
+            t.tie(op, lead.units, axis)
+        elif isinstance(axis, Packed):
+            if (axis.length, axis.each, axis.times) != (lead.length, lead.each, lead.times):
+                return None
+            t.tie(op, lead.units, axis.units)
+    return lead
 
 
 def broadcast_axis(t: Tracker, op: Operator, places: Sequence[tuple[str, int]]) -> Axis:

@@ -20,8 +20,8 @@ def hold(t: Tracker, op: Operator, slot: int, what: str) -> None:
 def hold_axis(t: Tracker, op: Operator, slot: int, axis: int, what: str) -> None:
     """Keep one axis of an input that the operator reads as ``what``."""
     value = op.input(slot)
-    if t.is_constant(value) or not isinstance(t.axis(value, axis), int):
-        t.bind(op, value, axis, t.frozen(f"{op.op_type} {shown(op.name)} reads it as {what}"))
+    if t.is_constant(value) or not isinstance(t.whole(value, axis), int):
+        t.stop(op, value, axis, t.frozen(f"{op.op_type} {shown(op.name)} reads it as {what}"))
 
 
 def hold_unread(t: Tracker, op: Operator) -> None:

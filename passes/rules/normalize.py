@@ -34,9 +34,9 @@ def batch_normalization(t: Tracker, op: Operator) -> None:
 @rule(RULES, "InstanceNormalization")
 def instance_normalization(t: Tracker, op: Operator) -> None:
     """InstanceNormalization(X, scale, B); channels folded behind axis 1 (a group norm) are mixed."""
-    axes = t.axes(op.input(0))
+    axes = t.wholes(op.input(0))
     for slot in (1, 2):
-        bind_vector(t, op, op.input(slot), axes[1])
+        bind_vector(t, op, op.input(slot), t.axis(op.input(0), 1))
     for units in axes[2:]:
         t.mix(op, units)
     t.set(op, 0, axes)
@@ -46,7 +46,7 @@ def instance_normalization(t: Tracker, op: Operator) -> None:
 @rule(RULES, "SimplifiedLayerNormalization")
 def layer_normalization(t: Tracker, op: Operator) -> None:
     """LayerNormalization(X, Scale, B) over the axes from ``axis`` on."""
-    axes = t.axes(op.input(0))
+    axes = t.wholes(op.input(0))
     first = op.attr("axis", -1) % len(axes)
     for units in axes[first:]:
         t.mix(op, units)

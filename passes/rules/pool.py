@@ -17,11 +17,11 @@ RULES: Table = {}
 def pool(t: Tracker, op: Operator) -> None:
     """A window slides over the spatial axes."""
     x = op.input(0)
-    axes = [t.axis(x, 0), t.axis(x, 1), *window_axes(t, op, x)]
+    axes = [t.whole(x, 0), t.axis(x, 1), *window_axes(t, op, x)]
     for k in range(len(op.outputs)):
         t.set(op, k, axes)
     if len(op.outputs) > 1 and op.outputs[1] and not _is_unpooled(t, op):
-        t.freeze(op, axes[1], "the indices that MaxPool gives out count channels")
+        t.freeze(op, t.axis(x, 1), "the indices that MaxPool gives out count channels")
 
 
 def _is_unpooled(t: Tracker, op: Operator) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.channels.units import Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -17,15 +17,15 @@ RULES: Table = {}
 )
 def reduction(t: Tracker, op: Operator) -> None:
     """A sum over channels is exact when channels go; a mean, a maximum and the like are not."""
-    axes = t.axes(op.input(0))
+    axes = t.wholes(op.input(0))
     reduced = reduced_axes(t, op, len(axes))
-    out: list[Axis] = []
+    out: list[Axis | Packed] = []
     for k, units in enumerate(axes):
         if k not in reduced:
             out.append(units)
             continue
         if not isinstance(units, int):
-            if op.op_type == "ReduceSum":
+            if op.op_type == "ReduceSum" and not isinstance(units, Packed):
                 t.contract(op, 0, k, None)
             else:
                 t.mix(op, units)

@@ -9,88 +9,20 @@ the others.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker
+from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Packed, Tracker, length_of
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
+from conet_graph.passes.rules.pixels import folded, through_pixels
+from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
+from conet_graph.passes.rules.segments import segments
 
 RULES: Table = {}
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Input axes and output axes with one product; ``known`` says whether that is sure."""
-
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    known: bool = True
-
-
-def segments(old: Shape, new: Shape, zeros: set[int]) -> list[Segment]:
-    """Split a Reshape into segments, from both ends towards the middle.
-
-    Args:
-        old: the input's shape.
-        new: the output's shape.
-        zeros: output axes that copy the input's axis of the same number.
-
-    """
-    i, j, front = 0, 0, []
-    while i < len(old) and j < len(new):
-        step = _match(old, new, range(i, len(old)), range(j, len(new)), zeros)
-        if step is None:
-            break
-        front.append(step)
-        i, j = i + len(step.ins), j + len(step.outs)
-    m, n, back = len(old), len(new), []
-    while m > i and n > j:
-        step = _match(old, new, range(m - 1, i - 1, -1), range(n - 1, j - 1, -1), zeros)
-        if step is None:
-            break
-        back.append(Segment(step.ins[::-1], step.outs[::-1]))
-        m, n = m - len(step.ins), n - len(step.outs)
-    middle: list[Segment] = []
-    if i < m or j < n:
-        ins, outs = tuple(range(i, m)), tuple(range(j, n))
-        known = all(old[k] == 1 for k in ins) and all(new[k] == 1 for k in outs)
-        middle = [Segment(ins, outs, known)]
-    return [*front, *middle, *back[::-1]]
-
-
-def _match(old: Shape, new: Shape, ins: range, outs: range, zeros: set[int]) -> Segment | None:
-    """The shortest segment at one end, or None where unknown sizes stand in the way."""
-    if _same(old[ins[0]], new[outs[0]]) or (ins[0] == outs[0] and outs[0] in zeros):
-        return Segment((ins[0],), (outs[0],))
-    a, b, took_a, took_b = old[ins[0]], new[outs[0]], 1, 1
-    if a == 1 and not isinstance(b, int):
-        return Segment((ins[0],), ())
-    if b == 1 and not isinstance(a, int):
-        return Segment((), (outs[0],))
-    while True:
-        if not isinstance(a, int) or not isinstance(b, int) or a == 0 or b == 0:
-            return None
-        if a == b:
-            return Segment(tuple(ins[:took_a]), tuple(outs[:took_b]))
-        if a < b:
-            if took_a == len(ins):
-                return None
-            step = old[ins[took_a]]
-            a, took_a = a * step if isinstance(step, int) else None, took_a + 1
-        else:
-            if took_b == len(outs):
-                return None
-            step = new[outs[took_b]]
-            b, took_b = b * step if isinstance(step, int) else None, took_b + 1
-
-
-def _same(a: Dim, b: Dim) -> bool:
-    return a is not None and a == b
 
 
 @rule(RULES, "Reshape")
@@ -108,17 +40,22 @@ def reshape(t: Tracker, op: Operator) -> None:
         target = [None if e.value is None else int(e.value) for e in entries]
     zeros = {k for k, n in enumerate(target) if n == 0 and not op.attr("allowzero", 0)}
     out = regroup(t, op, result, zeros)
-    wanted: list[int | None] = [None] * len(out)
+    wanted: list[Axis | Packed | None] = [None] * len(out)
     for k, units in enumerate(out):
         if isinstance(units, int) or target[k] == -1:
             continue
-        source = t.axis(op.input(0), k) if k in zeros else 0
-        if k not in zeros or (isinstance(source, int) or len(source) != len(units)):
-            wanted[k] = len(units)
+        source = t.whole(op.input(0), k) if k in zeros else 0
+        if isinstance(units, Packed):
+            wanted[k] = None if k in zeros else units
+            if k not in zeros and target[k] is not None and units.size is None:
+                raise NoRule("it mixes channels with sizes that only the run knows")
+        elif k not in zeros or (isinstance(source, int | Packed) or len(source) != len(units)):
+            wanted[k] = units
     if op.input(1):
-        t.rewrite(op, 1, wanted)
+        t.lengths(op, 1, wanted)
     else:
-        t.set_attr(op, "shape", [n if w is None else w for n, w in zip(target, wanted, strict=True)])
+        now = [length_of(axis) for axis in wanted]
+        t.set_attr(op, "shape", [n if w is None else w for n, w in zip(target, now, strict=True)])
     t.set(op, 0, out)
 
 
@@ -129,32 +66,37 @@ def flatten(t: Tracker, op: Operator) -> None:
     rank = t.rank(x)
     axis = op.attr("axis", 1)
     axis = axis + rank if axis < 0 else axis
-    out: list[Axis] = []
-    for part in (range(axis), range(axis, rank)):
-        carried = [k for k in part if not isinstance(t.axis(x, k), int)]
-        if not carried:
+    out: list[Axis | Packed] = []
+    for part in (tuple(range(axis)), tuple(range(axis, rank))):
+        if all(isinstance(t.whole(x, k), int) for k in part):
             out.append(0)
-            continue
-        out.append(_merge(t, op, tuple(part)))
+        elif len(part) == 1:
+            out.append(t.whole(x, part[0]))
+        else:
+            out.append(folded(t, op, part) or _merge(t, op, part))
     t.set(op, 0, out)
 
 
-def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Axis]:
+def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Axis | Packed]:
     """The output axes of a reshape of the first input to ``result``."""
     x = op.input(0)
     old = t.graph.shape(x)
     if old is None:
         raise NoRule("the shape of its input is not known")
-    out: list[Axis] = [0] * len(result)
+    out: list[Axis | Packed] = [0] * len(result)
     for number, part in enumerate(segments(old, result, zeros)):
-        carried = [k for k in part.ins if not isinstance(t.axis(x, k), int)]
+        carried = [k for k in part.ins if not isinstance(t.whole(x, k), int)]
         if not carried:
+            continue
+        if len(part.ins) == 1 and len(part.outs) == 1 and part.known:
+            out[part.outs[0]] = t.whole(x, part.ins[0])
+            continue
+        through = through_pixels(t, op, part.ins, part.outs, result, part.known)
+        if through is not None:
+            out[through[0]] = through[1]
             continue
         if not part.known:
             raise NoRule("it mixes channels with sizes that only the run knows")
-        if len(part.ins) == 1 and len(part.outs) == 1:
-            out[part.outs[0]] = t.axis(x, part.ins[0])
-            continue
         long = [k for k in part.outs if result[k] != 1]
         if not long:
             if not part.outs:
@@ -167,13 +109,13 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
             out[long[0]] = merged
         else:
             sizes = [int(result[k] or 1) for k in long]
-            chosen, units = _divide(t, op, number, merged, sizes)
+            chosen, units = _divide(t, op, number, merged, long, sizes)
             out[long[chosen]] = units
     return out
 
 
 def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
-    """Merge axes of the first input that carry channels, the longest of which stays as it is.
+    """Merge axes of the first input that carry channels, one of which may change.
 
     Raises:
         NoRule: a size is not known.
@@ -182,16 +124,11 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
     x = op.input(0)
     carried = [k for k in ins if not isinstance(t.axis(x, k), int)]
     if len(carried) > 1:
-        # A product of two free sizes is no size of ours: the longest axis stays free; of a weight's,
-        # whose kernel positions are no channels, the first.
-        weight = t.is_weight(x)
-        long = [k for k in carried if t.dim(x, k) != 1]
-        kept = max(carried, key=lambda k: (_length(t.dim(x, k)), -k))
-        kept = long[0] if weight and long else kept
+        kept = _kept(t, op, carried)
         for k in carried:
             if k != kept:
                 what = "one channel" if t.dim(x, k) == 1 else "channels"
-                reason = f"{op.op_type} {shown(op.name)} merges its {what} into a longer axis"
+                reason = f"{op.op_type} {shown(op.name)} merges its {what} with others that may change"
                 t.freeze(op, t.axis(x, k), reason)
         carried = [kept]
     at = ins.index(carried[0])
@@ -207,15 +144,40 @@ def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
     return np.tile(np.repeat(units, inner), outer)
 
 
+def _kept(t: Tracker, op: Operator, carried: list[int]) -> int:
+    """Which of several axes of the first input may change when they are merged.
+
+    A product of two free sizes is no size of ours. One that can be free comes first, then the longest; of
+    a weight's axes, whose kernel positions are no channels, the first.
+    """
+    x, key = op.input(0), (op.index, ~carried[0])
+    if key not in t.choices:
+        long = [k for k in carried if t.dim(x, k) != 1]
+        if t.is_weight(x) and long:
+            t.choices[key] = long[0]
+        else:
+            t.choices[key] = max(carried, key=lambda k: (t.standing(t.axis(x, k)), _length(t.dim(x, k)), -k))
+    return t.choices[key]
+
+
 def _length(dim: Dim) -> int:
     return dim if isinstance(dim, int) else 0
 
 
-def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]) -> tuple[int, Ids]:
-    """Split a merged axis into factors, one of which stays free; units are tied across the others."""
+def _divide(
+    t: Tracker, op: Operator, number: int, merged: Ids, axes: list[int], sizes: list[int]
+) -> tuple[int, Ids]:
+    """Split a merged axis into factors, one of which stays free; units are tied across the others.
+
+    That is the factor in whose terms the axis was merged before, else the one that is read as channels.
+    """
     key = (op.index, number)
     if key not in t.choices:
-        merits = [_merit(merged, sizes, q) for q in range(len(sizes))]
+        told = votes(t, op.outputs[0])
+        merits = [
+            (_agrees(merged, sizes, q), not _is_repeated(merged, sizes, q), told[axes[q]], sizes[q], q)
+            for q in range(len(sizes))
+        ]
         best = max(range(len(sizes)), key=lambda q: merits[q])
         # Nothing says how a merged weight falls apart: channels stand before kernel positions.
         unsaid = not merits[best][0] and t.is_weight(op.input(0))
@@ -228,18 +190,20 @@ def _divide(t: Tracker, op: Operator, number: int, merged: Ids, sizes: list[int]
     return free, tie_rows(t, op, table)
 
 
-def _merit(merged: Ids, sizes: list[int], free: int) -> tuple[bool, bool, int, int]:
-    """How well a factor serves as the free one: no new ties, then not all tied to one, then many units."""
+def _agrees(merged: Ids, sizes: list[int], free: int) -> int:
+    """How many units a factor would have if it were the free one and nothing new were tied; else 0."""
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])
     cube = merged.reshape(outer, sizes[free], inner)
-    agrees = bool((cube == cube[:1, :, :1]).all())
-    units = len(np.unique(cube[0, :, 0])) if agrees else sizes[free]
-    return agrees and units > 1, not _is_repeated(cube), units, free
+    if not (cube == cube[:1, :, :1]).all():
+        return 0
+    units = len(np.unique(cube[0, :, 0]))
+    return units if units > 1 else 0
 
 
-def _is_repeated(cube: Ids) -> bool:
-    """Whether the middle axis of a cube holds one unit many times, everywhere: it counts no channels."""
-    return cube.shape[1] > 1 and bool((cube == cube[:, :1, :]).all())
+def _is_repeated(merged: Ids, sizes: list[int], free: int) -> bool:
+    """Whether a factor holds one unit many times wherever it is looked at: it counts no channels."""
+    cube = merged.reshape(math.prod(sizes[:free]), sizes[free], math.prod(sizes[free + 1 :]))
+    return sizes[free] > 1 and bool((cube == cube[:, :1, :]).all())
 
 
 @rule(RULES, "DepthToSpace")
@@ -269,16 +233,3 @@ def space_to_depth(t: Tracker, op: Operator) -> None:
             raise NoRule("its block size is not sensible")
         units = np.tile(units, block)
     t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
-
-
-@rule(RULES, "ConstantOfShape")
-def constant_of_shape(t: Tracker, op: Operator) -> None:
-    """A tensor of one value: its axes are as free as the numbers of its shape."""
-    sizes = t.integers(op.input(0))
-    if sizes is None:
-        result = t.graph.shape(op.outputs[0])
-        if result is None:
-            raise NoRule("its shape is computed in the graph")
-        t.set(op, 0, [0] * len(result))
-        return
-    t.set(op, 0, [t.generate(op, op.outputs[0], k, 0, n) if n > 1 else 0 for k, n in enumerate(sizes)])

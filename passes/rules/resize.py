@@ -26,7 +26,7 @@ def resize(t: Tracker, op: Operator) -> None:
             out.append(0)
     if op.input(3):
         order = [a % len(axes) for a in named] if named else range(len(axes))
-        t.rewrite(op, 3, [None if isinstance(out[a], int) else len(out[a]) for a in order])  # type: ignore[arg-type]
+        t.lengths(op, 3, [out[a] for a in order])
     t.set(op, 0, out)
 
 

@@ -13,7 +13,7 @@ RULES: Table = {}
 @rule(RULES, "Transpose")
 def transpose(t: Tracker, op: Operator) -> None:
     """Axes in another order."""
-    axes = t.axes(op.input(0))
+    axes = t.wholes(op.input(0))
     order = op.attr("perm") or list(range(len(axes)))[::-1]
     t.set(op, 0, [axes[k] for k in order])
 

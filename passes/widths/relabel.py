@@ -16,7 +16,7 @@ import numpy as np
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.channels.units import Axis, Ids, NoRule, Tracker, Units
+from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
 from conet_graph.passes.widths.sharing import NotShared, Share, shares
 
 COPIES = 2**20
@@ -70,7 +70,7 @@ class Labels(Tracker):
         """
         super().__init__(units.graph)
         self.units, self.copies, self.hints, self.keeps_function = units, copies, hints, keeps_function
-        self.choices = units.choices
+        self.choices, self.votes = units.choices, units.votes
         # Tokens below the number of classes stand for kept (frozen) classes themselves.
         self._labels: Ids = np.arange(len(copies), dtype=np.int64) * COPIES
         self.keys: list[tuple[str, int]] = []
@@ -145,9 +145,10 @@ class Labels(Tracker):
         """The tokens of a constant's axis that no rule has laid out yet."""
         return self._layout((value, axis), self.units.stored.get((value, axis), 0))
 
-    def generate(self, op: Operator, output: str, axis: int, slot: int, length: int) -> Axis:
-        """The tokens of an axis that a shape in the graph decides."""
-        self.generated[output, axis] = (op, slot)
+    def generate(self, op: Operator, axis: int, slot: int, place: int, length: int) -> Axis:
+        """The tokens of an axis that a number in the file decides."""
+        output = op.outputs[0]
+        self.generated[output, axis] = (op, slot, place)
         self.stored[output, axis] = self._layout((output, axis), self.units.stored[output, axis])
         return self.stored[output, axis]
 
@@ -306,15 +307,15 @@ class Labels(Tracker):
         first, last = (bisect_right(self.starts, int(token)) - 1 for token in (axis.min(), axis.max()))
         return self.keys[first] if first == last >= 0 else None
 
-    def mix(self, op: Operator, axis: Axis) -> None:
+    def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""
         if isinstance(axis, int) or op.index not in self.mixing:
             return
-        weight = self.is_weight(op.input(0))
-        widened = self.copies[self.labels(axis) // COPIES].max(initial=1) > 1
+        weight, units = self.is_weight(op.input(0)), axis.units if isinstance(axis, Packed) else axis
+        widened = self.copies[self.labels(units) // COPIES].max(initial=1) > 1
         if widened and self.keeps_function and not weight:
             if op.op_type in COUNTING:
-                raise self._refusal(op, COUNTED, axis)
+                raise self._refusal(op, COUNTED, units)
             if op.op_type in AVERAGING and op.index not in self.uneven:
                 return
         self.inexact[f"{op.op_type} {shown(op.name)}"] = None
@@ -347,11 +348,10 @@ class Labels(Tracker):
 
     def finish(self) -> None:
         """Write the lengths of generated axes into the shapes that decide them."""
-        for (output, axis), (op, slot) in self.generated.items():
+        for (output, axis), (op, slot, place) in self.generated.items():
             units = self.stored[output, axis]
             if not isinstance(units, int):
-                count = len(self.values[output])
-                self.rewrite(op, slot, [len(units) if k == axis else None for k in range(count)])
+                self.rewrite(op, slot, [*[None] * place, len(units)])
 
 
 def old_positions(old: Ids, labels: Ids) -> Ids:

@@ -290,6 +290,8 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
         if zero not in graph.constants:
             continue
         values, shape = graph.array(zero), [1] * rank
+        if op.attr("block_size", 0) and values.ndim == rank:
+            return np.repeat(values, op.attr("block_size"), axis=op.attr("axis", 1))
         if values.size > 1:
             if values.ndim > 1:
                 raise Refused(
@@ -381,9 +383,12 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
     for value in body.value_info:
         dims = value.type.tensor_type.shape.dim
         axes = labels.values[value.name]
-        for dim, units in zip(dims, axes, strict=False):
+        for k, (dim, units) in enumerate(zip(dims, axes, strict=False)):
+            packed = labels.packed.get((value.name, k))
             if not isinstance(units, int):
                 dim.dim_value = len(units)
+            elif packed is not None and packed.size is not None:
+                dim.dim_value = packed.size
 
 
 def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:

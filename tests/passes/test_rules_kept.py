@@ -128,5 +128,5 @@ def test_what_no_layer_produces_stays(kind: str) -> None:
     assert "no layer produces them" in group.reason
     freed = analysis_of(analysed(LoadedModel(net), free_kept=True))
     assert next(g for g in freed.groups if g.id == group.id).free
-    made_plan = cg.plan(LoadedModel(net), scale=0.5)
+    made_plan = cg.plan(LoadedModel(net), scale=0.5, multiple_of=1)
     assert [(g.old_width, g.new_width) for g in made_plan.groups] == [(12, 6)]

@@ -1,0 +1,81 @@
+"""Which axis of a value the operators behind it read as channels: a look ahead, along the feature maps."""
+
+from __future__ import annotations
+
+from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.passes.channels.units import Tracker
+from conet_graph.passes.rules import elementwise
+from conet_graph.passes.rules.segments import segments
+
+# So many values are looked at, then what is found so far counts.
+FURTHEST = 200
+# Operators that keep every axis in its place, besides the element-wise ones.
+IN_PLACE = frozenset(("Concat", "Pad", "InstanceNormalization", "LayerNormalization", "Softmax"))
+POOLS = frozenset(
+    ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Resize", "Upsample")
+)
+PIXEL_READERS = POOLS | {"BatchNormalization", "DepthToSpace", "GridSample", "PRelu", "SpaceToDepth"}
+
+# For each axis of the value asked about, where it lies in the value reached.
+Where = dict[int, int]
+
+
+def votes(t: Tracker, value: str) -> dict[int, int]:
+    """How often readers take each axis as channels, less how often they take it for something else."""
+    if value not in t.votes:
+        t.votes[value] = _counted(t.graph, value)
+    return t.votes[value]
+
+
+def _counted(graph: Graph, value: str) -> dict[int, int]:
+    shape = graph.shape(value)
+    found = dict.fromkeys(range(len(shape or ())), 0)
+    pending: list[tuple[str, Where]] = [(value, {k: k for k in found})]
+    seen = {value}
+    while pending and len(seen) < FURTHEST:
+        name, where = pending.pop()
+        for op, slot in graph.consumers.get(name, []):
+            channel, others = _read(graph, op, slot, len(graph.shape(name) or ()))
+            for axis, place in where.items():
+                found[axis] += (place == channel) - (place in others)
+            further = _further(graph, op, slot, where)
+            output = op.outputs[0]
+            if further and output not in seen:
+                seen.add(output)
+                pending.append((output, further))
+    return found
+
+
+def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[int]]:
+    """The axis that an operator reads as channels (-1: none), and those that it reads as pixels or images."""
+    if op.op_type in CONVOLUTIONS and slot == CONVOLUTIONS[op.op_type].data:
+        return 1, set(range(rank)) - {1}
+    if op.op_type in PIXEL_READERS and slot == 0:
+        return 1, set(range(rank)) - {1}
+    if op.op_type in PRODUCTS and slot < 2:
+        last = slot == 0
+        turned = bool(op.attr("transA" if slot == 0 else "transB", 0))
+        inner = rank - 1 if last != turned else rank - 2
+        return inner, set(range(rank - 2))
+    return -1, set()
+
+
+def _further(graph: Graph, op: Operator, slot: int, where: Where) -> Where:
+    """Where the axes lie in an operator's output; empty where they are not followed."""
+    if op.op_type == "Transpose":
+        order = op.attr("perm") or list(range(len(graph.shape(op.input(0)) or ())))[::-1]
+        return {axis: order.index(place) for axis, place in where.items() if place in order}
+    kept = (op.domain, op.op_type) in elementwise.RULES or op.op_type in IN_PLACE
+    if op.op_type in POOLS and slot == 0:
+        return where
+    if op.op_type == "Reshape" and slot == 0:
+        old, new = graph.shape(op.input(0)), graph.shape(op.outputs[0])
+        if old is None or new is None:
+            return {}
+        same = {p.ins[0]: p.outs[0] for p in segments(old, new, set()) if len(p.ins) == len(p.outs) == 1}
+        return {axis: same[place] for axis, place in where.items() if place in same}
+    if not kept or not op.outputs or not op.outputs[0]:
+        return {}
+    shape, result = graph.shape(op.inputs[slot]), graph.shape(op.outputs[0])
+    return where if shape is not None and result is not None and len(shape) == len(result) else {}

@@ -1,0 +1,103 @@
+"""Numbers in shapes that count channels follow them: Expand, Tile, ConstantOfShape, with a free batch too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden_text import parsed
+from rewidth_case import free, reason, rewidthed
+
+FIXED = "agraph (float[1,3,6,6] x) => (float[] y)"
+FREE = "agraph (float[N,3,6,6] x) => (float[] y)"
+WEIGHTS = "float[8,3,1,1] w, float[5,8,1,1] wy, float[1,8,1,1] ws"
+END = "y = Conv(z, wy)"
+
+GROWN = {
+    "a map for all channels, expanded": (
+        FIXED,
+        "int64[4] s = {1,8,6,6}",
+        "a = Conv(x, w) m = Conv(a, ws) e = Expand(m, s) g = Sigmoid(e) z = Mul(a, g)",
+    ),
+    "a map for all channels, tiled": (
+        FIXED,
+        "int64[4] s = {1,8,1,1}",
+        "a = Conv(x, w) m = Conv(a, ws) e = Tile(m, s) g = Sigmoid(e) z = Mul(a, g)",
+    ),
+    "an expanded map of a free batch": (
+        FREE,
+        "int64[3] s = {8,6,6}",
+        "a = Conv(x, w) m = Conv(a, ws) n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s)"
+        " e = Expand(m, t) g = Sigmoid(e) z = Mul(a, g)",
+    ),
+    "a map of ones of a free batch": (
+        FREE,
+        "int64[3] s = {8,6,6}, float half = {0.5}",
+        "a = Conv(x, w) n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s)"
+        " o = ConstantOfShape<value = float[1] {2.0}>(t) z = Div(a, o)",
+    ),
+    "a shape chosen by a constant condition": (
+        FREE,
+        "int64[3] s = {8,6,6}, bool[4] asks = {0,0,0,0}, int64[4] ones = {1,1,1,1}",
+        "a = Conv(x, w) m = Conv(a, ws) n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s)"
+        " c = Where(asks, ones, t) e = Expand(m, c) g = Tanh(e) z = Add(a, g)",
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", GROWN)
+def test_the_number_follows(kind: str, scale: float) -> None:
+    head, more, body = GROWN[kind]
+    net = parsed(f"{head}<{WEIGHTS}, {more}>{{{body} {END}}}")
+    assert (8, 1) in free(net)
+    new = rewidthed(net, scale=scale)
+    assert new.shape("w")[0] == 8 * scale
+    numbers = [a.tolist() for n, a in new.arrays().items() if a.dtype == np.int64]
+    assert any(8 * scale in n for n in numbers)
+    assert not any(8 in n for n in numbers)
+
+
+def test_the_one_channel_that_grows_stays() -> None:
+    head, more, body = GROWN["a map for all channels, expanded"]
+    net = parsed(f"{head}<{WEIGHTS}, {more}>{{{body} {END}}}")
+    assert "Expand 'e' broadcasts this one channel over many" in reason(net, "ws")
+
+
+def test_coordinates_of_a_free_batch_are_joined() -> None:
+    """A grid of coordinates for each image: the convolution beside it is free, the coordinates stay."""
+    net = parsed(
+        f"{FREE}<float[8,3,1,1] w, float[5,10,1,1] wy, float[1,2,6,6] grid, int64[3] s = {{1,1,1}}>"
+        "{a = Conv(x, w) n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s)"
+        " e = Expand(grid, t) z = Concat<axis=1>(a, e) y = Conv(z, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 6, 1, 1)
+
+
+def test_a_size_that_only_the_run_knows_is_named() -> None:
+    net = parsed(
+        "agraph (float[1,3,6,6] x, int64[4] s) => (float[] y)<float[8,3,1,1] w, float[5,8,1,1] wy>"
+        "{a = Conv(x, w) o = ConstantOfShape<value = float[1] {1.0}>(s) z = Add(a, o) y = Conv(z, wy)}"
+    )
+    assert "ConstantOfShape 'o' makes it as long as the graph computes" in reason(net, "w")
+
+
+def test_pixels_that_grow_carry_no_channels() -> None:
+    """A pooled map expanded to the image again: its height and width are no groups, whatever their size."""
+    net = parsed(
+        f"{FIXED}<{WEIGHTS}, int64[4] s = {{1,8,512,512}}>"
+        "{a = Conv(x, w) q = GlobalAveragePool(a) z = Expand(q, s) y = Conv(z, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+
+
+def test_one_number_of_two_axes_is_one_size() -> None:
+    """One computed shape expands two maps: their channels stand as one number in the file."""
+    net = parsed(
+        f"{FREE}<float[8,3,1,1] w, float[8,3,1,1] w2, float[5,8,1,1] wy, float[5,8,1,1] wz,"
+        " float[1,3,1,1] ws, int64[3] s = {8,6,6}>{a = Conv(x, w) b = Conv(x, w2) m = Conv(x, ws)"
+        " n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s) e = Expand(m, t) f = Expand(m, t)"
+        " g = Tanh(e) h = Tanh(f) c = Mul(a, g) d = Mul(b, h) u = Conv(c, wy) v = Conv(d, wz) y = Add(u, v)}"
+    )
+    new = rewidthed(net, widths={"w": 4})
+    assert new.shape("w2")[0] == new.shape("w")[0] == 4

@@ -1,0 +1,253 @@
+"""Forms that say in many operators, or at another opset, what a plain one says: the channels are free."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from golden_text import parsed
+from onnx import TensorProto, helper, numpy_helper
+from rewidth_case import free, graph_of, reason, rewidthed
+
+IMAGE = "agraph (float[1,3,6,6] x) => (float[] y)"
+WEIGHTS = "float[8,3,1,1] w, float[5,8,1,1] wy"
+
+
+def with_array(model: onnx.ModelProto, name: str, array: np.ndarray) -> onnx.ModelProto:
+    """A network whose constant of that name is ``array``."""
+    held = next(t for t in model.graph.initializer if t.name == name)
+    held.CopyFrom(numpy_helper.from_array(array, name))
+    return model
+
+
+def grid(*places: list[int]) -> np.ndarray:
+    """The index tuples of all combinations of places."""
+    return np.stack(np.meshgrid(*places, indexing="ij"), -1).astype(np.int64)
+
+
+EVERY = list(range(6))
+ASSIGNED = {
+    "the first channels": [[0], [0, 1, 2], EVERY, EVERY],
+    "channels in the middle": [[0], [2, 3, 4], EVERY, EVERY],
+    "every second channel": [[0], [0, 2, 4, 6], EVERY, EVERY],
+    "channels in another order": [[0], [5, 1, 3], EVERY, EVERY],
+    "a corner of some channels": [[0], [0, 1], [0, 1], [4, 5]],
+    "a corner of all channels": [[0], list(range(8)), [0, 1], [4, 5]],
+}
+
+
+def assigning(places: list[list[int]]) -> onnx.ModelProto:
+    sizes = [len(p) for p in places]
+    table = ",".join(str(n) for n in [*sizes, 4])
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float[{sizes[1]},8,1,1] wu, int64[4] s = {{{','.join(map(str, sizes))}}},"
+        f" int64[{table}] where>{{a = Conv(x, w) g = GlobalAveragePool(a) p = Conv(g, wu)"
+        " u = Expand(p, s) z = ScatterND(a, where, u) y = Conv(z, wy)}"
+    )
+    return with_array(net, "where", grid(*places))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", ASSIGNED)
+def test_slices_that_are_assigned(kind: str, scale: float) -> None:
+    net = assigning(ASSIGNED[kind])
+    assert all(op.op_type != "ScatterND" for op in graph_of(net).operators)
+    assert sum(width for width, _ in free(net)) >= 8
+    rewidthed(net, scale=scale)
+
+
+def test_elements_scattered_along_channels() -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float[3,8,1,1] wu, int64[1,3,6,6] where>{{a = Conv(x, w) u = Conv(a, wu)"
+        " z = ScatterElements<axis=1>(a, where, u) y = Conv(z, wy)}"
+    )
+    at = np.array([1, 2, 3]).reshape(1, 3, 1, 1)
+    net = with_array(net, "where", np.broadcast_to(at, (1, 3, 6, 6)).astype(np.int64))
+    assert sorted(free(net)) == [(3, 1), (3, 1), (5, 1)]
+    rewidthed(net, scale=0.5)
+
+
+def test_places_that_are_no_slice_stay() -> None:
+    net = assigning(ASSIGNED["the first channels"])
+    table = grid(*ASSIGNED["the first channels"])
+    table[0, 0, 0, 0] = [0, 7, 0, 0]
+    assert "ScatterND 'z' reads it as positions" in reason(with_array(net, "where", table), "w")
+
+
+IFS = {
+    "then": ("cond = {1}", "Relu", "Sigmoid", "Relu"),
+    "else": ("cond = {0}", "Relu", "Sigmoid", "Sigmoid"),
+}
+
+
+@pytest.mark.parametrize("kind", IFS)
+def test_a_constant_condition_is_no_condition(kind: str) -> None:
+    held, yes, no, taken = IFS[kind]
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, bool {held}>{{a = Conv(x, w) z = If(cond) <"
+        f"then_branch = yes () => (float[1,8,6,6] t) {{ b = {yes}(a) t = {yes}(b) }},"
+        f" else_branch = no () => (float[1,8,6,6] e) {{ b = {no}(a) e = {no}(b) }}> y = Conv(z, wy)}}"
+    )
+    assert [op.op_type for op in graph_of(net).operators] == ["Conv", taken, taken, "Conv"]
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 4, 1, 1)
+
+
+def test_branches_that_pass_a_value_on_and_hold_a_weight() -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, bool cond = {{1}}>{{a = Conv(x, w) p, q = If(cond) <"
+        "then_branch = yes () => (float[1,8,6,6] s, float[1,8,6,6] t)"
+        " { s = Identity(a) k = Constant<value = float[1] {2.0}>() t = Mul(a, k) },"
+        " else_branch = no () => (float[1,8,6,6] s, float[1,8,6,6] e) { s = Abs(a) e = Neg(a) }>"
+        " z = Add(p, q) y = Conv(z, wy)}"
+    )
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 4, 1, 1)
+
+
+def test_a_condition_of_the_input_stays_one() -> None:
+    net = parsed(
+        f"agraph (float[1,3,6,6] x, bool cond) => (float[] y)<{WEIGHTS}>{{a = Conv(x, w) z = If(cond) <"
+        "then_branch = yes () => (float[1,8,6,6] t) { t = Relu(a) },"
+        " else_branch = no () => (float[1,8,6,6] e) { e = Sigmoid(a) }> y = Conv(z, wy)}"
+    )
+    assert "sub-graph" in reason(net, "w")
+
+
+MEANS = {
+    "times 1/N": ("float n = {0.125}", "s = ReduceSum(t, last) m = Mul(s, n)"),
+    "1/N times": ("float[1] n = {0.125}", "s = ReduceSum(t, last) m = Mul(n, s)"),
+    "divided by N": ("float n = {8}", "s = ReduceSum(t, last) m = Div(s, n)"),
+}
+
+
+@pytest.mark.parametrize("kind", MEANS)
+def test_a_literal_count_of_channels_follows(kind: str) -> None:
+    """A layer norm in pieces: after the rewrite the mean is that of the channels that are there."""
+    held, made = MEANS[kind]
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, {held}, int64[1] last = {{-1}}>{{a = Conv(x, w)"
+        f" t = Transpose<perm=[0,2,3,1]>(a) {made} d = Sub(t, m) z = Transpose<perm=[0,3,1,2]>(d)"
+        " y = Conv(z, wy)}"
+    )
+    slim = rewidthed(net, exact=False, scale=0.5)
+    assert slim.node("m").op_type == "ReduceMean"
+    assert slim.plan.inexact_because == ["ReduceMean 'm'"]
+
+
+def test_another_factor_of_a_sum_stays() -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float n = {{0.25}}, int64[1] ch = {{1}}>{{a = Conv(x, w)"
+        " s = ReduceSum(a, ch) m = Mul(s, n) z = Mul(a, m) y = Conv(z, wy)}"
+    )
+    assert rewidthed(net, scale=0.5).node("s").op_type == "ReduceSum"
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("kind", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_norms_of_the_optimiser_at_any_opset(kind: str, opset: int) -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float[8] g>{{a = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(a)"
+        f" n = {kind}<axis=-1>(t, g) z = Transpose<perm=[0,3,1,2]>(n) y = Conv(z, wy)}}"
+    )
+    net.opset_import[0].version = opset
+    net.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5, 6, 6]))
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, exact=False, scale=0.5).shape("g") == (4,)
+
+
+def in_blocks(axis: int, kind: int, zero: bool) -> onnx.ModelProto:
+    """fc of 16 inputs and 8 outputs, quantised in blocks of 4 along one of them."""
+    net = parsed(
+        '<ir_version: 10, opset_import: ["": 21]> agraph (float[1,3,6,6] x) => (float[1,5] y)'
+        "<float[16,3,1,1] w, float[8,5] wy, float[16,8] wf>{a = Conv(x, w) q = GlobalAveragePool(a)"
+        " f = Flatten(q) h = MatMul(f, wf) r = Relu(h) y = MatMul(r, wy)}"
+    )
+    graph, sizes = net.graph, [4, 8] if axis == 0 else [16, 2]
+    held = [t for t in graph.initializer if t.name != "wf"]
+    rng = np.random.default_rng(0)
+    held.append(helper.make_tensor("q4", kind, [16, 8], rng.integers(-8, 8, 128).tolist()))
+    held.append(numpy_helper.from_array(rng.uniform(0.1, 0.2, sizes).astype(np.float32), "scale"))
+    names = ["q4", "scale"]
+    if zero:
+        held.append(helper.make_tensor("zero", kind, sizes, rng.integers(-3, 4, np.prod(sizes)).tolist()))
+        names.append("zero")
+    del graph.initializer[:]
+    graph.initializer.extend(held)
+    graph.node.insert(0, helper.make_node("DequantizeLinear", names, ["wf"], axis=axis, block_size=4))
+    return net
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.INT8])
+@pytest.mark.parametrize(("axis", "sizes"), [(0, [(16, 4), (8, 1)]), (1, [(16, 1), (8, 4)])])
+def test_blocks_lie_along_one_axis(axis: int, sizes: list[tuple[int, int]], kind: int, zero: bool) -> None:
+    net = in_blocks(axis, kind, zero)
+    assert free(net) == sizes
+    slim = rewidthed(net, scale=0.5)
+    assert (slim.shape("q4"), slim.shape("scale")) == ((8, 4), (2, 4) if axis == 0 else (8, 1))
+    rewidthed(net, scale=1.5)
+
+
+def test_an_unfilled_last_block_stays() -> None:
+    net = in_blocks(0, TensorProto.INT8, False)
+    net.graph.node[0].attribute[1].i = 5
+    assert "last block is not full" in reason(net, "w")
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_places_of_maxima_for_unpooling(scale: float) -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float[8,8,1,1] wm>{{a = Conv(x, w)"
+        " m, at = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a) d = Conv(m, wm)"
+        " z = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(d, at) y = Conv(z, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, scale=scale).shape("wm") == (8 * scale, 8 * scale, 1, 1)
+
+
+def test_places_of_maxima_that_are_read_otherwise_stay() -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}>{{a = Conv(x, w) m, at = MaxPool<kernel_shape=[2,2]>(a) c = Cast<to=1>(at)"
+        " z = Add(m, c) y = Conv(z, wy)}"
+    )
+    assert "count channels" in reason(net, "w")
+
+
+EINSUMS = {
+    "over the last axis": ("float[6,6] k", 'z = Einsum<equation="...hw,wk->...hk">(a, k)'),
+    "no result named": ("float[6,6] k", 'z = Einsum<equation="...ij,jk">(a, k)'),
+    "over rows": ("float[6,4] k", 'z = Einsum<equation="...hw,hk->...wk">(a, k)'),
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", EINSUMS)
+def test_an_ellipsis_stands_for_axes(kind: str, scale: float) -> None:
+    held, made = EINSUMS[kind]
+    net = parsed(f"{IMAGE}<{WEIGHTS}, {held}>{{a = Conv(x, w) {made} y = Conv(z, wy)}}")
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, scale=scale).shape("wy") == (5, 8 * scale, 1, 1)
+
+
+CROPS = {
+    "pixels": ("int64[2] s = {4,8}", "z = CenterCropPad<axes=[2,3]>(a, s)"),
+    "every axis named": ("int64[4] s = {1,8,4,4}", "z = CenterCropPad(a, s)"),
+    "counted from the end": ("int64[1] s = {3}", "z = CenterCropPad<axes=[-1]>(a, s)"),
+}
+
+
+@pytest.mark.parametrize("kind", CROPS)
+def test_cropped_pixels(kind: str) -> None:
+    held, made = CROPS[kind]
+    head = f'<ir_version: 9, opset_import: ["": 18]> {IMAGE}'
+    net = parsed(f"{head}<{WEIGHTS}, {held}>{{a = Conv(x, w) {made} y = Conv(z, wy)}}")
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 4, 1, 1)
+
+
+def test_cropped_channels_stay() -> None:
+    head = f'<ir_version: 9, opset_import: ["": 18]> {IMAGE}'
+    net = parsed(
+        f"{head}<float[8,3,1,1] w, float[5,6,1,1] wy, int64[1] s = {{6}}>"
+        "{a = Conv(x, w) z = CenterCropPad<axes=[1]>(a, s) y = Conv(z, wy)}"
+    )
+    assert "CenterCropPad 'z' reads it as an axis to crop or to pad" in reason(net, "w")

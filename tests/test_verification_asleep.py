@@ -1,0 +1,157 @@
+"""Outputs that tell nothing: empty, constant, saturated, random. ``passed``: a fault would be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from golden_text import filled
+from onnx import numpy_helper
+
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
+from conet_graph.passes import analysed
+from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification.report import Report
+from conet_graph.verification.verification import verify
+
+FRAME = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => ({outputs})
+<float[8,3,3,3] k, float[8,8,3,3] l, float[4,8,3,3] m, float[4,6] second, float[6,2] third,
+ float far = {{-{far}.0}}, float half = {{0.5}}, bool yes = {{1}}, int64[3] rows = {{1, 4, -1}}> {{
+    a = Conv<pads = [1, 1, 1, 1]>(x, k)
+    r = Relu(a)
+    b = Conv<pads = [1, 1, 1, 1]>(r, l)
+    {body}
+}}"""
+
+
+def model_of(body: str, far: int = 0, outputs: str = "float[1,4,8,8] y") -> onnx.ModelProto:
+    """A network whose values stay near 1."""
+    model = filled(FRAME.format(outputs=outputs, far=far, body=body))
+    for tensor in model.graph.initializer:
+        if tensor.name in ("k", "l", "m"):
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array((array - array.mean()) * np.float32(0.5), tensor.name))
+    return model
+
+
+def saturated(far: int) -> onnx.ModelProto:
+    """A detector that is sure that there is nothing: its outputs lie near sigmoid(-far)."""
+    return model_of("c = Conv<pads = [1, 1, 1, 1]>(b, m)\nd = Add(c, far)\ny = Sigmoid(d)", far)
+
+
+def nothing_found() -> onnx.ModelProto:
+    """A detector whose scores are all far below its threshold: nothing comes out."""
+    body = (
+        "c = Conv<pads = [1, 1, 1, 1]>(b, m)\ns = Reshape(c, rows)\nt = Sigmoid(s)\n"
+        "u = Add(t, far)\nv = Greater(u, half)\ny = NonZero(v)"
+    )
+    return model_of(body, 100, "int64[3,found] y")
+
+
+def dead_inside() -> onnx.ModelProto:
+    """A bias far below zero before a ReLU: the last layer reads zeros whatever comes in."""
+    return model_of("e = Add(b, far)\nc = Relu(e)\ny = Conv<pads = [1, 1, 1, 1]>(c, m)", 1000)
+
+
+def rounded() -> onnx.ModelProto:
+    """Only the sign of a sum far from zero comes out."""
+    return model_of("c = Conv<pads = [1, 1, 1, 1]>(b, m)\nd = Add(c, far)\ny = Sign(d)", 1000)
+
+
+ASLEEP = {
+    "saturated": lambda: saturated(30),
+    "nothing found": nothing_found,
+    "dead inside": dead_inside,
+    "rounded": rounded,
+}
+
+
+def at(model: onnx.ModelProto, scale: float) -> tuple[Graph, onnx.ModelProto, Plan]:
+    graph = analysed(LoadedModel(model))
+    plan, layout = planned(graph, choose_copies(graph, WidthRequest(scale=scale)), "keep", False, 0)
+    return graph, rewritten(graph, plan, layout), plan
+
+
+def with_fault(model: onnx.ModelProto, scale: float, weight: str, share: float) -> Report:
+    """Verification of a network in which one weight is wrong by a share of itself."""
+    graph, new, plan = at(model, scale)
+    tensor = next(t for t in new.graph.initializer if t.name == weight)
+    array = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((array * (1 + share)).astype(array.dtype), weight))
+    return verify(graph, new, plan)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", ASLEEP)
+def test_what_stands_before_a_sleeping_output_is_compared(kind: str, scale: float) -> None:
+    found = verify(*at(ASLEEP[kind](), scale))
+    assert found.ok, found.failures
+    assert found.equality == "passed"
+    assert found.intermediate > 0
+    assert found.largest_difference is not None
+    assert found.largest_difference < 1e-4
+
+
+@pytest.mark.parametrize("weight", ["k", "l", "m"])
+@pytest.mark.parametrize("kind", ASLEEP)
+def test_a_fault_before_a_sleeping_output_is_seen(kind: str, weight: str) -> None:
+    found = with_fault(ASLEEP[kind](), 0.5, weight, 0.01)
+    assert not found.ok
+    assert found.equality == "failed"
+
+
+@pytest.mark.parametrize("far", [0, 8, 16])
+def test_a_sigmoid_near_zero_is_judged_by_what_rounding_can_do(far: int) -> None:
+    for scale in (0.5, 1.25):
+        found = verify(*at(saturated(far), scale))
+        assert found.ok, found.failures
+        assert found.equality == "passed"
+        assert with_fault(saturated(far), scale, "m", 0.003).equality == "failed"
+        assert with_fault(saturated(far), scale, "k", 0.003).equality == "failed"
+
+
+def test_layers_that_nothing_reaches_are_named() -> None:
+    """Boxes that are never found: a second stage reads an empty batch, on every input."""
+    body = (
+        "t = Sub(b, b)\nu = Greater(t, half)\nw = NonZero(u)\nz = Transpose<perm = [1, 0]>(w)\n"
+        "i = Cast<to = 1>(z)\nh = MatMul(i, second)\nr2 = Relu(h)\ny = MatMul(r2, third)"
+    )
+    found = verify(*at(model_of(body, outputs="float[f,2] y"), 0.5))
+    assert found.ok, found.failures
+    assert found.equality.startswith("not checked: no input tried shows what ")
+
+
+RANDOM = {
+    "RandomNormalLike": "e = RandomNormalLike(b)",
+    "RandomUniformLike": "e = RandomUniformLike(b)",
+    "Bernoulli": "s = Sigmoid(b)\ne = Bernoulli(s)",
+    "Dropout": "e = Dropout(b, half, yes)",
+}
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_a_random_network_is_not_compared(kind: str) -> None:
+    body = RANDOM[kind] + "\nd = Add(b, e)\ny = Conv<pads = [1, 1, 1, 1]>(d, m)"
+    for share in (0.0, -2.0):
+        found = with_fault(model_of(body), 0.5, "l", share)
+        assert found.ok, found.failures
+        assert found.equality == f"not checked: {kind} 'e' is random"
+
+
+def test_dropout_as_it_is_exported_is_not_random() -> None:
+    found = verify(*at(model_of("e = Dropout(b, half)\ny = Conv<pads = [1, 1, 1, 1]>(e, m)"), 0.5))
+    assert found.equality == "passed"
+
+
+def test_a_tolerance_does_not_grow_without_limit() -> None:
+    """Sines of large numbers are noise: they prove nothing, and hide nothing that stands before them."""
+    body = "c = Conv<pads = [1, 1, 1, 1]>(b, m)\nd = Mul(c, far)\ny = Sin(d)"
+    found = verify(*at(model_of(body, 10**7), 1.5))
+    assert found.ok, found.failures
+    assert found.equality == "passed"
+    assert found.intermediate > 0
+    assert found.sensitivity < 1e-3
+    assert with_fault(model_of(body, 10**7), 1.5, "l", 0.01).equality == "failed"
