@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.analysis.analysis import Analysis, solved
+from conet_graph.dead_channels.leave import keep_the_function
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
@@ -145,7 +146,7 @@ def planned(
     while True:
         try:
             layout = lay_out(graph, copies, seed if noise else None, keeps_function=init == "keep")
-            return make_plan(graph, layout, init, seed, kept), layout
+            break
         except CannotHave as refusal:
             numbers = np.unique(channels.group_of_class[refusal.classes])
             named = [channels.groups[k] for k in numbers.tolist() if k >= 0]
@@ -155,13 +156,17 @@ def planned(
                 kept.append(KeptGroup(group.id, str(refusal)))
             if not stuck or (copies == 1).all():
                 raise Refused(str(refusal)) from None
+    if init == "keep":
+        keep_the_function(graph, layout)
+    return make_plan(graph, layout, init, seed, kept), layout
 
 
 def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.ModelProto:
     """The model that a plan describes; ``layout`` saves laying it out again."""
     if layout is None:
         layout = lay_out(graph, copies_of(graph, made), keeps_function=made.init == "keep")
-        if set(made.tensors) != set(layout.tensors):
+        known = {*graph.constants, *layout.untied.values()}
+        if not set(layout.tensors) <= set(made.tensors) <= known:
             raise BadUsage("The plan's tensors do not fit this model: make the plan again.")
         layout.tensors = made.tensors
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
