@@ -78,9 +78,7 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
 
     """
-    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
-    if not candidates:
-        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    candidates = state_dicts(checkpoint)
     found: dict[int, dict[str, _Step]] = {}
     errors: list[BadUsage] = []
     for candidate in candidates:
@@ -93,6 +91,19 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         raise errors[max(range(len(errors)), key=lambda k: len(candidates[k]))]
     main = max((d for d in candidates if id(d) in found), key=lambda d: len(found[id(d)]))
     return _rebuilt(checkpoint, found, (main, found[id(main)]), 0)
+
+
+def state_dicts(checkpoint: Any) -> list[dict[Any, Any]]:
+    """All state dicts that a checkpoint holds.
+
+    Raises:
+        BadUsage: it holds none.
+
+    """
+    found = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
+    if not found:
+        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    return found
 
 
 def _rebuilt(
@@ -139,7 +150,7 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
         raise BadUsage("The plan draws fresh weights, which no checkpoint holds: plan with --init keep.")
     short: dict[str, str | None] = {}
     for known in state:
-        bare = _bare(str(known))
+        bare = bare_name(str(known))
         short[bare] = None if bare in short else known
     steps: dict[str, _Step] = {}
     for name, tensor in plan.tensors.items():
@@ -163,7 +174,8 @@ def _own_part(name: str, tensor: TensorPlan, key: str, keys: int) -> TensorPlan:
     return replace(tensor, offset=None)
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """A name without what wrappers put before it."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
@@ -199,7 +211,7 @@ def _keys_of(
 
 
 def _find(wanted: str, state: Mapping[str, Any], short: Mapping[str, str | None]) -> str | None:
-    key = wanted if wanted in state else short.get(_bare(wanted))
+    key = wanted if wanted in state else short.get(bare_name(wanted))
     return key if key is not None and is_tensor(state[key]) else None
 
 
@@ -295,8 +307,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     for key, value in state.items():
         if is_tensor(value) and is_floating(value) and not str(key).endswith(BUFFERS):
             places.setdefault(place(value), key)
-    bare = {_bare(str(key)): key for key in state}
-    keys = [bare.get(_bare(name), "") for name in named] or list(places.values())
+    bare = {bare_name(str(key)): key for key in state}
+    keys = [bare.get(bare_name(name), "") for name in named] or list(places.values())
     if optimizer["state"] and (len(keys) != len(numbers) or "" in keys):
         raise BadUsage(
             f"The optimizer has {len(numbers)} parameters and the state dict {len(places)}: which is which"
