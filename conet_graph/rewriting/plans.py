@@ -24,12 +24,16 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One group's channels: for each new channel, the old one (of this group) it comes from."""
+    """One group's channels: for each new channel, the old one (of this group) it comes from.
+
+    ``dead`` are the old ones that go without a change of the network's outputs.
+    """
 
     id: str
     old_width: int
     new_width: int
     channels: list[int]
+    dead: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,24 @@ class Plan:
                     "old_width": g.old_width,
                     "new_width": g.new_width,
                     "channels": g.channels,
+                    **({"dead": g.dead} if g.dead else {}),
                 }
                 for g in self.groups
             ],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
             **refit,
         }
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the rewritten network's outputs are the original's own."""
+        return (
+            self.init == "keep"
+            and self.exact
+            and all(
+                g.new_width >= g.old_width or len(g.dead) == g.old_width - g.new_width for g in self.groups
+            )
+        )
 
     def dumps(self, tensors: str | None = None) -> str:
         """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
@@ -105,6 +121,7 @@ class Plan:
                         int(g["old_width"]),
                         int(g["new_width"]),
                         [int(c) for c in g["channels"]],
+                        [int(c) for c in g.get("dead", [])],
                     )
                     for g in data["groups"]
                 ],
@@ -124,6 +141,10 @@ def _tensor_json(tensor: TensorPlan) -> dict[str, Any]:
     }
     if tensor.scale:
         entry["scale"] = {str(axis): factors.tolist() for axis, factors in tensor.scale.items()}
+    if tensor.merge:
+        entry["merge"] = {str(axis): [list(m) for m in merges] for axis, merges in tensor.merge.items()}
+    if tensor.offset is not None:
+        entry["offset"] = tensor.offset.tolist()
     return entry
 
 
@@ -132,6 +153,11 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
         str(entry["source"]),
         {int(axis): np.array(index, np.int64) for axis, index in entry["axes"].items()},
         {int(axis): np.array(f, np.float64) for axis, f in entry.get("scale", {}).items()},
+        {
+            int(axis): [(int(into), int(origin), float(factor)) for into, origin, factor in merges]
+            for axis, merges in entry.get("merge", {}).items()
+        },
+        np.array(entry["offset"], np.float64) if "offset" in entry else None,
     )
 
 
@@ -144,7 +170,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         if not group.free or (copies[group.classes] == 1).all():
             continue
         old_width, new = _group_positions(channels, layout, number)
-        groups.append(GroupPlan(group.id, old_width, len(new), new))
+        groups.append(GroupPlan(group.id, old_width, len(new), new, _dead(channels, layout, number)))
     return Plan(
         graph.loaded.sha256,
         init,
@@ -184,6 +210,15 @@ def _group_positions(channels: Channels, layout: Layout, number: int) -> tuple[i
     return int(np.count_nonzero(mine)), local[old_positions(classes, labels)[kept]].tolist()
 
 
+def _dead(channels: Channels, layout: Layout, number: int) -> list[int]:
+    """The channels of a group, numbered inside it, that go without a change of the outputs."""
+    if layout.lossless is None:
+        return []
+    classes = _group_axis(channels, number)
+    mine = classes[channels.group_of_class[classes] == number]
+    return np.flatnonzero(layout.lossless[mine]).tolist()
+
+
 def _labels_like(layout: Layout, group: Group, classes: Ids) -> Ids:
     """The new labels of an axis of these classes: a layer's own, if one of the group has such an axis."""
     pick = out_axis if group.producers else in_axis
@@ -203,7 +238,20 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         BadUsage: the plan does not fit the network.
 
     """
+    return _read(graph, plan)[0]
+
+
+def heard_copies(graph: Graph, plan: Plan) -> Ids:
+    """The same with the channels that go without loss still there: what the new network must equal."""
+    copies, dead = _read(graph, plan)
+    copies[dead] = np.maximum(copies[dead], 1)
+    return copies
+
+
+def _read(graph: Graph, plan: Plan) -> tuple[Ids, list[int]]:
+    """The copies of each class, and the classes that go without loss."""
     channels = graph.result(CHANNELS)
+    dead: list[int] = []
     free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:
@@ -212,9 +260,10 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
             raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
         axis = _group_axis(channels, number)
         classes = axis[channels.group_of_class[axis] == number]
-        if any(not 0 <= c < len(classes) for c in entry.channels):
+        if any(not 0 <= c < len(classes) for c in [*entry.channels, *entry.dead]):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))
         for klass in channels.groups[number].classes:
             copies[klass] = int(times[classes == klass].max())
-    return copies
+        dead += classes[entry.dead].tolist()
+    return copies, dead

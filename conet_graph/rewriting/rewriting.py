@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.analysis.analysis import Analysis, solved
+from conet_graph.dead_channels.leave import keep_the_function
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
@@ -89,6 +90,8 @@ def planned(
     if init not in INITS:
         raise BadUsage(f"--init is {init!r}: choose 'keep' or 'fresh'.")
     layout = lay_out(graph, copies, seed if noise else None)
+    if init == "keep":
+        keep_the_function(graph, layout)
     return make_plan(graph, layout, init, seed), layout
 
 
@@ -96,7 +99,7 @@ def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.Mo
     """The model that a plan describes; ``layout`` saves laying it out again."""
     if layout is None:
         layout = lay_out(graph, copies_of(graph, made))
-        if set(made.tensors) != set(layout.tensors):
+        if not set(layout.tensors) <= set(made.tensors) <= set(graph.constants):
             raise BadUsage("The plan's tensors do not fit this model: make the plan again.")
         layout.tensors = made.tensors
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)

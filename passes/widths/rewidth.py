@@ -28,13 +28,24 @@ PIECE = 2**24
 QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 
 
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+# Into which position of an axis a slice is added, which one, and times what.
+Merge = tuple[int, int, float]
+
+
 @dataclass
 class TensorPlan:
-    """Where a tensor of the rewritten file comes from: gather along ``axes``, then multiply ``scale``."""
+    """Where a tensor of the rewritten file comes from.
+
+    Add slices to others (``merge``: along an axis, into which position, from which, times what), gather
+    along ``axes``, multiply ``scale``, add ``offset`` (of a vector, a number for each new position).
+    """
 
     source: str
     axes: dict[int, Ids] = field(default_factory=dict)
-    scale: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = field(default_factory=dict)
+    scale: dict[int, Numbers] = field(default_factory=dict)
+    merge: dict[int, list[Merge]] = field(default_factory=dict)
+    offset: Numbers | None = None
 
 
 @dataclass
@@ -44,6 +55,8 @@ class Layout:
     labels: Labels
     tensors: dict[str, TensorPlan]
     inexact: list[str]
+    # Classes that are dropped without a change of the outputs.
+    lossless: np.ndarray[Any, np.dtype[np.bool_]] | None = None
 
 
 def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
@@ -97,9 +110,7 @@ def _is_rounded(graph: Graph, name: str) -> bool:
     return any(op.op_type in QUANTISERS for op, _ in graph.consumers.get(name, []))
 
 
-def _shares(
-    layout: Labels, labels: Ids, rounded: bool, seed: int | None
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _shares(layout: Labels, labels: Ids, rounded: bool, seed: int | None) -> Numbers:
     """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
     classes, copy = labels // COPIES, labels % COPIES
     times = layout.copies[classes]
@@ -144,10 +155,10 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
 def apply_plan(
     array: np.ndarray[Any, Any], plan: TensorPlan, zero: np.ndarray[Any, Any] | None = None
 ) -> np.ndarray[Any, Any]:
-    """Gather, then scale (about the zero point of a quantised weight): the whole meaning of a plan."""
+    """Merge, gather, scale (about the zero point of a quantised weight), add: the whole meaning of a plan."""
     if zero is not None:
         zero = _taken(zero, {axis: index for axis, index in plan.axes.items() if zero.shape[axis] > 1})
-    array = _gathered(array, plan.axes)
+    array = _gathered(_merged(array, plan.merge), plan.axes)
     for axis, factors in plan.scale.items():
         shape = [1] * array.ndim
         shape[axis] = -1
@@ -157,7 +168,21 @@ def apply_plan(
         else:
             # Factors of a quantised weight are 0 or 1: keep it, or put its zero point there.
             array = np.where(factors != 0, array, zero.astype(array.dtype))
+    if plan.offset is not None:
+        array = (array.astype(np.float64) + plan.offset).astype(array.dtype)
     return array
+
+
+def _merged(array: np.ndarray[Any, Any], merge: dict[int, list[Merge]]) -> np.ndarray[Any, Any]:
+    """Add slices to others, all as they were before."""
+    if not merge:
+        return array
+    made = array.astype(np.float64)
+    for axis, entries in merge.items():
+        slices, wholes = np.moveaxis(made, axis, 0), np.moveaxis(array, axis, 0)
+        for into, origin, factor in entries:
+            slices[into] += factor * wholes[origin].astype(np.float64)
+    return made.astype(array.dtype)
 
 
 def _gathered(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[Any, Any]:
