@@ -101,6 +101,27 @@ class Node(Protocol):
         raise NotImplementedError
 
 
+def summed_axis(op: Node, slot: int, rank: int) -> int:
+    """The axis of a layer's operand, data or weight, that is summed over.
+
+    Args:
+        op: an operator with a record, or an Einsum that is a matrix product.
+        slot: where the operand stands; a product's weight may be its first input.
+        rank: of the operand.
+
+    """
+    kind = op.op_type
+    if kind in CONVOLUTIONS:
+        return 0 if CONVOLUTIONS[kind].transposed and slot == CONVOLUTIONS[kind].weight else 1
+    if kind in RECURRENT:
+        return 2
+    if rank < 2:
+        return 0
+    left = slot == WEIGHTED[kind].data
+    turned = bool(op.attr("transA" if left else "transB", 0))
+    return rank - 1 if left != turned else rank - 2
+
+
 def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
     """The axes of a layer's weight: the one it sums over, and the one it makes.
 
@@ -110,17 +131,12 @@ def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
         rank: of the weight.
 
     """
-    kind = op.op_type
-    if kind in CONVOLUTIONS:
-        return (0, 1) if CONVOLUTIONS[kind].transposed else (1, 0)
-    if kind in RECURRENT:
-        return 2, 1
-    if rank < 2:
-        return 0, 0
-    left = kind in PRODUCTS and slot == PRODUCTS[kind].data
-    turned = bool(op.attr("transA" if left else "transB", 0))
-    inner = rank - 1 if left != turned else rank - 2
-    return inner, 2 * rank - 3 - inner
+    inner = summed_axis(op, slot, rank)
+    if op.op_type in CONVOLUTIONS:
+        return inner, 1 - inner
+    if op.op_type in RECURRENT:
+        return inner, 1
+    return inner, max(2 * rank - 3 - inner, 0)
 
 
 def fan_in(op: Node, slot: int, shape: Sequence[int]) -> int:
