@@ -3,9 +3,9 @@
     python benchmarks/train_networks.py resnet20 --npz cifar10.npz --out build/trained/resnet20.onnx
 
 Progressive: most epochs see images scaled to 24 pixels, the last ones all 32, which saves a third of the
-time; a second, lower cycle (--refine) sees all 32. Steps are computed in bfloat16, weights stay float32. Interrupted, the same command goes on at the
-last whole epoch. The file has its BatchNorm folded away, as deployed files have; beside it lies OUT.json
-with the accuracy on the test images.
+time; a second, lower cycle (--refine) sees all 32. Steps are computed in bfloat16, weights stay float32.
+Interrupted, the same command goes on at the last whole epoch. The file has its BatchNorm folded away, as
+deployed files have; beside it lies OUT.json with the accuracy on the test images.
 """
 
 from __future__ import annotations
