@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -178,13 +177,3 @@ def default_image(name: str) -> int:
     if not name.startswith(TORCHVISION):
         return 32
     return 299 if name.endswith(":inception_v3") else 224
-
-
-def conv_names(module: nn.Module) -> list[list[str]]:
-    """Names of the convolution weights in each cell, in the order in which the cell builds them."""
-    cells: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters():
-        cell = re.match(r"cells\.(\d+)\.", name)
-        if cell and parameter.ndim == 4:
-            cells.setdefault(int(cell[1]), []).append(name)
-    return [cells[index] for index in sorted(cells)]

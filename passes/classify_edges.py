@@ -40,7 +40,6 @@ class ClassifyEdges:
     """
 
     name: ClassVar[str] = "classify_edges"
-    doc: ClassVar[str] = "conv and non-conv edges; the layers"
 
     def run(self, graph: Graph) -> None:
         """Find the layers; ``EDGE_KINDS`` says what each operator's edges are."""

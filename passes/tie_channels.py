@@ -62,7 +62,7 @@ UNPRODUCED = "no layer produces them: they are positions of a constant (kept by 
 
 @dataclass(frozen=True)
 class TieChannels:
-    """Find the channel groups of a network (DESIGN: type inference for channels).
+    """Find the channel groups of a network: type inference for channels.
 
     ``free_kept`` frees what is kept by default: channels that a Softmax, ArgMax or TopK selects among, and
     those that no layer produces.
@@ -71,7 +71,6 @@ class TieChannels:
     free_kept: bool = False
 
     name: ClassVar[str] = "tie_channels"
-    doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
         """Solve, and leave a ``Channels`` in ``CHANNELS``."""
