@@ -28,7 +28,6 @@ class FoldShapes:
     """
 
     name: ClassVar[str] = "fold_shapes"
-    doc: ClassVar[str] = "computed shapes become constants where they are known"
 
     def run(self, graph: Graph) -> None:
         """Fold in place."""
