@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, get_type_hints
 import typer
 
 from conet_graph.cli.steps import is_quiet, steps
-from conet_graph.ir.errors import ConetGraphError, shown
+from conet_graph.ir.errors import RAISING, ConetGraphError, shown
 from conet_graph.report.markup import count
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         quiet, verbose = (bool(kwargs.pop(name, False)) for name in _MANNERS)
+        if kwargs.get("debug"):
+            os.environ[RAISING] = "1"
         try:
             with steps(quiet=quiet, timed=verbose or bool(kwargs.get("debug"))):
                 command(*args, **kwargs)

@@ -28,6 +28,8 @@ LONG = 4096
 Ids = NDArray[np.int64]
 Axis = Ids | int
 
+# Why an operator says nothing whose file gives it an axis beyond the rank, a step of zero and the like.
+CONTRADICTION = "its inputs and attributes contradict each other"
 # An axis with more positions than this carries no channels; a file may claim any size.
 LONGEST_AXIS = 2**22
 # Positions of all axes together: operators that double what they read say much with few bytes.
@@ -121,10 +123,19 @@ class Tracker:
     def dim(self, value: str, axis: int) -> Dim:
         """Size of an axis in the file as it is (also while new widths are laid out)."""
         shape = self.graph.shape(value)
+        if shape is not None and not -len(shape) <= axis < len(shape):
+            raise NoRule(CONTRADICTION)
         return None if shape is None else shape[axis]
 
     def axis(self, value: str, axis: int) -> Axis:
-        """One axis of a value."""
+        """One axis of a value.
+
+        Raises:
+            NoRule: the value's rank is not known, or it has no such axis.
+
+        """
+        if not -self.rank(value) <= axis < self.rank(value):
+            raise NoRule(CONTRADICTION)
         self.read.add(value)
         if not self.is_constant(value):
             if value in self.values and self._is_packed(value, axis):
@@ -302,6 +313,9 @@ class Tracker:
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
         """Say that an operator cuts an axis into pieces, numbered position by position, in this order."""
 
+    def level(self, op: Operator, table: Ids) -> None:
+        """Say that the rows of a table must come out alike; a tie of them follows."""
+
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
@@ -470,7 +484,7 @@ class Units(Tracker):
         """Keep channels that an operator selects among, or note that it looks across them."""
         if isinstance(axis, int):
             return
-        if self.free_kept:
+        if self.free_kept or op.input(0) in self.graph.derived:
             self.mix(op, axis)
         else:
             self.keep(op, axis, f"{op.op_type} {shown(op.name)} selects among them (kept by default)")

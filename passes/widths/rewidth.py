@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,20 +11,19 @@ from onnx import numpy_helper
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Graph, Operator, set_attribute
-from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.operators import WEIGHTED, weight_axes
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.channels.units import Ids
-from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.tie_channels import CHANNELS, walk
-from conet_graph.passes.widths.relabel import COPIES, Labels, old_positions
+from conet_graph.passes.widths.fresh import Fresh, draw_weights
+from conet_graph.passes.widths.relabel import COPIES, CannotHave, Labels, old_positions
+from conet_graph.passes.widths.sharing import Use
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
 ROUNDS = 32
 # Bytes of a weight that are gathered at once.
 PIECE = 2**24
-# Operators that round what they read to whole steps.
-QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -57,33 +55,110 @@ class Layout:
     inexact: list[str]
     # Classes that are dropped without a change of the outputs.
     lossless: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    # Inputs that read a constant of their own, because other readers share it out differently.
+    untied: dict[Use, str] = field(default_factory=dict)
 
 
-def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
+def lay_out(graph: Graph, copies: Ids, seed: int | None = None, keeps_function: bool = True) -> Layout:
     """Lay out the network for ``copies`` of each class of channels.
 
     Args:
         graph: an analysed graph.
         copies: how often each class appears: 0 drops it, 1 keeps it, more widens.
         seed: shares of copied channels are equal without it, random (summing to one) with it.
+        keeps_function: whether copied channels must leave the function as it is; fresh weights need not.
 
     Raises:
-        Refused: the widths cannot be had together.
+        CannotHave: the widths cannot be had together; it names the classes in the way.
 
     """
     channels = graph.result(CHANNELS)
     hints: dict[tuple[str, int], Ids] = {}
     for _ in range(ROUNDS):
-        labels = Labels(channels.units, copies, hints)
+        labels = Labels(channels.units, copies, hints, keeps_function)
         walk(labels)
         if not labels.new_hints:
             labels.finish()
-            return Layout(labels, _tensor_plans(graph, labels, seed), list(labels.inexact))
+            return _settled(graph, labels, seed)
         hints = {**hints, **labels.new_hints}
-    raise Refused("The new widths need the channels of one tensor in two different orders.")
+    found = np.unique(np.concatenate([hint // COPIES for hint in labels.new_hints.values()]))
+    told = "The new widths need the channels of one tensor in two different orders."
+    raise CannotHave(told, found[copies[found] != 1])
 
 
-def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, TensorPlan]:
+def _settled(graph: Graph, labels: Labels, seed: int | None) -> Layout:
+    """What a finished layout changes in the tensors."""
+    plans = _gathers(graph, labels)
+    untied: dict[Use, str] = {}
+    for name, by_use in _scaled(graph, labels).items():
+        # The first demand keeps the name; others read a copy that is theirs alone.
+        names: dict[frozenset[tuple[int, bool]], str] = {}
+        gathered = plans.get(name, TensorPlan(graph.constants[name].source))
+        for use, demand in by_use.items():
+            if demand not in names:
+                names[demand] = name if not names else _free_name(graph, name, plans)
+                scale = {axis: _shares(labels, name, axis, whole, seed) for axis, whole in sorted(demand)}
+                plans[names[demand]] = TensorPlan(gathered.source, gathered.axes, scale)
+            if names[demand] != name:
+                untied[use] = names[demand]
+    kept = {name: plan for name, plan in plans.items() if plan.axes or plan.scale or name in untied.values()}
+    return Layout(labels, kept, list(labels.inexact), untied=untied)
+
+
+def _free_name(graph: Graph, name: str, taken: dict[str, TensorPlan]) -> str:
+    number = 2
+    values = set(graph.shapes)
+    while (new := f"{name}_untied{number}") in graph.constants or new in taken or new in values:
+        number += 1
+    return new
+
+
+def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple[int, bool]]]]:
+    """Of each constant that shares itself out: the axes along which each of its readers wants that.
+
+    Raises:
+        CannotHave: what one operator makes of a constant is wanted shared out in two ways.
+
+    """
+    wanted: dict[str, dict[Use, dict[Use, set[tuple[int, bool]]]]] = {}
+    for end, found in labels.shared_out.items():
+        for share in found:
+            ends = wanted.setdefault(share.name, {}).setdefault(share.use, {})
+            ends.setdefault(end, set()).add((share.axis, share.whole))
+    scaled: dict[str, dict[Use, frozenset[tuple[int, bool]]]] = {}
+    for name, by_use in wanted.items():
+        fixed = name in graph.captured or name in graph.outputs
+        scaled[name] = {(-1, 0): frozenset()} if fixed else {}
+        for op, slot in graph.consumers[name]:
+            by_end = by_use.get((op.index, slot), {})
+            demands = {frozenset(by_end.get(end, ())) for end in _ends(graph, op, slot)}
+            if len(demands) > 1:
+                why = f"At these widths {shown(name)} would have to be shared out in two ways."
+                axes = [axis for demand in demands for axis, _ in demand]
+                classes = np.unique(np.concatenate([labels.classes_on(name, axis) for axis in axes]))
+                raise CannotHave(why, classes[labels.copies[classes] != 1])
+            scaled[name][op.index, slot] = demands.pop()
+    return scaled
+
+
+def _ends(graph: Graph, op: Operator, slot: int) -> set[Use]:
+    """Where a constant that is read at a slot meets data, behind all that is made of constants."""
+    pending, found, seen = [(op, slot)], set[Use](), set[int]()
+    while pending:
+        reader, at = pending.pop()
+        made = [name for name in reader.outputs if name in graph.derived]
+        if not made:
+            found.add((reader.index, at))
+        elif reader.index not in seen:
+            seen.add(reader.index)
+            pending += [use for name in made for use in graph.consumers.get(name, [])]
+            if any(name in graph.outputs or name in graph.captured for name in made):
+                found.add((-1, 0))
+    return found
+
+
+def _gathers(graph: Graph, labels: Labels) -> dict[str, TensorPlan]:
+    """Where the positions of each constant come from; all axes of a constant, changed or not."""
     plans: dict[str, TensorPlan] = {}
     # Most axes carry the channels of others (a convolution's, its BatchNorm's): each kind is followed once.
     followed: dict[tuple[bytes, bytes], Ids] = {}
@@ -98,23 +173,18 @@ def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, T
         plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
         if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
             plan.axes[axis] = index
-        if (name, axis) in labels.shared_out:
-            plan.scale[axis] = _shares(labels, new, _is_rounded(graph, name), seed)
-    return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
+    return plans
 
 
-def _is_rounded(graph: Graph, name: str) -> bool:
-    """Whether a weight holds whole numbers, or is rounded to a quantiser's steps before it is used."""
-    if not graph.constants[name].is_float:
-        return True
-    return any(op.op_type in QUANTISERS for op, _ in graph.consumers.get(name, []))
-
-
-def _shares(layout: Labels, labels: Ids, rounded: bool, seed: int | None) -> Numbers:
+def _shares(layout: Labels, name: str, axis: int, whole: bool, seed: int | None) -> Numbers:
     """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
+    units = layout.axis(name, axis)
+    if isinstance(units, int):
+        return np.ones(1)
+    labels = layout.labels(units)
     classes, copy = labels // COPIES, labels % COPIES
     times = layout.copies[classes]
-    if rounded:
+    if whole:
         # What is rounded to whole steps cannot be shared out: the first copy speaks for all.
         return np.where(copy == 0, 1.0, 0.0)
     if seed is None:
@@ -126,8 +196,8 @@ def _shares(layout: Labels, labels: Ids, rounded: bool, seed: int | None) -> Num
     return draws[classes, copy]
 
 
-def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -> onnx.ModelProto:
-    """Write the model of a layout; ``fresh_seed`` gives new weights in place of the old ones."""
+def rewrite_model(graph: Graph, layout: Layout, fresh: Fresh | None = None) -> onnx.ModelProto:
+    """Write the model of a layout; ``fresh`` gives new weights in place of the old ones."""
     labels = layout.labels
     model = onnx.ModelProto()
     model.CopyFrom(graph.skeleton)
@@ -135,21 +205,33 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
         for name, value in attributes.items():
             set_attribute(model.graph.node[index], name, value)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    origin = _origins(graph, layout)
     for name, plan in layout.tensors.items():
-        zero = _zero_point(graph, name) if plan.scale else None
-        arrays[name] = apply_plan(graph.array(name), plan, zero)
+        old = origin.get(name, name)
+        zero = _zero_point(graph, old) if plan.scale else None
+        arrays[name] = apply_plan(graph.array(old), plan, zero)
     for name, numbers in labels.numbers_changed.items():
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
         arrays[name] = array
-    if fresh_seed is not None:
-        _fresh_weights(graph, arrays, fresh_seed)
+    if fresh is not None:
+        draw_weights(graph, labels, arrays, fresh)
     changed = set(arrays)
+    for name, old in origin.items():
+        tensor = model.graph.initializer.add()
+        _set_value(tensor, name, graph.constants[old].tensor.data_type, arrays.pop(name))
+    for (index, slot), name in layout.untied.items():
+        model.graph.node[index].input[slot] = name
     _write_constants(graph, model, arrays)
     for (index, slot), numbers_ in labels.numbers_replaced.items():
         _replace_input(model, index, slot, numbers_)
     _update_declared(model, labels, changed)
     return model
+
+
+def _origins(graph: Graph, layout: Layout) -> dict[str, str]:
+    """Of each untied copy the constant that it copies."""
+    return {name: graph.operators[index].input(slot) for (index, slot), name in layout.untied.items()}
 
 
 def apply_plan(
@@ -206,19 +288,6 @@ def _taken(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[Any,
     return array
 
 
-# Input slot of a weight's zero point, by operator and slot of the weight (ONNX operator specs).
-_ZERO_POINTS = {
-    ("QLinearConv", 3): 5,
-    ("ConvInteger", 1): 3,
-    ("MatMulInteger", 1): 3,
-    ("QLinearMatMul", 3): 5,
-    ("QGemm", 3): 5,
-    ("DequantizeLinear", 0): 2,
-    ("DynamicQuantizeMatMul", 1): 3,
-    ("MatMulIntegerToFloat", 1): 5,
-}
-
-
 def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     """The zero points of a quantised weight, shaped to broadcast with it; None for other weights.
 
@@ -228,7 +297,8 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     """
     rank = len(graph.constants[name].dims)
     for op, slot in graph.consumers.get(name, []):
-        zero = op.input(_ZERO_POINTS.get((op.op_type, slot), 99))
+        at = _zero_slot(op, slot)
+        zero = "" if at is None else op.input(at)
         if zero not in graph.constants:
             continue
         values, shape = graph.array(zero), [1] * rank
@@ -245,11 +315,19 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     return None
 
 
+def _zero_slot(op: Operator, slot: int) -> int | None:
+    """Where the zero point of what an operator reads at a slot stands."""
+    if op.op_type == "DequantizeLinear" and slot == 0:
+        return 2
+    record = WEIGHTED.get(op.op_type)
+    return record.weight_zero if record is not None and slot == record.weight else None
+
+
 def _zero_point_axis(op: Operator, rank: int) -> int:
     """The axis of a weight along which its zero points lie."""
     if op.op_type == "DequantizeLinear":
         return int(op.attr("axis", 1)) % rank
-    return 0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else rank - 1
+    return weight_axes(op, WEIGHTED[op.op_type].weight, rank)[1]
 
 
 def with_constants(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
@@ -331,43 +409,3 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
                 dim.dim_value = len(units)
             elif packed is not None and packed.size is not None:
                 dim.dim_value = packed.size
-
-
-def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:
-    """Kaiming weights for layers, zero biases, neutral normalisation; each drawn from its own name."""
-    layers: list[Layer] = graph.result(LAYERS)
-    for layer in layers:
-        name = layer.op.input(layer.weight_slot)
-        if name in graph.constants and graph.constants[name].is_float:
-            old = arrays[name] if name in arrays else graph.array(name)
-            arrays[name] = _kaiming(layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-        bias = layer.op.input(2) if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv") else ""
-        _fill(graph, arrays, bias, 0.0)
-    for op in graph.operators:
-        if op.op_type in (
-            "BatchNormalization",
-            "InstanceNormalization",
-            "LayerNormalization",
-            "GroupNormalization",
-        ):
-            for slot, value in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0)):
-                _fill(graph, arrays, op.input(slot), value)
-
-
-def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    if layer.op.op_type in ("MatMul", "FusedMatMul") or (
-        layer.op.op_type == "Gemm" and not layer.op.attr("transB", 0)
-    ):
-        fan_in = old.shape[0] if old.ndim < 2 else old.shape[-2]
-    elif layer.op.op_type == "ConvTranspose":
-        fan_in = old.size // max(old.shape[1], 1)
-    else:
-        fan_in = old.size // max(old.shape[0], 1)
-    drawn = rng.standard_normal(old.shape) * np.sqrt(2.0 / max(fan_in, 1))
-    return np.asarray(drawn, old.dtype)
-
-
-def _fill(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], name: str, value: float) -> None:
-    if name in graph.constants and graph.constants[name].is_float:
-        old = arrays[name] if name in arrays else graph.array(name)
-        arrays[name] = np.full_like(old, value)
