@@ -130,7 +130,19 @@ def test_settings_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Asked("enough")
 
     monkeypatch.setattr("conet_graph.search.begin.begin", begin)
-    steps = ["--mu", "12", "--gamma", "0.02", "--phi", "0.3", "--warm", "--augment", "--image", "8"]
+    steps = [
+        "--mu",
+        "12",
+        "--gamma",
+        "0.02",
+        "--phi",
+        "0.3",
+        "--warm",
+        "--augment",
+        "--cutout",
+        "--image",
+        "8",
+    ]
     limits = ["--max-params", "30000", "--max-macs", "2.0", "--max-hours", "1.5", "--download"]
     assert run(["search", "m.onnx", "--out", "run", *QUICK, *steps, *limits]) == 1
     found = asked[0].flat()
@@ -151,7 +163,7 @@ def test_settings_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     sgd = ["--momentum", "0.8", "--nesterov", "--label-smoothing", "0.1", "--compile", "--download"]
     steps = ["--schedule", "step", "--step-epochs", "3", "--step-factor", "0.1", "--adas-beta", "0.9"]
     assert run([*train, *sgd, *steps, "--no-amp", "--no-channels-last", "--tensorboard", "board"]) == 1
-    assert run([*train, "--amp", "--channels-last"]) == 1
+    assert run([*train, "--amp", "--channels-last", "--no-cutout"]) == 1
     (first, more), (second, _) = asked
     assert (first.momentum, first.nesterov, first.label_smoothing, first.compile) == (0.8, True, 0.1, True)
     assert (first.step_epochs, first.step_factor, first.adas_beta) == (3, 0.1, 0.9)
