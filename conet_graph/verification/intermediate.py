@@ -17,7 +17,7 @@ from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
 from conet_graph.ir.overridable import FIRST_FREE_IR
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS
@@ -170,5 +170,5 @@ def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[No
         model.graph.node.extend([node] if added is None else [added, node])
     give_out(graph, model, names)
     made = path.with_name(f"inside_{path.name}")
-    save_model(model, made, path.parent)
+    save_scratch(model, made, path.parent)
     return made

@@ -16,7 +16,7 @@ from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, Shapes, drawn
 from conet_graph.verification.reference import Reference, the_file
 from conet_graph.verification.report import Report
@@ -113,7 +113,7 @@ def opened(
     place = temporary / "reference.onnx"
     try:
         give_out(graph, made.model, left)
-        save_model(made.model, place, graph.folder)
+        save_scratch(made.model, place, graph.folder)
         made.model = onnx.ModelProto()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
         reference = open_session(place, fused=False)
@@ -133,7 +133,7 @@ def opened(
             model.CopyFrom(load_model(path).proto)
             give_out(graph, model, left)
             path = path.with_name("watched.onnx")
-            save_model(model, path, path.parent)
+            save_scratch(model, path, path.parent)
         return Pair(reference, open_session(path, fused=False), place, path, left=left)
     except Exception as error:
         report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
@@ -150,7 +150,7 @@ def file_session(graph: Graph, temporary: Path) -> Any | None:
     """The user's own file in a session; None where ONNX Runtime does not load it."""
     place = temporary / "original.onnx"
     try:
-        save_model(the_file(graph), place, graph.folder)
+        save_scratch(the_file(graph), place, graph.folder)
         return open_session(place, fused=False)
     except ConetGraphError:
         raise
