@@ -22,3 +22,12 @@ def drop_inputs(model: onnx.ModelProto, names: Collection[str]) -> None:
         body.input.extend(kept)
     if {tensor.name for tensor in body.initializer} - {value.name for value in body.input}:
         model.ir_version = max(model.ir_version, FIRST_FREE_IR)
+
+
+def constant_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose weights callers cannot override; ``proto`` itself is changed.
+
+    No runtime folds what may be overridden, nor lays it out for its kernels.
+    """
+    drop_inputs(proto, {tensor.name for tensor in proto.graph.initializer})
+    return proto

@@ -63,7 +63,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(original: Path) -> Plan:
-    return cg.plan(cg.load(original), scale=0.5)
+    return cg.plan(cg.load(original), scale=0.5, multiple_of=1)
 
 
 def plan_file(plan: Plan, folder: Path) -> str:
@@ -85,7 +85,7 @@ def test_the_checkpoint_follows_the_rewrite(
     original: Path, tmp_path: Path, scale: float, trunk: int, inner: int
 ) -> None:
     slim = tmp_path / "slim.onnx"
-    arguments = ["rewrite", str(original), "-o", str(slim), "--scale", str(scale)]
+    arguments = ["rewrite", str(original), "-o", str(slim), "--scale", str(scale), "--multiple-of", "1"]
     assert run([*arguments, "--plan", str(tmp_path / "plan.json")]) == 0
     torch.save(net().state_dict(), tmp_path / "weights.pt")
     arguments = [str(tmp_path / "plan.json"), str(tmp_path / "weights.pt"), "-o", str(tmp_path / "slim.pth")]
@@ -97,8 +97,8 @@ def test_the_checkpoint_follows_the_rewrite(
 
 def test_the_comparison_sees_other_channels(original: Path, tmp_path: Path) -> None:
     model = cg.load(original)
-    cg.save(cg.rewrite(model, cg.plan(model, scale=0.5)), tmp_path / "slim.onnx")
-    other = cg.plan(model, scale=0.5, importance="first")
+    cg.save(cg.rewrite(model, cg.plan(model, scale=0.5, multiple_of=1)), tmp_path / "slim.onnx")
+    other = cg.plan(model, scale=0.5, multiple_of=1, importance="first")
     module = Net(4, 6)
     module.load_state_dict(apply_plan_to_state_dict(other, net().state_dict()))
     with pytest.raises(AssertionError):
@@ -236,7 +236,7 @@ def test_every_vector_of_a_batchnorm_follows(tmp_path: Path, folded: bool) -> No
     example, path = (torch.zeros(1, 3, 8, 8),), tmp_path / "net.onnx"
     torch.onnx.export(old, example, path, dynamo=False, training=mode, do_constant_folding=folded)
     model = cg.load(path)
-    plan = cg.plan(model, scale=0.5)
+    plan = cg.plan(model, scale=0.5, multiple_of=1)
     cg.save(cg.rewrite(model, plan), tmp_path / "slim.onnx")
     mapping = {}
     if folded:
@@ -340,3 +340,25 @@ def test_a_file_that_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "p.json").write_text('{"format": "conet-graph.analysis/1"}')
     assert run(["apply", str(tmp_path / "p.json"), str(tmp_path / "w.pt"), "-o", str(tmp_path / "o.pt")]) == 2
     assert "not 'conet-graph.plan/1'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_dead_channels_gives_the_same(tmp_path: Path) -> None:
+    """A zero filter with a bias goes into the next bias, its multiple into the other's weights."""
+    module = net()
+    with torch.no_grad():
+        module.up.weight[3] = 0
+        module.up.bias[3] = 2.0
+        module.depthwise.weight[3] = 0
+        module.depthwise.bias[3] = 1.5
+        for layer in (module.up, module.depthwise):
+            layer.weight[5] = layer.weight[4]
+        module.up.bias[5], module.up.weight[5] = 2 * module.up.bias[4], 2 * module.up.weight[4]
+        module.depthwise.bias[5] = 2 * module.depthwise.bias[4]
+    path = tmp_path / "net.onnx"
+    export_module(module, path, (3, 8, 8))
+    plan = cg.plan(cg.load(path), lossless=True)
+    made = apply_plan_to_state_dict(plan, state_of(module))
+    small = Net(8, 10)
+    small.load_state_dict(made)
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(small.eval()(x), module(x), atol=1e-5)

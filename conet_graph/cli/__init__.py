@@ -14,7 +14,7 @@ from conet_graph.cli import common
 # Each is a function in a file of its name.
 COMMANDS = (
     *("analyze", "rewrite", "verify", "apply", "search", "compare", "sweep", "report", "runs", "train"),
-    *("distill", "export"),
+    *("distill", "export", "profile"),
 )
 
 

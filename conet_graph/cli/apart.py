@@ -7,16 +7,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conet_graph.cli.stopping import terminated_like_interrupted
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.forked import Crashed, in_child
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from conet_graph.rewriting.plans import Plan
     from conet_graph.verification.report import Report
 
@@ -35,26 +32,26 @@ def report_of(verify: Callable[[], Report], made: Plan) -> Report:
             inexact_because=made.inexact_because,
             checker="not finished",
             shape_inference="not finished",
+            original_is_sound=False,
         )
         report.fail(f"{crash} (rewrite --no-verify runs nothing)")
         return report
 
 
-def chosen(choose: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """A choice of channels that measures candidates, made apart.
+def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Plain data that come of timing networks, made apart.
 
     Raises:
-        Refused: ONNX Runtime crashes on a candidate; or what the choice raises.
+        Refused: ONNX Runtime crashes on a network; or what the work raises.
 
     """
-    import numpy as np
-
     if not _may_fork():
-        return choose()
+        return work()
     try:
-        return np.array(json.loads(_apart(lambda: json.dumps(choose().tolist()).encode())), np.int64)
+        found: dict[str, Any] = json.loads(_apart(lambda: json.dumps(work()).encode()))
     except Crashed as crash:
         raise Refused(f"The latency cannot be measured: {crash}.") from None
+    return found
 
 
 def calibrated(work: Callable[[], bytes]) -> bytes:

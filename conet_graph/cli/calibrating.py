@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from conet_graph.cli.apart import calibrated
 from conet_graph.cli.common import plain
+from conet_graph.cli.progress import progress
 
 if TYPE_CHECKING:
     import onnx
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from conet_graph.rewriting.refits import Refit
     from conet_graph.rewriting.targets import WidthRequest
 
-BAR = 30
-
 
 def choice_apart(graph: Graph, request: Callable[[], WidthRequest], data: Calibration) -> Choice:
     """Choose widths and channels by calibration inputs, in a process of its own."""
@@ -32,7 +28,7 @@ def choice_apart(graph: Graph, request: Callable[[], WidthRequest], data: Calibr
 
     from conet_graph.calibration.narrowing import Choice, choose
 
-    with _progress() as tell:
+    with progress() as tell:
 
         def work() -> bytes:
             found = choose(graph, request(), data, tell)
@@ -48,27 +44,8 @@ def refit_apart(graph: Graph, layout: Layout, model: onnx.ModelProto, data: Cali
     from conet_graph.calibration.narrowing import refitted
     from conet_graph.rewriting.refits import Refit
 
-    with _progress() as tell:
+    with progress() as tell:
         return Refit.unpacked(calibrated(lambda: refitted(graph, layout, model, data, tell).packed()))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal's stderr that vanishes when done; a child's own stderr leads nowhere."""
-    if not sys.stderr.isatty():
-        yield lambda what, share: None
-        return
-    terminal = os.dup(sys.stderr.fileno())
-
-    def tell(what: str, share: float) -> None:
-        done = round(BAR * min(max(share, 0.0), 1.0))
-        os.write(terminal, f"\r\x1b[K{what} {'━' * done}{' ' * (BAR - done)}".encode())
-
-    try:
-        yield tell
-    finally:
-        os.write(terminal, b"\r\x1b[K")
-        os.close(terminal)
 
 
 def summary(data: Calibration, importance: str, choice: Choice, fit: Refit | None) -> dict[str, Any]:

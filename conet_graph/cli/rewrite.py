@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conet_graph.cli.apart import chosen, report_of
+from conet_graph.cli.apart import report_of
 from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
 from conet_graph.cli.common import (
     RUNTIMES,
@@ -21,9 +21,12 @@ from conet_graph.cli.common import (
     print_json,
     quantity,
 )
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from conet_graph.calibration.inputs import Calibration
     from conet_graph.calibration.narrowing import Choice
     from conet_graph.costs.cost import Cost
@@ -50,11 +53,23 @@ def rewrite(
         str | None, typer.Option(help="Target: multiply-accumulates (0.5, 50% or a number).")
     ] = None,
     latency: Annotated[
-        float | None, typer.Option(help="Target: milliseconds a run in ONNX Runtime, here.")
+        str | None,
+        typer.Option(help="Target: time in ONNX Runtime, here (0.6 or 60% of the original's, or 12ms)."),
     ] = None,
+    check_speed: Annotated[
+        bool,
+        typer.Option("--check-speed", help="Time the result beside the original, as --latency does."),
+    ] = False,
     provider: Annotated[
-        str | None, typer.Option(help="ONNX Runtime's provider for --latency; the CPU's if not given.")
+        str | None, typer.Option(help="ONNX Runtime's provider for times; the CPU's if not given.")
     ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for times.")] = 1,
+    latency_table: Annotated[
+        Path | None, typer.Option("--table", help="Times of layers, as 'profile' writes them, for --latency.")
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Drop the channels that change nothing, and no others.")
+    ] = False,
     input_shape: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=1,3,H,W", help="Count at this size of an input; the file keeps its own."),
@@ -120,15 +135,17 @@ def rewrite(
         require_pipe_out,
         write_to_pipe,
     )
+    from conet_graph.cli.latency import Timing, met_apart, show_times, speed_apart
     from conet_graph.cli.uneven import show_uneven, uneven_groups
     from conet_graph.costs.cost import cost
     from conet_graph.costs.input_shapes import Counting, counting, fed_shapes, named_shapes
     from conet_graph.ir.load import LoadedModel
+    from conet_graph.ir.overridable import constant_weights
     from conet_graph.ir.save import one_file
     from conet_graph.passes import analysed
     from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.refits import beside, write_plan
-    from conet_graph.rewriting.rewriting import in_place_of, latency_meter, planned, rewritten, save
+    from conet_graph.rewriting.rewriting import in_place_of, plan_for, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.report import require
     from conet_graph.verification.verification import verify as verified
@@ -138,10 +155,16 @@ def rewrite(
     if output == PIPE and json:
         raise BadUsage("-o - and --json both want stdout: give one of them.")
     asked = {**_widths_file(widths), **_settings(set_ or [])}
-    if not asked and scale is None and params is None and macs is None and latency is None:
-        raise BadUsage("Say what size you want: --scale, --set, --widths, --params, --macs or --latency.")
+    if not (asked or lossless) and all(target is None for target in (scale, params, macs, latency)):
+        raise BadUsage(
+            "Say what size you want: --scale, --set, --widths, --params, --macs, --latency or --lossless."
+        )
     loaded, piped = load_given(model), output == PIPE
-    read = {"the widths": widths, "the calibration inputs": data_input(calibrate)}
+    read = {
+        "the widths": widths,
+        "the calibration inputs": data_input(calibrate),
+        "the latency table": latency_table,
+    }
     inputs = [*model_files(loaded, "the model"), *named_inputs(read)]
     tensors = None if plan is None or calibrate is None else beside(plan)
     check_outputs({"-o": None if piped else output, "--plan": plan, "the plan's tensors": tensors}, inputs)
@@ -158,11 +181,11 @@ def rewrite(
         widths=asked,
         params=_target(params, "--params"),
         macs=_target(macs, "--macs"),
-        latency_ms=latency,
         multiple_of=multiple_of,
         runtime=for_,
         min_width=min_width,
         keep=tuple(keep or ()),
+        lossless=lossless,
         importance=importance or ("l2" if calibrate is None else "reconstruction"),
         uniform=uniform,
         seed=seed,
@@ -170,23 +193,26 @@ def rewrite(
     )
     choice, fit = None, None
 
-    def complete() -> WidthRequest:
-        return (
-            request
-            if latency is None
-            else replace(request, measure_latency=latency_meter(graph, provider, fixed))
-        )
+    timing, times = Timing(provider, threads, latency_table, fixed), None
 
-    if data is not None:
-        choice = choice_apart(graph, complete, data)
-        copies = choice.copies
-    elif latency is None:
-        copies = choose_copies(graph, request)
-    else:
-        copies = chosen(lambda: choose_copies(graph, complete()))
-    made, layout = planned(graph, copies, init, noise, seed)
+    def choose(asked: WidthRequest) -> NDArray[np.int64]:
+        nonlocal times, choice
+        if latency is not None:
+            aligned = alignment_of(multiple_of, for_)
+            copies, times, choice = met_apart(graph, asked, latency, aligned, timing, data)
+            return copies
+        if data is not None:
+            choice = choice_apart(graph, lambda: asked, data)
+            return choice.copies
+        return choose_copies(graph, asked)
+
+    made, layout = plan_for(graph, request, init, noise, choose)
+    copies = layout.labels.copies
     proto = rewritten(graph, made, layout)
-    before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
+    if latency is not None:
+        constant_weights(proto)  # as it was timed
+    with of_our_making("the rewritten network is not valid"):
+        before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
     report = None
     if not dry_run and output is not None:
         if verify:
@@ -201,16 +227,22 @@ def rewrite(
             save(in_place_of(graph.loaded, proto), output)
         if plan is not None:
             write_plan(made, plan)
+    if check_speed and times is None:
+        times = speed_apart(graph, proto, timing)
     by_target = params is not None or macs is not None or latency is not None or scale is not None
     uneven = uneven_groups(graph, made, alignment_of(multiple_of, for_)) if by_target else []
     if json:
         found = {**_summary(made, before, after, report, output, sizes), "not_aligned": uneven}
         if data is not None and choice is not None:
             found["calibration"] = summary(data, request.importance, choice, fit)
+        if times is not None:
+            found["time"] = times
         print_json(found)
     else:
         _show(made, before, after, report, None if dry_run else output, choice, sizes, stderr=piped)
         show_uneven(uneven, stderr=piped)
+        if times is not None:
+            show_times(console(stderr=piped), times)
 
 
 def _calibration(spec: str | None, graph: Graph, samples: int, init: str, seed: int) -> Calibration | None:
@@ -276,11 +308,14 @@ def _summary(
         "format": "conet-graph.rewrite/1",
         "output": None if output is None else str(output),
         "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
+        "kept": [{"id": k.id, "reason": k.reason} for k in made.kept],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
         "counted_at": {"shapes": sizes.shapes, "assumed": sizes.assumed} if sizes.shapes else None,
         "exact": made.exact,
         "inexact_because": made.inexact_because,
+        "lossless": made.lossless,
+        "dead": sum(len(group.dead) for group in made.groups),
         "verification": None if report is None else report.to_json(),
     }
 
@@ -313,6 +348,12 @@ def _show(
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    for reason in dict.fromkeys(k.reason for k in made.kept):
+        ids = ", ".join(k.id for k in made.kept if k.reason == reason)
+        out.print(f"left as it was, {ids}: {reason}", soft_wrap=True)
+    dead = sum(len(group.dead) for group in made.groups)
+    if dead:
+        out.print(_dead_line(made, dead))
     for line in _countings(sizes, before):
         out.print(line, soft_wrap=True)
     if not made.exact:
@@ -332,6 +373,14 @@ def _show(
         show_errors(out, made.refit)
     if output is not None:
         out.print("wrote the model to stdout" if stderr else f"wrote {output}", soft_wrap=True)
+
+
+def _dead_line(made: Plan, dead: int) -> str:
+    """What dropping dead channels means for the outputs."""
+    if made.lossless:
+        return f"{dead} dead channels dropped, no others: the original's own outputs are kept"
+    dropped = sum(max(0, group.old_width - group.new_width) for group in made.groups)
+    return f"{dead} of the {dropped} dropped channels were dead: these change nothing"
 
 
 def _countings(sizes: Counting, before: Cost) -> list[str]:

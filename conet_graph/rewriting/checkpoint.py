@@ -1,12 +1,14 @@
-"""The surgery of a plan on a PyTorch checkpoint: gather, then scale, by the names of its tensors."""
+"""The surgery of a plan on a PyTorch checkpoint: merge, gather, scale, add, by the names of its tensors."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.passes.widths.rewidth import TensorPlan
@@ -31,7 +33,10 @@ class _Step:
 
     def same_as(self, other: _Step) -> bool:
         """Whether both do the same to the tensor."""
-        return self.transpose == other.transpose and all(
+        mine, theirs = self.plan.offset, other.plan.offset
+        added = mine is theirs or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
+        same = self.transpose == other.transpose and self.plan.merge == other.plan.merge and added
+        return same and all(
             a.keys() == b.keys() and all(a[k].tolist() == b[k].tolist() for k in a)
             for a, b in ((self.plan.axes, other.plan.axes), (self.plan.scale, other.plan.scale))
         )
@@ -40,7 +45,7 @@ class _Step:
 def apply_plan_to_state_dict(
     plan: Plan, state_dict: Mapping[str, Any], mapping: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Repeat a plan's surgery on a state dict: gather along its axes, then multiply its factors.
+    """Repeat a plan's surgery on a state dict: merge, gather, multiply, add, as the plan's tensors say.
 
     A tensor's name in the ONNX file is its key, with or without the prefixes ``module.``, ``model.`` and
     ``_orig_mod.``. Entries that share memory with a changed one (tied weights) change with it; all others
@@ -64,7 +69,7 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
     """Repeat a plan's surgery on all that a checkpoint holds: a state dict, or several in a dict.
 
     Every state dict with all the plan's tensors changes (so an averaged copy does too), and so does the
-    state of optimizers: its tensors of a parameter's shape are gathered, but not scaled. Factors share a
+    state of optimizers: its tensors of a parameter's shape are gathered and nothing else. Factors share a
     weight out among copies that get the same input, and so the same gradient as the one channel had:
     moments of a gradient stay what they were. (The gradient of the copied channels' own weights is shared
     out; Adam's step does not depend on its size, and momentum forgets it within some steps.)
@@ -73,9 +78,7 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
 
     """
-    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
-    if not candidates:
-        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    candidates = state_dicts(checkpoint)
     found: dict[int, dict[str, _Step]] = {}
     errors: list[BadUsage] = []
     for candidate in candidates:
@@ -88,6 +91,19 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         raise errors[max(range(len(errors)), key=lambda k: len(candidates[k]))]
     main = max((d for d in candidates if id(d) in found), key=lambda d: len(found[id(d)]))
     return _rebuilt(checkpoint, found, (main, found[id(main)]), 0)
+
+
+def state_dicts(checkpoint: Any) -> list[dict[Any, Any]]:
+    """All state dicts that a checkpoint holds.
+
+    Raises:
+        BadUsage: it holds none.
+
+    """
+    found = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
+    if not found:
+        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    return found
 
 
 def _rebuilt(
@@ -134,12 +150,13 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
         raise BadUsage("The plan draws fresh weights, which no checkpoint holds: plan with --init keep.")
     short: dict[str, str | None] = {}
     for known in state:
-        bare = _bare(str(known))
+        bare = bare_name(str(known))
         short[bare] = None if bare in short else known
     steps: dict[str, _Step] = {}
     for name, tensor in plan.tensors.items():
-        for key, transpose in _keys_of(name, tensor.source, state, short, mapping):
-            step = _Step(name, tensor, transpose)
+        keys = list(_keys_of(name, tensor.source, state, short, mapping))
+        for key, transpose in keys:
+            step = _Step(name, _own_part(name, tensor, key, len(keys)), transpose)
             _check_fit(key, state[key], step)
             for alias in _aliases(state, key):
                 if not steps.setdefault(alias, step).same_as(step):
@@ -150,7 +167,15 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
     return steps
 
 
-def _bare(name: str) -> str:
+def _own_part(name: str, tensor: TensorPlan, key: str, keys: int) -> TensorPlan:
+    """What of a tensor's plan is one key's: of a BatchNorm folded into a bias, its bias takes the offset."""
+    if tensor.offset is None or keys == 1 or key.endswith(".bias"):
+        return tensor
+    return replace(tensor, offset=None)
+
+
+def bare_name(name: str) -> str:
+    """A name without what wrappers put before it."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
@@ -186,7 +211,7 @@ def _keys_of(
 
 
 def _find(wanted: str, state: Mapping[str, Any], short: Mapping[str, str | None]) -> str | None:
-    key = wanted if wanted in state else short.get(_bare(wanted))
+    key = wanted if wanted in state else short.get(bare_name(wanted))
     return key if key is not None and is_tensor(state[key]) else None
 
 
@@ -208,8 +233,13 @@ def _aliases(state: Mapping[str, Any], key: str) -> list[str]:
 
 def _check_fit(key: str, tensor: Any, step: _Step) -> None:
     shape = list(tensor.shape)[:: -1 if step.transpose else 1]
+    plan = step.plan
     where = f"Entry {shown(key)} with shape {list(tensor.shape)} does not fit tensor {shown(step.name)}"
-    for axis, index in step.plan.axes.items():
+    for axis, merges in plan.merge.items():
+        places = [place for into, origin, _ in merges for place in (into, origin)]
+        if not 0 <= axis < len(shape) or not all(0 <= place < shape[axis] for place in places):
+            raise BadUsage(f"{where} of the plan, which adds up slices of axis {axis}.")
+    for axis, index in plan.axes.items():
         if not 0 <= axis < len(shape):
             raise BadUsage(f"{where} of the plan, which changes axis {axis}: this is another network's.")
         if index.ndim != 1 or not all(0 <= i < shape[axis] for i in index.tolist()):
@@ -218,7 +248,11 @@ def _check_fit(key: str, tensor: Any, step: _Step) -> None:
                 " this is another network's checkpoint, or its weight is stored transposed (see --mapping)."
             )
         shape[axis] = len(index)
-    for axis, factors in step.plan.scale.items():
+    if plan.offset is not None and [len(plan.offset)] != shape:
+        raise BadUsage(f"{where} of the plan, which adds {plan.offset.size} numbers to it.")
+    if (plan.offset is not None or plan.merge) and not is_floating(tensor):
+        raise BadUsage(f"Entry {shown(key)} holds integers, to which nothing can be added.")
+    for axis, factors in plan.scale.items():
         if not 0 <= axis < len(shape) or factors.shape != (shape[axis],):
             raise BadUsage(f"{where} of the plan, which has {factors.size} factors for axis {axis}.")
         if not is_floating(tensor):
@@ -226,8 +260,9 @@ def _check_fit(key: str, tensor: Any, step: _Step) -> None:
 
 
 def _applied(tensor: Any, step: _Step, scaled: bool = True) -> Any:
-    """Gather, then scale (``conet_graph.passes.widths.rewidth.apply_plan`` for checkpoints)."""
-    return changed(tensor, step.plan.axes, step.plan.scale if scaled else {}, step.transpose)
+    """Merge, gather, scale, add (``conet_graph.passes.widths.rewidth.apply_plan`` for checkpoints)."""
+    plan = step.plan if scaled else replace(step.plan, scale={}, merge={}, offset=None)
+    return changed(tensor, plan, step.transpose)
 
 
 def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict[str, Any]:
@@ -272,8 +307,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     for key, value in state.items():
         if is_tensor(value) and is_floating(value) and not str(key).endswith(BUFFERS):
             places.setdefault(place(value), key)
-    bare = {_bare(str(key)): key for key in state}
-    keys = [bare.get(_bare(name), "") for name in named] or list(places.values())
+    bare = {bare_name(str(key)): key for key in state}
+    keys = [bare.get(bare_name(name), "") for name in named] or list(places.values())
     if optimizer["state"] and (len(keys) != len(numbers) or "" in keys):
         raise BadUsage(
             f"The optimizer has {len(numbers)} parameters and the state dict {len(places)}: which is which"

@@ -6,7 +6,7 @@ Nothing here trains, reads or writes: states and indicators in, new states out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from conet_graph.indicators.slope import SizeIndicators
@@ -181,6 +181,56 @@ def step_all(
         except BadUsage as error:
             raise BadUsage(f"Size {shown(size)}: {error}") from error
     return after
+
+
+def within_budget(
+    after: Callable[[float], dict[str, SizeState]],
+    delta: float,
+    slopes: Iterable[float],
+    fits: Callable[[dict[str, SizeState]], bool],
+) -> dict[str, SizeState]:
+    """The next states under a budget: the threshold rises above the lowest slopes until the widths fit.
+
+    Scaling all widths back would keep their proportions for ever where every slope exceeds delta. So the
+    sizes whose ranks grow least make room for the others.
+
+    Args:
+        after: the next states for a threshold.
+        delta: the search's own threshold.
+        slopes: of the sizes that still move.
+        fits: whether the widths keep the budget.
+
+    Returns:
+        The states at the lowest threshold that fits, or at the highest one where none does.
+
+    """
+    states = after(delta)
+    for slope in sorted(slope for slope in slopes if slope >= delta):
+        if fits(states):
+            break
+        states = after(math.nextafter(slope, math.inf))
+    return states
+
+
+def fewest_trials(settings: SearchSettings) -> int:
+    """How many trials it takes at least until a size can stop: its step halves at each turn.
+
+    >>> fewest_trials(SearchSettings()), fewest_trials(SearchSettings(gamma=0.05))
+    (7, 5)
+    """
+    turns, phi = 0, settings.phi
+    while phi >= settings.gamma and turns < settings.trials:
+        turns, phi = turns + 1, phi / 2
+    return turns + 2
+
+
+def resolution(width: int, voices: int, epochs: int) -> float:
+    """The smallest slope above 0 that a size can show: one singular value more, in one voice, at the end.
+
+    >>> resolution(width=32, voices=2, epochs=5)
+    0.00390625
+    """
+    return 1 / (width * max(1, voices) * max(1, epochs - 1))
 
 
 def rounded_width(width: float, settings: SearchSettings, multiple: int = 1) -> int:

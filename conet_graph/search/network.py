@@ -120,8 +120,7 @@ class Network:
             wished = {name: width * factor for name, width in moving.items()}
             return {**self.rounded(wished, settings), **{name: int(w) for name, w in settled.items()}}
 
-        now = {name: state.width for name, state in states.items()}
-        if self._fits(now, limits):
+        if self.fits(states, limits):
             return dict(states)
         widths = largest(scaled, lambda tried: self._fits(tried, limits), 0.0, 1.0)
         if widths is None:
@@ -130,6 +129,10 @@ class Network:
                 " lower --min-width."
             )
         return {name: replace(state, width=widths[name]) for name, state in states.items()}
+
+    def fits(self, states: Mapping[str, SizeState], limits: Limits) -> bool:
+        """Whether the widths keep the budgets."""
+        return self._fits({name: state.width for name, state in states.items()}, limits)
 
     def rounded(self, wished: Mapping[str, float], settings: SearchSettings) -> dict[str, int]:
         """The nearest allowed widths.

@@ -10,18 +10,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from conet_graph.indicators import layer_indicators
-from conet_graph.indicators.slope import mean_condition, mean_rank
+from conet_graph.indicators.slope import SizeIndicators, mean_condition, mean_rank
 from conet_graph.ir.errors import ConetGraphError, Refused, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.rewriting.rewriting import save
-from conet_graph.search.algorithm import SizeState, finished, start_state, step_all
+from conet_graph.search.algorithm import (
+    SearchSettings,
+    SizeState,
+    fewest_trials,
+    finished,
+    resolution,
+    start_state,
+    step_all,
+    within_budget,
+)
 from conet_graph.search.found import write_found
 from conet_graph.search.network import Network
 from conet_graph.search.run_folder import RunFolder
@@ -96,6 +105,11 @@ def _named_errors(training: Iterator[Mapping[str, float] | None]) -> Iterator[Ma
         raise TrialBroke(f"The trial stopped with {what}: mend that and go on.") from error
 
 
+def _mean_slope(measured: Mapping[str, SizeIndicators]) -> float:
+    slopes = [found.slope for found in measured.values()]
+    return sum(slopes) / len(slopes) if slopes else 0.0
+
+
 class Search:
     """One search in its folder; ``run`` may be called again after whatever interrupted it."""
 
@@ -139,6 +153,8 @@ class Search:
 
     def _run(self) -> str:
         trial, states = self._where()
+        if trial == 0:
+            self._warn()
         status = "finished"
         while not finished(states.values(), trial, self.settings.search):
             if self._no_time_for_another(trial):
@@ -175,9 +191,53 @@ class Search:
 
     def _after(self, trial: int, states: States) -> States:
         """The states for the trial after this one, from what it measured."""
-        settings, measured = self.settings.search, self.store.indicators(trial)
-        after = step_all(states, measured, settings, trial == 0, self.network.multiples)
-        return self.network.within(after, self.limits, settings)
+        settings, measured = self._comparable(trial), self.store.indicators(trial)
+        for size in self._mute(measured):
+            del measured[size]
+        moving = [found.slope for name, found in measured.items() if not states[name].stopped]
+
+        def after(delta: float) -> States:
+            asked = replace(settings, delta=delta)
+            return step_all(states, measured, asked, trial == 0, self.network.multiples)
+
+        kept = within_budget(
+            after, settings.delta, moving, lambda tried: self.network.fits(tried, self.limits)
+        )
+        return self.network.within(kept, self.limits, settings)
+
+    def _comparable(self, trial: int) -> SearchSettings:
+        """The settings with a delta that means the same in every trial.
+
+        A network that goes on with its weights has learnt most of what it will: all its slopes are smaller
+        in each trial. Delta shrinks as their mean does.
+        """
+        settings = self.settings.search
+        if not self.settings.warm or trial == 0:
+            return settings
+        first, now = (_mean_slope(self.store.indicators(k)) for k in (0, trial))
+        return replace(settings, delta=settings.delta * min(1.0, now / first)) if first else settings
+
+    def _mute(self, measured: Mapping[str, SizeIndicators]) -> list[str]:
+        """Sizes whose 1x1 weights never left rank 0: that is no slope of 0, but no answer."""
+        silent = {size.name for size in self.network.sizes if size.pointwise}
+        return [name for name, found in measured.items() if name in silent and not any(found.ranks)]
+
+    def _warn(self) -> None:
+        """Say what these settings cannot find out."""
+        settings = self.settings.search
+        if (fewest := fewest_trials(settings)) > settings.trials:
+            self.watch.say(f"No size can settle in under {fewest} trials; this search has {settings.trials}.")
+        coarse = [
+            size.name
+            for size in self.network.sizes
+            if settings.delta < resolution(settings.start_width, len(size.voices), settings.epochs)
+        ]
+        if coarse:
+            self.watch.say(
+                f"delta {settings.delta:g} is finer than {len(coarse)} of {len(self.network.sizes)} sizes can"
+                " show in so few epochs: for them any growth of the rank counts. Give more --epochs or a"
+                " larger --delta."
+            )
 
     # -- one trial ---------------------------------------------------------------------------------
 
@@ -198,6 +258,11 @@ class Search:
         path = self.folder.trial(trial)
         save(trained, path)
         after = self._after(trial, states)
+        for size in self._mute(self.store.indicators(trial)):
+            if not states[size].stopped:
+                self.watch.say(
+                    f"Size {size} keeps its width {states[size].width}: its 1x1 weights show no rank yet."
+                )
         graph_seconds += converting + time.perf_counter() - begun
         training, measuring = self.store.spent(trial)
         seconds = training + measuring + graph_seconds

@@ -9,7 +9,9 @@ output and input ranks are averaged. Here they are read off the channel groups:
 * layers that produce (or read) only a part of the size, as the two halves of a FactorizedReduce,
   are one voice together;
 * depthwise layers have no rank of their own; nor has the classifier, whose rank the number of
-  classes bounds.
+  classes bounds;
+* in a residual network the stem and the 1x1 shortcuts are silent, as in the published tables
+  (`conet_graph.search.silent`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from conet_graph.indicators.slope import Voice
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.search.silent import silent_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Size:
         groups: ids of the channel groups that it is made of; mostly one.
         layers: names of the layers that produce it.
         voices: who speaks for it; nobody where only depthwise layers touch it.
+        pointwise: whether only 1x1 weights speak for it: the noise in a nearly square matrix hides a signal
+            that a 3x3 weight of as many channels shows.
 
     """
 
@@ -49,6 +54,7 @@ class Size:
     groups: tuple[str, ...]
     layers: tuple[str, ...]
     voices: tuple[Voice, ...]
+    pointwise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +85,52 @@ class Speakers:
 def speakers_of(graph: Graph) -> Speakers:
     """The sizes of a network whose channels are solved, and who speaks for each."""
     analysis = analysis_of(graph)
-    sizes = sizes_of(analysis)
+    sizes = sizes_of(analysis, silent_layers(graph))
     speaking = {name for size in sizes for voice in size.voices for name in voice.layers}
     weights = {layer.name: layer.weight for layer in analysis.layers if layer.name in speaking}
     return Speakers(sizes, weights, _input_first(graph, speaking))
 
 
-def sizes_of(analysis: Analysis) -> tuple[Size, ...]:
-    """The free sizes of an analysed network, each with its voices."""
+def sizes_of(analysis: Analysis, silent: Collection[str] = ()) -> tuple[Size, ...]:
+    """The free sizes of an analysed network, each with its voices.
+
+    ``silent`` layers have none beside other producers of a size; where they are its only ones they speak.
+    """
     groups: dict[str, list[GroupEntry]] = {}
     for group in analysis.groups:
         if group.free:
             groups.setdefault(group.size, []).append(group)
     size_of = {group.id: group.size for group in analysis.groups if group.free}
     layers = [layer for layer in analysis.layers if _has_rank(layer, size_of)]
-    return tuple(
-        Size(
-            name,
-            sum(group.width for group in members),
-            math.lcm(*(group.multiple for group in members)),
-            tuple(group.id for group in members),
-            tuple(dict.fromkeys(layer for group in members for layer in group.producers)),
-            (*_voices("out", members, layers, size_of), *_voices("in", members, layers, size_of)),
+    wide = {layer.name for layer in layers if layer.kernel is not None and max(layer.kernel, default=1) > 1}
+    found = []
+    for name, members in groups.items():
+        voices = _heard(members, layers, size_of, silent)
+        found.append(
+            Size(
+                name,
+                sum(group.width for group in members),
+                math.lcm(*(group.multiple for group in members)),
+                tuple(group.id for group in members),
+                tuple(dict.fromkeys(layer for group in members for layer in group.producers)),
+                voices,
+                not any(wide.intersection(voice.layers) for voice in voices),
+            )
         )
-        for name, members in groups.items()
-    )
+    return tuple(found)
+
+
+def _heard(
+    members: list[GroupEntry], layers: list[LayerEntry], size_of: dict[str, str], silent: Collection[str]
+) -> tuple[Voice, ...]:
+    """The voices of a size: its producers by their output, those that read it alone by their input."""
+    outs = tuple(_voices("out", members, layers, size_of))
+    ins = tuple(_voices("in", members, layers, size_of))
+
+    def loud(voices: tuple[Voice, ...]) -> tuple[Voice, ...]:
+        return tuple(voice for voice in voices if not set(voice.layers) <= set(silent))
+
+    return (*(loud(outs) or outs), *loud(ins)) or ins
 
 
 def _has_rank(layer: LayerEntry, size_of: dict[str, str]) -> bool:

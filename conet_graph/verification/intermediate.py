@@ -22,7 +22,8 @@ from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.relabel import Labels, old_positions
-from conet_graph.passes.widths.rewidth import QUANTISERS, lay_out
+from conet_graph.passes.widths.rewidth import lay_out
+from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES
 from conet_graph.verification.pair import Left, Pair, give_out
 from conet_graph.verification.reference import PREFIX
@@ -54,13 +55,13 @@ def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
     small = [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
     if not small:
         return {}
-    labels = lay_out(graph, copies).labels
+    labels = lay_out(graph, copies, keeps_function=False).labels
     return {name: _left(graph, labels, name) for name in small}
 
 
 def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) -> Pair:
     """The same two networks with noise before layers and their values as further outputs, deepest first."""
-    labels = lay_out(graph, copies).labels
+    labels = lay_out(graph, copies, keeps_function=False).labels
     names: list[str] = []
     noises: list[Noise] = []
     left: Left = dict(pair.left)

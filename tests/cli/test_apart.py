@@ -10,10 +10,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from conet_graph.cli import apart, run
 from conet_graph.ir.errors import Refused
@@ -25,12 +24,13 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fo
 SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
 PLANTED = """
 import os, pathlib, signal, sys, time
+from conet_graph.latency import sessions
 from conet_graph.rewriting import rewriting
 from conet_graph.verification import pair
 def planted(*arguments, **options):
     pathlib.Path("child").write_text(str(os.getpid()))
     FAULT
-pair.open_session = rewriting.open_session = planted
+pair.open_session = rewriting.open_session = sessions.open_session = planted
 from conet_graph.cli import main
 main()
 """
@@ -80,7 +80,7 @@ def test_a_crash_while_the_latency_is_measured(tmp_path: Path) -> None:
     process = start(tmp_path, "os.abort()", *arguments)
     _, errors = process.communicate()
     assert process.returncode == 1
-    failure = "ONNX Runtime crashed (SIGABRT) while running a candidate"
+    failure = "ONNX Runtime crashed (SIGABRT) while timing a network"
     assert errors == f"conet-graph: The latency cannot be measured: {failure}.\n"
     assert only_the_old_output(tmp_path)
 
@@ -160,16 +160,14 @@ def test_numbers_of_a_report_come_through_as_they_are(monkeypatch: pytest.Monkey
     assert apart.report_of(lambda: report, None) == report  # type: ignore[arg-type]  # no crash, no plan
 
 
-def test_a_choice_comes_through_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> NDArray[np.int64]:
+def test_what_is_timed_comes_through_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> dict[str, Any]:
         raise Refused("Not that.")
 
     monkeypatch.setattr(apart, "_may_fork", lambda: True)
-    found = apart.chosen(lambda: np.array([2, 0, 1], np.int64))
-    assert found.dtype == np.int64
-    assert found.tolist() == [2, 0, 1]
+    assert apart.timed(lambda: {"copies": [2, 0, 1]}) == {"copies": [2, 0, 1]}
     with pytest.raises(Refused, match="Not that"):
-        apart.chosen(refuse)
+        apart.timed(refuse)
 
 
 def test_onnx_runtime_stays_out_of_the_process_itself(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from conet_graph.search import (
     step,
     step_all,
 )
+from conet_graph.search.algorithm import within_budget
 
 SETTINGS = SearchSettings(delta=0.01)
 
@@ -196,3 +197,24 @@ def test_the_search_ends_when_all_stopped_or_trials_are_over() -> None:
     assert not finished([going, stopped], 24, SETTINGS)
     assert finished([going, stopped], 25, SETTINGS)
     assert finished([stopped, stopped], 3, SETTINGS)
+
+
+def test_a_budget_makes_room_at_the_lowest_slopes() -> None:
+    settings = SearchSettings(delta=0.01, min_width=8)
+    states = {name: start_state(settings, 64) for name in "abc"}
+    slopes = {"a": 0.05, "b": 0.02, "c": 0.09}
+    measured = {name: SizeIndicators((0.0, slope), 1.0, slope, 1) for name, slope in slopes.items()}
+
+    def after(delta: float) -> dict[str, SizeState]:
+        return step_all(states, measured, replace(settings, delta=delta), True, {})
+
+    def fits(limit: int) -> dict[str, int]:
+        found = within_budget(
+            after, 0.01, slopes.values(), lambda tried: sum(s.width for s in tried.values()) <= limit
+        )
+        return {name: state.width for name, state in found.items()}
+
+    assert fits(1000) == {"a": 76, "b": 76, "c": 76}
+    assert fits(210) == {"a": 76, "b": 52, "c": 76}
+    assert fits(190) == {"a": 52, "b": 52, "c": 76}
+    assert fits(10) == {"a": 52, "b": 52, "c": 52}

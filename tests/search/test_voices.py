@@ -12,7 +12,7 @@ from conet_graph.ir.load import load_model
 from conet_graph.models import conv_names
 from conet_graph.models.export import export_onnx
 from conet_graph.passes import analysed
-from conet_graph.search.voices import Speakers, speakers_of
+from conet_graph.search.voices import Size, Speakers, speakers_of
 
 Said = frozenset[str]
 
@@ -151,3 +151,46 @@ def test_voices_are_those_of_the_published_tables(name: str, sizes: int, tmp_pat
     stem = {"out stem.0.weight", f"in {cells[0][0]}", f"in {cells[0][1]}", f"in {cells[1][0]}"}
     spoken = [{f"{v.side} {found.weights[n]}" for v in size.voices for n in v.layers} for size in found.sizes]
     assert stem in spoken
+
+
+def test_stem_and_shortcuts_of_a_residual_network_are_silent(tmp_path: Path) -> None:
+    export_onnx("resnet20", tmp_path / "m.onnx", width=8, keep_batchnorm=False)
+    found = speakers_of(analysed(load_model(tmp_path / "m.onnx")))
+    spoken = {size.layers[0]: said_of(size) for size in found.sizes}
+    assert spoken["/conv1/Conv"] == {
+        *(f"out /layer1/layer1.{k}/conv2/Conv" for k in range(3)),
+        *(f"in /layer1/layer1.{k}/conv1/Conv" for k in range(3)),
+        "in /layer2/layer2.0/conv1/Conv",
+    }
+    everyone = set().union(*spoken.values())
+    assert not any("shortcut" in voice for voice in everyone)
+    assert not any(size.pointwise for size in found.sizes)
+
+
+def said_of(size: Size) -> set[str]:
+    return {f"{v.side} {'+'.join(v.layers)}" for v in size.voices}
+
+
+def test_a_stem_that_is_the_only_producer_speaks() -> None:
+    found = network(
+        "float[8,3,3,3] wa, float[6,8,3,3] wb, float[5,6,1,1] we",
+        "a = Conv(x, wa) b = Conv(a, wb) end = Conv(b, we)",
+    )
+    assert said(found)[0] == {"out a", "in b"}
+
+
+def test_a_pointwise_branch_from_elsewhere_is_no_shortcut() -> None:
+    found = network(
+        "float[8,3,3,3] wa, float[8,3,3,3] wo, float[8,8,1,1] wb, float[8,8,3,3] wc, float[5,8,1,1] we",
+        """a = Conv<pads = [1,1,1,1]>(x, wa) o = Conv<pads = [1,1,1,1]>(x, wo)
+        b = Conv(o, wb) c = Conv<pads = [1,1,1,1]>(a, wc) sum = Add(b, c) end = Conv(sum, we)""",
+    )
+    assert "out b" in said(found)[-1]
+
+
+def test_sizes_of_pointwise_weights_alone_say_so() -> None:
+    found = network(
+        "float[8,3,3,3] wa, float[6,8,1,1] wb, float[5,6,1,1] we",
+        "a = Conv(x, wa) b = Conv(a, wb) end = Conv(b, we)",
+    )
+    assert [size.pointwise for size in found.sizes] == [False, True]

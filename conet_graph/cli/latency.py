@@ -1,0 +1,132 @@
+"""``rewrite --latency`` and ``--check-speed``: networks timed apart, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conet_graph.cli.apart import timed
+from conet_graph.cli.common import say
+from conet_graph.cli.progress import progress
+from conet_graph.ir.errors import BadUsage, Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from conet_graph.calibration.inputs import Calibration
+    from conet_graph.calibration.narrowing import Choice
+    from conet_graph.costs.input_shapes import InputShapes
+    from conet_graph.ir.graph import Graph
+    from conet_graph.rewriting.alignment import Alignment
+    from conet_graph.rewriting.targets import WidthRequest
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How networks are timed: ONNX Runtime's provider and threads, a table that is there, sizes of inputs."""
+
+    provider: str | None
+    threads: int
+    table: Path | None
+    shapes: InputShapes
+
+
+def met_apart(
+    graph: Graph,
+    request: WidthRequest,
+    latency: str,
+    alignment: Alignment,
+    timing: Timing,
+    data: Calibration | None,
+) -> tuple[NDArray[np.int64], dict[str, Any], Choice | None]:
+    """Copies of each class for a time that is asked for, the times, and the choice by calibration inputs.
+
+    Raises:
+        BadUsage: another target is given, too, or the latency makes no sense.
+        Refused: the goal is missed, or cannot be met.
+
+    """
+    import numpy as np
+
+    from conet_graph.calibration.narrowing import Choice
+    from conet_graph.calibration.narrowing import choose as calibrated_choice
+    from conet_graph.latency.meeting import Goal, meet, require_slower
+    from conet_graph.latency.profile import profiled
+    from conet_graph.latency.sessions import conditions_of
+    from conet_graph.latency.table import Table
+    from conet_graph.rewriting.targets import choose_copies
+
+    goal = Goal.parse(latency)
+    if request.scale is not None or request.params is not None or request.macs is not None:
+        raise BadUsage("Give one of --scale, --params, --macs and --latency, not several.")
+    given = None if timing.table is None else Table.read(timing.table)
+    with progress() as tell:
+
+        def work() -> dict[str, Any]:
+            conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
+            require_slower(graph, goal, conditions)
+            table = given or profiled(
+                graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
+            )
+            choices: dict[bytes, Choice] = {}
+
+            def choose(asked: WidthRequest) -> NDArray[np.int64]:
+                if data is None:
+                    return choose_copies(graph, asked)
+                choice = calibrated_choice(graph, asked, data, tell)
+                choices[choice.copies.tobytes()] = choice
+                return choice.copies
+
+            found = meet(graph, request, goal, table, conditions, choose)
+            chosen = choices.get(found.copies.tobytes())
+            return {
+                "copies": found.copies.tolist(),
+                "missed": found.missed,
+                "choice": None if chosen is None else [chosen.predicted, chosen.tried, chosen.best],
+                "times": {**found.to_json(), **conditions.to_json()},
+            }
+
+        told = timed(work)
+    if told["missed"]:
+        raise Refused(f"The goal is missed, nothing was written: {_sentence(told['times'])}.")
+    copies = np.array(told["copies"], np.int64)
+    return copies, told["times"], None if told["choice"] is None else Choice(copies, *told["choice"])
+
+
+def speed_apart(graph: Graph, proto: onnx.ModelProto, timing: Timing) -> dict[str, Any]:
+    """Times of a network and of what it was rewritten to."""
+    from conet_graph.latency.meeting import original_of
+    from conet_graph.latency.sessions import conditions_of, opened, raced
+
+    def work() -> dict[str, Any]:
+        conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
+        before, after = original_of(graph, conditions), opened(proto, graph.folder, conditions)
+        first, second, share = raced(before, after)
+        return {
+            "measured_ms": second.to_json(),
+            "original_ms": first.to_json(),
+            "share": share,
+            **conditions.to_json(),
+        }
+
+    return timed(work)
+
+
+def show_times(out: Console, found: dict[str, Any]) -> None:
+    """One line, and a warning where the rewritten network is slower."""
+    out.print(f"time {_sentence(found)}")
+    if found["share"] >= 1:
+        say(f"Warning: the network is slower than the original: {found['share']:.2f} times its time.")
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    old, new = found["original_ms"], found["measured_ms"]
+    text = f"{old['median']:.4g} ms -> {new['median']:.4g} ms ({100 * found['share']:.1f} %)"
+    if "goal_ms" in found:
+        text += f", goal {found['goal_ms']:.4g} ms, predicted {found['predicted_ms']:.4g} ms"
+    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    return f"{text}; medians, quartiles {new['spread']:.2g} ms apart, {found['provider']}, {threads}"

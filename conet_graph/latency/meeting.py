@@ -1,0 +1,180 @@
+"""A network as fast as asked: widths by a latency table, then a few measurements of whole networks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.ir.errors import BadUsage, Refused, shown
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.overridable import constant_weights
+from conet_graph.ir.save import save_model
+from conet_graph.latency.prediction import Prediction
+from conet_graph.latency.sessions import LEAST_ROUNDS, Conditions, Timed, Times, opened, raced, rounds
+from conet_graph.latency.table import Table
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
+from conet_graph.rewriting.targets import WidthRequest, choose_copies
+
+Copies = NDArray[np.int64]
+
+TOLERANCE = 0.05  # of the goal: what is over it by more has missed it
+AIM = (0.96, 1.01)  # of the goal: what is outside is tried again with another budget
+TRIES = 5  # whole networks that are measured
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A time that is asked for: a share of the original's, or milliseconds."""
+
+    number: float
+    is_share: bool
+
+    @staticmethod
+    def parse(text: str) -> Goal:
+        """Read ``0.6`` or ``60%`` (of the original's time), ``12ms`` or a number above 1 (milliseconds).
+
+        Raises:
+            BadUsage: it is none of these.
+
+        >>> Goal.parse("60%"), Goal.parse("12"), Goal.parse("0.8ms")
+        (Goal(number=0.6, is_share=True), Goal(number=12.0, is_share=False), Goal(number=0.8, is_share=False))
+
+        """
+        number, unit = text.strip(), ""
+        for suffix in ("ms", "%"):
+            if number.endswith(suffix):
+                number, unit = number.removesuffix(suffix).strip(), suffix
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < float("inf") or (unit == "%" and value > 100):
+            raise BadUsage(
+                f"--latency {shown(text)} is no time: give a share of the original's (0.6, 60%)"
+                " or milliseconds (12ms)."
+            )
+        if unit == "%":
+            return Goal(value / 100, True)
+        return Goal(value, not unit and value <= 1)
+
+
+@dataclass(frozen=True)
+class Met:
+    """What came of a goal: the channels that stay, and the times, all in milliseconds."""
+
+    copies: Copies
+    goal: float
+    predicted: float
+    measured: Times
+    original: Times
+    share: float
+    networks: int
+
+    @property
+    def missed(self) -> bool:
+        """Whether the network takes longer than asked by more than the tolerance."""
+        return self.measured.median > self.goal * (1 + TOLERANCE)
+
+    def to_json(self) -> dict[str, Any]:
+        """The times as plain data."""
+        return {
+            "goal_ms": self.goal,
+            "predicted_ms": self.predicted,
+            "measured_ms": self.measured.to_json(),
+            "original_ms": self.original.to_json(),
+            "share": self.share,
+            "networks_measured": self.networks,
+        }
+
+
+def original_of(graph: Graph, conditions: Conditions) -> Timed:
+    """The file that was given, as it is."""
+    with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
+        path = Path(temporary) / "original.onnx"
+        save_model(graph.loaded.proto, path, graph.folder)
+        return Timed(path, conditions)
+
+
+def candidate_of(graph: Graph, copies: Copies, conditions: Conditions) -> Timed:
+    """A rewritten network, its weights constants."""
+    proto = constant_weights(rewrite_model(graph, lay_out(graph, copies)))
+    return opened(proto, graph.folder, conditions)
+
+
+def require_slower(graph: Graph, goal: Goal, conditions: Conditions) -> None:
+    """Refuse a goal that the original meets, before anything else is timed.
+
+    Raises:
+        Refused: it is met.
+
+    """
+    original = original_of(graph, conditions)
+    now = Times.of([original.run() for _ in rounds(LEAST_ROUNDS, 0.0)]).median
+    if goal.number >= (1 if goal.is_share else now):
+        raise Refused(f"The network runs in {now:.4g} milliseconds already: nothing changes.")
+
+
+def meet(
+    graph: Graph,
+    request: WidthRequest,
+    goal: Goal,
+    table: Table,
+    conditions: Conditions,
+    choose: Callable[[WidthRequest], Copies] | None = None,
+) -> Met:
+    """Widths of the least loss with which a network takes no longer than asked.
+
+    Args:
+        graph: an analysed graph.
+        request: limits, ranking and losses; its own targets are left out.
+        goal: the time.
+        table: a latency table of the network or of its layers.
+        conditions: under which the networks are measured.
+        choose: chooses channels, where the ranking is not to.
+
+    Raises:
+        Refused: the network is as fast already, cannot be that fast, or does not run.
+
+    """
+    prediction = Prediction.of(graph, table)
+    now = prediction.milliseconds(prediction.widths.now)
+    original = original_of(graph, conditions)
+    whole = candidate_of(graph, np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64), conditions)
+    before, _, constant = raced(original, whole)
+    share = goal.number if goal.is_share else goal.number / before.median
+    if share >= 1:
+        raise Refused(f"The network runs in {before.median:.4g} milliseconds already: nothing changes.")
+    budget = now * share / constant
+    tried: list[Met] = []
+    for _ in range(TRIES):
+        asked = replace(request, latency_ms=min(budget, now), predicted=prediction)
+        copies = choose_copies(graph, asked) if choose is None else choose(asked)
+        predicted = prediction.milliseconds(_counts(graph, copies)) / now * constant
+        candidate = candidate_of(graph, copies, conditions)
+        first, second, ratio = raced(original, candidate)
+        # Both as of the median over rounds of their ratio: the two medians may be of different rounds.
+        measured = Times(first.median * ratio, second.spread)
+        wanted, said = share * first.median, predicted * first.median
+        tried.append(Met(copies, wanted, said, measured, first, ratio, len(tried) + 1))
+        if AIM[0] <= ratio / share <= AIM[1] or (ratio < share and budget >= now):
+            break
+        budget *= (sum(AIM) / 2) * share / ratio
+    return replace(_best(tried), networks=len(tried))
+
+
+def _best(tried: list[Met]) -> Met:
+    """The slowest network that meets its goal, or the fastest there is."""
+    met = [one for one in tried if one.share * one.original.median <= one.goal * AIM[1]]
+    near = met or [one for one in tried if not one.missed]
+    return max(near, key=lambda one: one.share) if near else min(tried, key=lambda one: one.share)
+
+
+def _counts(graph: Graph, copies: Copies) -> Copies:
+    return np.array([copies[g.classes].sum() for g in graph.result(CHANNELS).groups], np.int64)
