@@ -7,13 +7,8 @@ from pathlib import Path
 
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
-    copies = copies_of(graph, plan)
-    made = reference(graph, heard_copies(graph, plan))
-    fresh = ["fresh weights"] if plan.init != "keep" else []
-    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
-    why_not = fresh or random_operators(graph) or apart
-    gates = [] if why_not else gate_layers(graph)
-    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
+from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
+from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
 from conet_graph.verification.intermediate import opened_inside, watched
 from conet_graph.verification.judge import Judge, between_images, moved
@@ -42,11 +37,13 @@ def compare(
         shapes: of inputs whose sizes are free, to run with.
 
     """
-    left = judge.missing()
-    # With noise in it, what was found dead may come to life.
-    if report.ok and left and not any(group.dead for group in plan.groups):
-        inside = opened_inside(graph, copies, pair, left)
-        judge.alone |= {layer.op.index for layer in left if inside.left.keys() & set(layer.op.outputs)}
+    copies = copies_of(graph, plan)
+    made = reference(graph, heard_copies(graph, plan))
+    fresh = ["fresh weights"] if plan.init != "keep" else []
+    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
+    why_not = fresh or random_operators(graph) or apart
+    gates = [] if why_not else gate_layers(graph)
+    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -66,16 +63,11 @@ def compare(
         report.equality = "not checked: " + ", ".join(why_not)
         return
     _more_runs(pair, judge, first)
-<<<<<<< HEAD
     left = judge.missing()
-    if report.ok and left:
+    # With noise in it, what was found dead may come to life.
+    if report.ok and left and not any(group.dead for group in plan.groups):
         inside = opened_inside(graph, copies, pair, left)
         judge.alone |= {layer.op.index for layer in left if inside.left.keys() & set(layer.op.outputs)}
-=======
-    # With noise in it, what was found dead may come to life.
-    if report.ok and judge.missing() and not any(group.dead for group in plan.groups):
-        inside = opened_inside(graph, copies_of(graph, plan), pair, judge.missing())
->>>>>>> main
         _more_runs(inside, judge, None)
     judge.conclude()
 
