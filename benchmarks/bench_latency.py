@@ -89,7 +89,7 @@ def predictions(graph: Graph, table: Table, conditions: Conditions) -> list[dict
     """Predicted and measured ratios to the original (its weights constants, as in all candidates)."""
     prediction = Prediction.of(graph, table)
     whole = candidate_of(graph, np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64), conditions)
-    now = prediction.milliseconds(prediction.widths.now)
+    now = prediction.original_ms
     return [
         {
             "predicted": prediction.milliseconds(counts_of(graph, copies)) / now,
