@@ -127,7 +127,9 @@ def test_json_keeps_everything_and_has_the_documented_fields() -> None:
     data = json.loads(json.dumps(found.to_dict()))
     assert list(data) == ["format", "model", "groups", "layers", "edges", "unsupported"]
     assert data["format"] == "conet-graph.analysis/1"
-    assert " ".join(data["groups"][0]) == ("id size width multiple free reason producers consumers places")
+    assert " ".join(data["groups"][0]) == (
+        "id size width multiple free reason producers consumers places dead"
+    )
     assert " ".join(data["layers"][0]) == (
         "name op kind weight in_channels out_channels conv_groups kernel in_groups out_groups parameters macs"
     )

@@ -340,3 +340,25 @@ def test_a_file_that_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "p.json").write_text('{"format": "conet-graph.analysis/1"}')
     assert run(["apply", str(tmp_path / "p.json"), str(tmp_path / "w.pt"), "-o", str(tmp_path / "o.pt")]) == 2
     assert "not 'conet-graph.plan/1'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_dead_channels_gives_the_same(tmp_path: Path) -> None:
+    """A zero filter with a bias goes into the next bias, its multiple into the other's weights."""
+    module = net()
+    with torch.no_grad():
+        module.up.weight[3] = 0
+        module.up.bias[3] = 2.0
+        module.depthwise.weight[3] = 0
+        module.depthwise.bias[3] = 1.5
+        for layer in (module.up, module.depthwise):
+            layer.weight[5] = layer.weight[4]
+        module.up.bias[5], module.up.weight[5] = 2 * module.up.bias[4], 2 * module.up.weight[4]
+        module.depthwise.bias[5] = 2 * module.depthwise.bias[4]
+    path = tmp_path / "net.onnx"
+    export_module(module, path, (3, 8, 8))
+    plan = cg.plan(cg.load(path), lossless=True)
+    made = apply_plan_to_state_dict(plan, state_of(module))
+    small = Net(8, 10)
+    small.load_state_dict(made)
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(small.eval()(x), module(x), atol=1e-5)

@@ -14,6 +14,7 @@ from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
 from conet_graph.costs.input_shapes import Counting
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
@@ -51,7 +52,10 @@ class Place:
 
 @dataclass(frozen=True)
 class GroupEntry:
-    """Channels that appear or vanish together: a free size, or a frozen one with its reason."""
+    """Channels that appear or vanish together: a free size, or a frozen one with its reason.
+
+    ``dead`` of a free group's channels can go without a change of the network's outputs.
+    """
 
     id: str
     size: str
@@ -62,6 +66,7 @@ class GroupEntry:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     places: tuple[Place, ...]
+    dead: int = 0
 
 
 @dataclass(frozen=True)
@@ -316,7 +321,7 @@ class _Builder:
                     found.places.append(Place(tensor, axis, count))
 
     def _groups(self) -> tuple[GroupEntry, ...]:
-        named = self.names
+        named, removable = self.names, dead_channels(self.graph).removable()
         entries = [
             GroupEntry(
                 g.id,
@@ -328,6 +333,7 @@ class _Builder:
                 tuple(named[layer.op.index] for layer in g.producers),
                 tuple(named[layer.op.index] for layer in g.consumers),
                 tuple(Place(*p) for p in g.places),
+                int(removable[g.classes].sum()) * g.multiple,
             )
             for g in self.channels.groups
             if g.free

@@ -249,6 +249,10 @@ def _totals(found: Analysis, free: list[GroupEntry]) -> list[str]:
         f"{len(free)} free groups in {sizes} independent sizes;"
         f" {edges.conv} conv and {edges.non_conv} non-conv edges",
     ]
+    dead = sum(g.dead for g in free)
+    if dead:
+        where = ", ".join(f"{g.dead} of {g.id}" for g in free if g.dead)
+        lines.append(f"{dead} dead channels, which 'rewrite --lossless' drops without loss: {where}")
     for entry in found.unsupported:
         kept = ", ".join(entry.freezes) or "no layer's channels"
         lines.append(f"no channel rule fits {entry.op} {plain(entry.node)}: it freezes {kept}")

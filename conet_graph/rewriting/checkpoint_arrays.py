@@ -6,15 +6,12 @@ Nothing here imports PyTorch: where it is not loaded, no value can be a tensor o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# By axis: which positions are taken, in order; what they are multiplied by.
-Indices = Mapping[int, NDArray[np.int64]]
-Factors = Mapping[int, NDArray[np.float64]]
+from conet_graph.passes.widths.rewidth import TensorPlan, apply_plan
 
 
 def is_tensor(value: Any) -> bool:
@@ -45,39 +42,45 @@ def size(tensor: Any) -> int:
     return tensor.size if isinstance(tensor, np.ndarray) else int(tensor.numel())
 
 
-def changed(
-    tensor: Any,
-    axes: Mapping[int, NDArray[np.int64]],
-    scale: Mapping[int, NDArray[np.float64]],
-    reverse: bool,
-) -> Any:
-    """Gather along axes, then multiply by factors; ``reverse``: the axes are counted from the last."""
+def numbers(tensor: Any) -> NDArray[np.float64]:
+    """A tensor's numbers."""
     if not isinstance(tensor, np.ndarray):
-        return _changed_in_torch(tensor, axes, scale, reverse)
-    made = tensor.T if reverse else tensor
-    for axis, index in axes.items():
-        made = np.take(made, index, axis)
-    for axis, factors in scale.items():
-        shape = [-1 if k == axis else 1 for k in range(made.ndim)]
-        made = (made * factors.reshape(shape)).astype(made.dtype)
+        tensor = tensor.detach().cpu().double().numpy()
+    return np.asarray(tensor, np.float64)
+
+
+def changed(tensor: Any, plan: TensorPlan, reverse: bool) -> Any:
+    """What a plan makes of a tensor; ``reverse``: its axes are counted from the last."""
+    if not isinstance(tensor, np.ndarray):
+        return _changed_in_torch(tensor, plan, reverse)
+    made = apply_plan(tensor.T if reverse else tensor, plan)
     return np.array(made.T if reverse else made, order="C")
 
 
-def _changed_in_torch(
-    tensor: Any,
-    axes: Mapping[int, NDArray[np.int64]],
-    scale: Mapping[int, NDArray[np.float64]],
-    reverse: bool,
-) -> Any:
+def _changed_in_torch(tensor: Any, plan: TensorPlan, reverse: bool) -> Any:
+    """``conet_graph.passes.widths.rewidth.apply_plan``, where the tensor is."""
     import torch
 
     made = tensor.detach()
     backwards = tuple(reversed(range(made.ndim)))
     made = made.permute(backwards) if reverse else made
-    for axis, index in axes.items():
+    made = _merged(made, plan) if plan.merge else made
+    for axis, index in plan.axes.items():
         made = made.index_select(axis, torch.from_numpy(index).to(made.device))
-    for axis, factors in scale.items():
+    for axis, factors in plan.scale.items():
         shape = [-1 if k == axis else 1 for k in range(made.ndim)]
         made = (made * torch.from_numpy(factors).to(made.device).reshape(shape)).to(made.dtype)
+    if plan.offset is not None:
+        made = (made.double() + torch.from_numpy(plan.offset).to(made.device)).to(made.dtype)
     made = (made.permute(backwards) if reverse else made).contiguous()
     return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
+def _merged(tensor: Any, plan: TensorPlan) -> Any:
+    """Add slices to others, all as they were before."""
+    made = tensor.double()
+    whole = made.clone()
+    for axis, merges in plan.merge.items():
+        for into, origin, factor in merges:
+            made.select(axis, into).add_(whole.select(axis, origin), alpha=factor)
+    return made.to(tensor.dtype)

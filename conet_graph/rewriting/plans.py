@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,24 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One group's channels: for each new channel, the old one (of this group) it comes from."""
+    """One group's channels: for each new channel, the old one (of this group) it comes from.
+
+    ``dead`` are the old ones that go without a change of the network's outputs.
+    """
 
     id: str
     old_width: int
     new_width: int
     channels: list[int]
+    dead: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KeptGroup:
+    """A group that was to change and stays as it is, because its widths cannot be had."""
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    kept: list[KeptGroup] = field(default_factory=list)
     free_kept: bool = False
     refit: Refit | None = None
     graph: Graph | None = field(default=None, repr=False, compare=False)
@@ -67,12 +80,25 @@ class Plan:
                     "old_width": g.old_width,
                     "new_width": g.new_width,
                     "channels": g.channels,
+                    **({"dead": g.dead} if g.dead else {}),
                 }
                 for g in self.groups
             ],
+            "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
             **refit,
         }
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the rewritten network's outputs are the original's own."""
+        return (
+            self.init == "keep"
+            and self.exact
+            and all(
+                g.new_width >= g.old_width or len(g.dead) == g.old_width - g.new_width for g in self.groups
+            )
+        )
 
     def dumps(self, tensors: str | None = None) -> str:
         """The plan as JSON text; refitted tensors are named in it, and lie in the file ``tensors``."""
@@ -105,11 +131,13 @@ class Plan:
                         int(g["old_width"]),
                         int(g["new_width"]),
                         [int(c) for c in g["channels"]],
+                        [int(c) for c in g.get("dead", [])],
                     )
                     for g in data["groups"]
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                kept=[KeptGroup(str(k["id"]), str(k["reason"])) for k in data.get("kept", [])],
                 free_kept=bool(data.get("free_kept", False)),
                 refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
@@ -124,6 +152,10 @@ def _tensor_json(tensor: TensorPlan) -> dict[str, Any]:
     }
     if tensor.scale:
         entry["scale"] = {str(axis): factors.tolist() for axis, factors in tensor.scale.items()}
+    if tensor.merge:
+        entry["merge"] = {str(axis): [list(m) for m in merges] for axis, merges in tensor.merge.items()}
+    if tensor.offset is not None:
+        entry["offset"] = tensor.offset.tolist()
     return entry
 
 
@@ -132,11 +164,25 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
         str(entry["source"]),
         {int(axis): np.array(index, np.int64) for axis, index in entry["axes"].items()},
         {int(axis): np.array(f, np.float64) for axis, f in entry.get("scale", {}).items()},
+        {
+            int(axis): [(int(into), int(origin), float(factor)) for into, origin, factor in merges]
+            for axis, merges in entry.get("merge", {}).items()
+        },
+        np.array(entry["offset"], np.float64) if "offset" in entry else None,
     )
 
 
-def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
-    """The plan of a layout; groups that keep all their channels are left out."""
+def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequence[KeptGroup] = ()) -> Plan:
+    """The plan of a layout; groups that keep all their channels are left out.
+
+    Args:
+        graph: the analysed original.
+        layout: its new layout.
+        init: what becomes of the weights.
+        seed: of fresh weights.
+        kept: groups that were to change, and why they do not.
+
+    """
     channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
@@ -144,7 +190,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         if not group.free or (copies[group.classes] == 1).all():
             continue
         old_width, new = _group_positions(channels, layout, number)
-        groups.append(GroupPlan(group.id, old_width, len(new), new))
+        groups.append(GroupPlan(group.id, old_width, len(new), new, _dead(channels, layout, number)))
     return Plan(
         graph.loaded.sha256,
         init,
@@ -153,6 +199,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         groups,
         layout.tensors,
         seed,
+        list(kept),
         channels.units.free_kept,
         graph=graph,
     )
@@ -184,6 +231,15 @@ def _group_positions(channels: Channels, layout: Layout, number: int) -> tuple[i
     return int(np.count_nonzero(mine)), local[old_positions(classes, labels)[kept]].tolist()
 
 
+def _dead(channels: Channels, layout: Layout, number: int) -> list[int]:
+    """The channels of a group, numbered inside it, that go without a change of the outputs."""
+    if layout.lossless is None:
+        return []
+    classes = _group_axis(channels, number)
+    mine = classes[channels.group_of_class[classes] == number]
+    return np.flatnonzero(layout.lossless[mine]).tolist()
+
+
 def _labels_like(layout: Layout, group: Group, classes: Ids) -> Ids:
     """The new labels of an axis of these classes: a layer's own, if one of the group has such an axis."""
     pick = out_axis if group.producers else in_axis
@@ -203,7 +259,20 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
         BadUsage: the plan does not fit the network.
 
     """
+    return _read(graph, plan)[0]
+
+
+def heard_copies(graph: Graph, plan: Plan) -> Ids:
+    """The same with the channels that go without loss still there: what the new network must equal."""
+    copies, dead = _read(graph, plan)
+    copies[dead] = np.maximum(copies[dead], 1)
+    return copies
+
+
+def _read(graph: Graph, plan: Plan) -> tuple[Ids, list[int]]:
+    """The copies of each class, and the classes that go without loss."""
     channels = graph.result(CHANNELS)
+    dead: list[int] = []
     free = {group.id: number for number, group in enumerate(channels.groups) if group.free}
     copies = np.ones(len(channels.units.frozen_class), np.int64)
     for entry in plan.groups:
@@ -212,9 +281,10 @@ def copies_of(graph: Graph, plan: Plan) -> Ids:
             raise BadUsage(f"The plan's group {shown(entry.id)} is not a free group of this model.")
         axis = _group_axis(channels, number)
         classes = axis[channels.group_of_class[axis] == number]
-        if any(not 0 <= c < len(classes) for c in entry.channels):
+        if any(not 0 <= c < len(classes) for c in [*entry.channels, *entry.dead]):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))
         for klass in channels.groups[number].classes:
             copies[klass] = int(times[classes == klass].max())
-    return copies
+        dead += classes[entry.dead].tolist()
+    return copies, dead

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 WAYS = ("l2", "l1", "bn", "first", "random")
 Scores = NDArray[np.float64]
-
 # Weights are looked at this many at a time: they stay in the cache, and files may be larger than memory.
 CHUNK = 2**16
 
@@ -30,7 +30,9 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
     Returns:
         One score a class, divided by the mean of its group: layers differ in the size of their weights,
         and a ranking over all groups is to compare channels, not layers (Molchanov et al. 2017). A
-        channel with weights that are not finite scores as the best finite one of its group.
+        channel with weights that are not finite scores as the best finite one of its group. A channel
+        without which the outputs stay as they are scores below zero, whatever its weights are, and counts
+        in no mean (in a group of such channels only all count; ``below_the_living`` puts them down).
 
     Raises:
         BadUsage: there is no such way, or the seed is negative.
@@ -50,7 +52,35 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
             raw[group.classes] = np.linspace(1.5, 0.5, len(group.classes))
     else:
         raw = _norms(graph, channels, count, how)
-    return _by_group(channels, raw)
+    return _by_group(channels, *_without_dead(graph, raw))
+
+
+def below_the_living(graph: Graph, scores: Scores) -> Scores:
+    """The scores with groups that are dead as a whole below all others, too."""
+    dead = dead_channels(graph, masked=True).idle
+    made = scores.copy()
+    for group in graph.result(CHANNELS).groups:
+        if dead[group.classes].all():
+            made[group.classes] = _squashed(scores[group.classes])
+    return made
+
+
+def _squashed(scores: Scores) -> Scores:
+    """Scores from 0 on, in the same order, between -1 and 0."""
+    squashed: Scores = scores / (1 + scores) - 1
+    return squashed
+
+
+def _without_dead(graph: Graph, raw: Scores) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores in which the best of channels that are multiples of one another speaks for all; who is dead."""
+    found, raw = dead_channels(graph, masked=True), raw.copy()
+    dead = found.idle.copy()
+    for twins in found.twins:
+        best = max(twins, key=lambda klass: float(raw[klass]))
+        dead[twins] = True
+        dead[best] = False
+        raw[best] = raw[twins].sum()
+    return raw, dead
 
 
 def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
@@ -125,14 +155,27 @@ def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generi
     return along, (array[(*lead, slice(k, k + step))] for k in range(0, length, step))
 
 
-def _by_group(channels: Channels, raw: Scores) -> Scores:
+def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Scores:
     scores = np.ones_like(raw)
     for group in channels.groups:
         mine = raw[group.classes]
-        finite = np.isfinite(mine)
-        best = mine[finite].max(initial=0.0)
-        if best > 0:
-            # Divided by the best first: the sum of numbers near the largest float would overflow.
-            mine = np.where(finite, mine, best) / best
-            scores[group.classes] = mine / mine.mean()
+        gone = dead[group.classes]
+        if gone.all():
+            scores[group.classes] = _over_mean(mine)
+            continue
+        found = np.empty_like(mine)
+        found[~gone], found[gone] = _over_mean(mine[~gone]), _squashed(_over_mean(mine))[gone]
+        scores[group.classes] = found
     return scores
+
+
+def _over_mean(raw: Scores) -> Scores:
+    """Scores divided by their mean; one where all are zero."""
+    finite = np.isfinite(raw)
+    best = raw[finite].max(initial=0.0)
+    if best <= 0:
+        return np.ones_like(raw)
+    # Divided by the best first: the sum of numbers near the largest float would overflow.
+    raw = np.where(finite, raw, best) / best
+    over: Scores = raw / raw.mean()
+    return over

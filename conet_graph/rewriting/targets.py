@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.costs.input_shapes import InputShapes, counting
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, out_axis
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
 from conet_graph.rewriting.named_widths import asked_counts, find_groups
-from conet_graph.rewriting.ranking import importance
+from conet_graph.rewriting.ranking import below_the_living, importance
 
 Copies = NDArray[np.int64]
 Measure = Callable[[Copies], float]
@@ -34,6 +37,7 @@ class WidthRequest:
 
     ``params``, ``macs`` and ``weight_bytes`` are fractions of the original up to 1, absolute numbers above;
     MACs are counted at ``input_shapes`` (by input; where a size is free and none is named, one is assumed).
+    ``lossless`` drops the channels that change nothing, and no others.
     ``measure_latency`` gives the milliseconds of a candidate, from the copies of each class.
     ``knowledge`` of the channels, measured, takes the place of ``importance``.
 
@@ -57,6 +61,7 @@ class WidthRequest:
     runtime: str | None = None
     min_width: int = 1
     keep: tuple[str, ...] = ()
+    lossless: bool = False
     importance: str = "l2"
     uniform: bool = False
     seed: int = 0
@@ -91,9 +96,10 @@ def _check(request: WidthRequest) -> None:
         "--latency": request.latency_ms,
     }
     given = {option: value for option, value in targets.items() if value is not None}
-    if len(given) > 1:
-        raise BadUsage(f"Give one of {' and '.join(given)}, not several.")
-    if not given and not request.widths:
+    named = [*given, *(["--lossless"] if request.lossless else [])]
+    if len(named) > 1 or (request.lossless and request.widths):
+        raise BadUsage(f"Give one of {' and '.join(named or ['--lossless'])}, not several.")
+    if not named and not request.widths:
         raise BadUsage(
             "Say what size you want: a scale, widths, or a target for parameters, MACs or latency."
         )
@@ -116,7 +122,7 @@ class _Chooser:
         self.channels = graph.result(CHANNELS)
         self.groups = self.channels.groups
         self.known = request.knowledge
-        self.scores = self.known.scores if self.known else importance(graph, request.importance, request.seed)
+        self.scores = self.known.scores if self.known else self._by_weights(request.seed)
         self.counts = np.array([len(g.classes) for g in self.groups], np.int64)
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
@@ -124,12 +130,17 @@ class _Chooser:
         self.ladder = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))
         self.steps = self.ladder[0]
 
+    def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
+        return below_the_living(self.graph, importance(self.graph, self.request.importance, seed))
+
     def choose(self) -> Copies:
         request = self.request
         if not any(g.free for g in self.groups):
             raise Refused(f"Nothing may change in this network: {self._reasons()}.")
         for name in request.keep:
             self.movable[list(find_groups(self.graph, name))] = False
+        if request.lossless:
+            return self._lossless()
         asked = asked_counts(self.graph, request.widths, request.keep)
         counts = self.counts.copy()
         for number, count in asked.items():
@@ -144,13 +155,59 @@ class _Chooser:
         elif request.params or request.macs or request.weight_bytes:
             counts = self._to_cost(counts)
         if np.array_equal(counts, self.counts) and not asked and request.scale != 1.0:
-            raise Refused("At these limits (--multiple-of, --min-width, --keep) nothing changes.")
+            raise Refused(self._unchanged())
         return self._copies(counts)
 
+    def _unchanged(self) -> str:
+        """Why no width changes: a limit that was asked for, or groups whose channels move many at once."""
+        request = self.request
+        limits = {
+            "--multiple-of": (request.multiple_of or 1) > 1,
+            "--min-width": request.min_width > 1,
+            "--keep": bool(request.keep),
+        }
+        given = [option for option, is_given in limits.items() if is_given]
+        if given:
+            return f"With {' and '.join(given)} nothing changes: loosen it, or ask for another size."
+        moving = [g for g, can in zip(self.groups, self.movable, strict=True) if can]
+        told = [f"{g.id} moves {g.multiple} of its {g.width} channels at once" for g in moving[:REASONS]]
+        more = f", and {len(moving) - REASONS} more groups" if len(moving) > REASONS else ""
+        return (
+            f"Nothing changes: {', '.join(told)}{more}; ask for a size that is further from the original,"
+            " or for widths by name."
+        )
+
     def _reasons(self) -> str:
-        told = list(dict.fromkeys(g.reason or "" for g in self.groups))
+        told = self._frozen_because()
         more = f"; and {len(told) - REASONS} more reasons" if len(told) > REASONS else ""
         return "; ".join(told[:REASONS]) + more if told else "it has no layers"
+
+    def _frozen_because(self) -> list[str]:
+        """The reasons that the layers' own channels meet, each once."""
+        units = self.channels.units
+        parts = frozen_parts(units)
+        told: dict[str, None] = {}
+        for layer in self.graph.result(LAYERS):
+            axis = out_axis(units, layer)
+            met = [axis] if isinstance(axis, int) else np.unique(parts.reason[parts.of[axis]]).tolist()
+            told.update((units.reasons[unit], None) for unit in met if unit >= 0)
+        return list(told)
+
+    def _lossless(self) -> Copies:
+        """Without the channels that change nothing, as far as multiples and least widths let them go."""
+        request = self.request
+        rounded = request.multiple_of is not None or request.runtime is not None
+        removable = dead_channels(self.graph).removable()
+        copies = np.ones(len(removable), np.int64)
+        for k in np.flatnonzero(self.movable).tolist():
+            group = self.groups[k]
+            dead = group.classes[removable[group.classes]]
+            step = int(self.steps[k]) if rounded else 1
+            left = max(-(-(len(group.classes) - len(dead)) // step) * step, self._least(k, step), 1)
+            copies[dead[: max(0, len(group.classes) - left)]] = 0
+        if (copies == 1).all():
+            raise Refused("No channel of this network can go without a change of its outputs.")
+        return copies
 
     # -- scale -------------------------------------------------------------------------------------
 
@@ -319,7 +376,7 @@ class _Chooser:
             costs = self._costs()
             by_cost = costs.parameters if self.request.params is not None else costs.macs
             return self.known.drop_order(counts, least, self.steps, lambda c: by_cost(c.astype(np.float64)))
-        by_weights = importance(self.graph, self.request.importance) if self.known else self.scores
+        by_weights = self._by_weights() if self.known else self.scores
         numbers: list[int] = []
         scores: list[float] = []
         for k in np.flatnonzero(self.movable):

@@ -1,0 +1,1 @@
+"""Channels whose removal changes nothing: constant ones, unheard ones, and multiples of others."""

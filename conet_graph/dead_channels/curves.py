@@ -1,0 +1,114 @@
+"""Bounds and likeness through activations: one number in, one number out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.dead_channels.alike import Numbers, bucket_of
+from conet_graph.dead_channels.facts import Along, Facts, combined
+from conet_graph.ir.graph import Operator
+from conet_graph.passes.shapes.constant_values import evaluated
+
+# Curves that never fall (LeakyRelu and its like with a slope that is not negative: see ``_rises``).
+RISING = frozenset(
+    (
+        *("Atan", "Asinh", "Celu", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "HardSigmoid"),
+        *("Identity", "LeakyRelu", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sinh", "Softplus"),
+        *("Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    )
+)
+# Curves that fall to a least value below zero, then rise: their least value, rounded down.
+DIPPING = {"Gelu": -0.171, "HardSwish": -0.376, "Mish": -0.309, "Swish": -0.279}
+# Curves for which f(c x) = c f(x) for every positive c, and for every c at all.
+SCALING = frozenset({"LeakyRelu", "Relu", "Abs"})
+LINEAR = frozenset({"Cast", "Dropout", "Identity", "Neg"})
+UNARY = RISING | frozenset(DIPPING) | SCALING | LINEAR | {"Cos", "Sin", "Reciprocal", "Log", "Shrink"}
+
+
+def curve(facts: Facts, op: Operator) -> None:
+    """An activation of one input; further inputs are constant numbers."""
+    name = op.input(0)
+    if not _is_plain(facts, op):
+        return
+    fact = facts.of(name)
+    along = {}
+    for axis in range(facts.rank(op.outputs[0]) or 0):
+        found = facts.along(name, axis)
+        if found is not None:
+            low, high = bounds(facts, op, found.low, found.high)
+            along[axis] = _alike(op, found, low, high)
+    low, high = bounds(facts, op, np.array([fact.low]), np.array([fact.high]))
+    facts.say(op, float(low[0]), float(high[0]), along)
+
+
+def _is_plain(facts: Facts, op: Operator) -> bool:
+    """Whether the operator does the same to every number, and to floats."""
+    if not facts.is_float(op.input(0)) or not facts.is_float(op.outputs[0]):
+        return False
+    if op.op_type == "Dropout":
+        return not op.input(2)  # a third input may switch chance on
+    return all(not n or facts.scalar(n) is not None for n in op.inputs[1:])
+
+
+def _alike(op: Operator, found: Along, low: Numbers, high: Numbers) -> Along:
+    one = np.ones((len(found), 1))
+    if op.op_type in LINEAR:
+        return combined(low, high, one, found.kind, found.factor)
+    if op.op_type in SCALING:
+        bucket = bucket_of(found.kind, np.sign(found.factor))
+        return combined(low, high, one, bucket, np.abs(found.factor))
+    return combined(low, high, one, bucket_of(found.kind, found.factor), np.ones(len(found)))
+
+
+def bounds(facts: Facts, op: Operator, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
+    """Bounds of a curve's values, from bounds of what it is given."""
+    at_low, at_high = _values(facts, op, low), _values(facts, op, high)
+    fixed = (low == high) & np.isfinite(low)
+    if op.op_type in LINEAR - {"Neg"} or (op.op_type in RISING and _rises(op)):
+        least, most = at_low, at_high
+    elif op.op_type == "Neg":
+        least, most = at_high, at_low
+    elif op.op_type == "Abs":
+        across = (low < 0) & (high > 0)
+        least, most = np.where(across, 0.0, np.minimum(at_low, at_high)), np.maximum(at_low, at_high)
+    elif op.op_type in DIPPING:
+        least = np.where(low >= 0, at_low, DIPPING[op.op_type])
+        most = np.where(high > 0, at_high, 0.0)
+    else:
+        least, most = np.full(len(low), -np.inf), np.full(len(low), np.inf)
+    least, most = np.where(fixed, at_low, least), np.where(fixed, at_high, most)
+    return np.where(np.isnan(least), -np.inf, least), np.where(np.isnan(most), np.inf, most)
+
+
+def _rises(op: Operator) -> bool:
+    return float(op.attr("alpha", 0.01)) >= 0 and float(op.attr("gamma", 1.0)) >= 0
+
+
+_KNOWN: dict[str, Callable[[Numbers], NDArray[Any]]] = {
+    "Abs": np.abs,
+    "Cast": np.asarray,
+    "Dropout": np.asarray,
+    "Identity": np.asarray,
+    "Neg": np.negative,
+    "Relu": lambda x: np.maximum(x, 0.0),
+}
+
+
+def _values(facts: Facts, op: Operator, numbers: Numbers) -> Numbers:
+    """The curve at these numbers: by ONNX's reference implementation, but for the most frequent ones."""
+    if op.op_type in _KNOWN:
+        return np.asarray(_KNOWN[op.op_type](numbers), np.float64)
+    given = {n: facts.graph.array(n) for n in op.inputs[1:] if n}
+    given[op.input(0)] = numbers.astype(np.float32)
+    given = {n: v.astype(np.float32) if v.dtype.kind == "f" else v for n, v in given.items()}
+    try:
+        with np.errstate(all="ignore"):
+            (found,) = evaluated(op, given).values()
+    except Exception:
+        # A form that the reference does not know tells nothing.
+        return np.full(len(numbers), np.nan)
+    return np.asarray(found, np.float64).reshape(-1)

@@ -1,0 +1,219 @@
+"""Bounds of what layers compute: sums over channels, weighted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conet_graph.dead_channels.alike import Numbers, alike
+from conet_graph.dead_channels.facts import Along, Facts
+from conet_graph.ir.graph import Operator
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.passes.shapes.constant_values import value_of
+
+Weights = NDArray[Any]
+# Weights that are looked at together: few enough to stay in the cache.
+BLOCK = 2**18
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's weight as [groups, outputs a group, inputs a group, kernel], whatever its operator.
+
+    ``bias`` has a number for each output. ``partial``: near the border (or for a transposed convolution
+    anywhere) an output may get only some of the products that make it up.
+    """
+
+    weight: Weights
+    bias: Numbers
+    partial: bool
+    axis: int
+
+
+def layer_of(facts: Facts, op: Operator) -> Layer | None:
+    """The weight of a layer in floats; None where it is none, or not known before the network runs."""
+    if op.op_type in ("Conv", "ConvTranspose"):
+        return _convolution(facts, op)
+    if op.op_type in ("Gemm", "MatMul") and not op.domain:
+        return _product(facts, op)
+    return None
+
+
+def _convolution(facts: Facts, op: Operator) -> Layer | None:
+    slots = CONVOLUTIONS[op.op_type]
+    array = _floats(facts, op.input(slots.weight))
+    groups = int(op.attr("group", 1))
+    if array is None or array.ndim < 3 or groups < 1:
+        return None
+    turned = op.op_type == "ConvTranspose"
+    first, second = array.shape[:2]
+    if first % groups or not array.size:
+        return None
+    split = array.reshape(groups, first // groups, second, -1)
+    weight = split.transpose(0, 2, 1, 3) if turned else split
+    outputs = groups * weight.shape[1]
+    bias = _bias(facts, op.input(slots.bias or 2), outputs)
+    if bias is None:
+        return None
+    return Layer(weight, bias, is_partial(op, array.shape[2:]), 1)
+
+
+def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
+    """Whether some outputs of a convolution get only some of its products."""
+    pointwise = all(k == 1 for k in kernel)
+    if op.op_type == "ConvTranspose":
+        strides = op.attr("strides", [1])
+        return not pointwise or any(s != 1 for s in strides) or any(op.attr("output_padding", [0]))
+    return any(op.attr("pads", [0])) or (
+        str(op.attr("auto_pad", "NOTSET")).startswith("SAME") and not pointwise
+    )
+
+
+def _product(facts: Facts, op: Operator) -> Layer | None:
+    slots = PRODUCTS[op.op_type]
+    array = _floats(facts, op.input(slots.weight))
+    rank = facts.rank(op.input(slots.data))
+    if array is None or array.ndim != 2 or not array.size or rank is None or rank < 1 or op.attr("transA", 0):
+        return None
+    weight = array if op.attr("transB", 0) else array.T
+    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
+    bias = _bias(facts, op.input(2) if op.op_type == "Gemm" else "", len(weight))
+    if bias is None:
+        return None
+    weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)
+    return Layer(weight[None, :, :, None], beta * bias, False, rank - 1)
+
+
+def _floats(facts: Facts, name: str) -> Weights | None:
+    if name not in facts.graph.derived:
+        return None
+    array = value_of(facts.graph, name)
+    if array is None or not facts.is_float(name):
+        return None
+    # numpy does not compute with bfloat16, and slowly with half floats.
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _bias(facts: Facts, name: str, count: int) -> Numbers | None:
+    return facts.vector(name, count) if name else np.zeros(count)
+
+
+def out_axis_of(facts: Facts, op: Operator, layer: Layer) -> int:
+    """The axis of a layer's output that carries its channels."""
+    rank = facts.rank(op.outputs[0])
+    return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is known of a layer's output channels; and [groups, outputs, inputs], which inputs each hears."""
+
+    along: Along
+    hears: NDArray[np.bool_]
+
+
+def output_of(layer: Layer, data: Along | None, low: float, high: float, masked: bool) -> Output:
+    """What is known of a layer's output channels.
+
+    Args:
+        layer: the weights.
+        data: the channels that are summed over; None where all lie within ``low`` and ``high``.
+        low: the least number of the data.
+        high: the largest.
+        masked: whether channels may be set to zero where they are summed over.
+
+    """
+    groups, outputs, inputs, _ = layer.weight.shape
+    data = data if data is not None and len(data) == groups * inputs else None
+    lows = np.full(groups * inputs, low) if data is None else data.low
+    highs = np.full(groups * inputs, high) if data is None else data.high
+    if layer.partial:
+        lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
+    hears = np.empty((groups, outputs, inputs), np.bool_)
+    least, most = np.empty((groups, outputs)), np.empty((groups, outputs))
+    step = max(1, BLOCK * outputs // layer.weight.size)
+    for start in range(0, outputs, step):
+        part = slice(start, start + step)
+        up, down = signed_sums(layer.weight[:, part])
+        hears[:, part] = (up != 0) | (down != 0)
+        bounds = _bounds(up, down, lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1))
+        least[:, part], most[:, part] = bounds
+    bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
+    return Output(Along(*bounds, *_likeness(layer, data, masked)), hears)
+
+
+def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
+    """Sums over the kernel of the positive weights and of the negative ones: [groups, outputs, inputs]."""
+    kernel = weight.shape[3]
+    up, down = np.maximum(weight, 0), np.minimum(weight, 0)
+    if kernel == 1:
+        return up[..., 0], down[..., 0]
+    # By the matrix product: numpy is slow in sums over short last axes.
+    one = np.ones(kernel, weight.dtype)
+    shape = weight.shape[:3]
+    return (up.reshape(-1, kernel) @ one).reshape(shape), (down.reshape(-1, kernel) @ one).reshape(shape)
+
+
+def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
+    """The least and the largest that the products of each output add up to, [groups, outputs].
+
+    Args:
+        up: positive weights, [groups, outputs, inputs].
+        down: negative ones.
+        low: the least that the inputs can be, [groups, 1, inputs].
+        high: the largest.
+
+    """
+    unknown = np.asarray(~(np.isfinite(up) & np.isfinite(down)).all(axis=2), np.bool_)
+    has_up, has_down = up > 0, down < 0
+    no_low, no_high = np.isneginf(low), np.isposinf(high)
+    endless_up: NDArray[np.bool_] = unknown | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
+    endless_down: NDArray[np.bool_] = unknown | ((has_up & no_low) | (has_down & no_high)).any(axis=2)
+    least = _sums(up, down, low, high, ~endless_down)
+    most = _sums(up, down, high, low, ~endless_up)
+    return np.where(endless_down, -np.inf, least), np.where(endless_up, np.inf, most)
+
+
+def _sums(up: Weights, down: Weights, by_up: Numbers, by_down: Numbers, where: NDArray[np.bool_]) -> Numbers:
+    """Positive weights times ``by_up`` and negative ones times ``by_down``, summed over the inputs."""
+    total = np.zeros(where.shape)
+    group, output = np.nonzero(where)
+    if len(group):
+        # Where a bound is endless, the weights in that direction are zero in these rows.
+        ups = up[group, output] * _finite(by_up)[group, 0]
+        downs = down[group, output] * _finite(by_down)[group, 0]
+        total[group, output] = (ups + downs).sum(axis=1)
+    return total
+
+
+def _finite(bounds: Numbers) -> Numbers:
+    return np.where(np.isfinite(bounds), bounds, 0.0)
+
+
+def _likeness(layer: Layer, data: Along | None, masked: bool) -> tuple[NDArray[np.int64], Numbers]:
+    """Which outputs are multiples of one another: those whose weights and bias are."""
+    groups, outputs, inputs, _ = layer.weight.shape
+    weight, bucket = layer.weight, np.repeat(np.arange(groups), outputs)
+    if data is not None and inputs == 1:
+        # Depthwise: channels that are alike stay alike under the same filter.
+        bucket = np.repeat(data.kind, outputs)
+        weight = weight * data.factor.astype(weight.dtype)[:, None, None, None]
+    elif data is not None and groups == 1 and not masked and len(np.unique(data.kind)) < inputs:
+        weight = _folded(weight, data)
+    rows = weight.reshape(groups * outputs, -1)
+    if layer.bias.any():
+        rows = np.concatenate([rows, layer.bias[:, None].astype(rows.dtype)], axis=1)
+    return alike(rows, bucket)
+
+
+def _folded(weight: Weights, data: Along) -> Weights:
+    """Weights with those of channels that are alike added up in the first of their kind."""
+    kinds, first, inverse = np.unique(data.kind, return_index=True, return_inverse=True)
+    ratio = (data.factor / data.factor[first][inverse]).astype(weight.dtype)
+    folded = np.zeros((1, weight.shape[1], len(kinds), weight.shape[3]), weight.dtype)
+    # Input channels first, in a view: they are what is added up.
+    np.add.at(folded[0].transpose(1, 0, 2), inverse, (weight[0] * ratio[None, :, None]).transpose(1, 0, 2))
+    return folded

@@ -1,0 +1,144 @@
+"""One walk over the network, from its inputs to its outputs, that fills the facts of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from conet_graph.dead_channels.alike import bucket_of
+from conet_graph.dead_channels.curves import UNARY, curve
+from conet_graph.dead_channels.facts import Fact, Facts, between, combined
+from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
+from conet_graph.dead_channels.pointwise import BOUNDS, products, several
+from conet_graph.dead_channels.sums import layer_of, out_axis_of, output_of
+from conet_graph.ir.graph import Graph, Operator
+
+
+def walk(graph: Graph, masked: bool) -> Facts:
+    """The facts of all values of an analysed network.
+
+    Args:
+        graph: with its channels solved.
+        masked: whether the facts are to hold when channels are set to zero where they are summed over.
+
+    """
+    facts = Facts(graph, masked)
+    for op in graph.operators:
+        rule = RULES.get(op.op_type) if op.domain == "" else None
+        if rule is None or op.subgraphs() or not any(op.outputs) or not op.input(0):
+            continue
+        try:
+            rule(facts, op)
+        except (IndexError, ValueError, TypeError, ArithmeticError):
+            # A file may claim anything of an operator that is not looked at closer: nothing is known then.
+            facts.known.update({name: Fact() for name in op.outputs if name})
+    return facts
+
+
+def _layer(facts: Facts, op: Operator) -> None:
+    layer = layer_of(facts, op)
+    if layer is None:
+        return
+    fact = facts.of(op.input(0))
+    low, high = (min(fact.low, 0.0), max(fact.high, 0.0)) if facts.masked else (fact.low, fact.high)
+    found = output_of(layer, facts.summed_over(op, 0, layer.axis), low, high, facts.masked)
+    facts.hears[op.index] = found.hears, layer.partial
+    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found.along})
+
+
+def _batch_norm(facts: Facts, op: Operator) -> None:
+    """(x - mean) / sqrt(variance + epsilon) * scale + shift, channel by channel."""
+    shape = facts.graph.shape(op.input(0)) or ()
+    count = shape[1] if len(shape) > 1 else None
+    if not isinstance(count, int) or op.attr("training_mode", 0) or len([o for o in op.outputs if o]) > 1:
+        return
+    vectors = [facts.vector(name, count) for name in op.inputs[1:5]]
+    if len(vectors) < 4 or any(v is None for v in vectors):
+        return
+    scale, shift, mean, variance = (np.asarray(v) for v in vectors)
+    with np.errstate(all="ignore"):
+        slope = scale / np.sqrt(variance + float(op.attr("epsilon", 1e-5)))
+        offset = shift - mean * slope
+    # A scale of zero leaves the shift, whatever the statistics are.
+    slope, offset = np.where(scale == 0, 0.0, slope), np.where(scale == 0, shift, offset)
+    found = facts.along(op.input(0), 1)
+    fact = facts.of(op.input(0))
+    found = found if found is not None else between(np.full(count, fact.low), np.full(count, fact.high))
+    low, high = products([(found.low, found.high), (slope, slope)])
+    rows = np.stack([slope * found.factor, offset], axis=1)
+    along = combined(low + offset, high + offset, rows, found.kind, np.ones(count))
+    facts.say(op, -np.inf, np.inf, {1: along})
+
+
+def _instance_norm(facts: Facts, op: Operator) -> None:
+    """What is the same everywhere, or scaled with zero, leaves the shift."""
+    found = facts.along(op.input(0), 1)
+    if found is None:
+        return
+    scale, shift = facts.vector(op.input(1), len(found)), facts.vector(op.input(2), len(found))
+    if scale is None or shift is None:
+        return
+    fixed = scale == 0
+    low, high = np.where(fixed, shift, -np.inf), np.where(fixed, shift, np.inf)
+    facts.say(op, -np.inf, np.inf, {1: between(low, high)})
+
+
+def _quantised(facts: Facts, op: Operator) -> None:
+    """QuantizeLinear and DequantizeLinear with one scale for all channels."""
+    step = facts.scalar(op.input(1))
+    zero = facts.scalar(op.input(2)) if op.input(2) else 0.0
+    if step is None or zero is None or not step > 0:
+        return
+    if op.op_type == "QuantizeLinear" and not op.input(2):
+        return
+    fact = facts.of(op.input(0))
+    least, most = _steps(facts, op)
+
+    def turned(numbers: np.ndarray) -> np.ndarray:
+        if op.op_type == "DequantizeLinear":
+            return (numbers - zero) * step
+        return np.clip(np.rint(numbers / step) + zero, least, most)
+
+    along = {}
+    for axis in range(facts.rank(op.outputs[0]) or 0):
+        found = facts.along(op.input(0), axis)
+        if found is not None:
+            bucket = bucket_of(found.kind, found.factor)
+            one = np.ones(len(found))
+            along[axis] = combined(turned(found.low), turned(found.high), one[:, None], bucket, one)
+    low, high = turned(np.array([fact.low, fact.high]))
+    facts.say(op, float(low), float(high), along)
+
+
+def _steps(facts: Facts, op: Operator) -> tuple[float, float]:
+    """The least and the largest number that a quantiser writes."""
+    if op.op_type == "DequantizeLinear":
+        return -np.inf, np.inf
+    kind = facts.graph.array(op.input(2)).dtype
+    found = np.iinfo(kind)
+    return float(found.min), float(found.max)
+
+
+Rule = Callable[[Facts, Operator], None]
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _layer),
+    **dict.fromkeys(UNARY, curve),
+    **dict.fromkeys(BOUNDS, several),
+    **dict.fromkeys(
+        (
+            *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather"),
+            *("DepthToSpace", "SpaceToDepth", "Expand", "Tile"),
+        ),
+        moved,
+    ),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), pooled),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "ReduceMax"), pooled),
+    **dict.fromkeys(("Resize", "Upsample"), resized),
+    "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _instance_norm,
+    "Concat": concatenated,
+    "Pad": padded,
+    "QuantizeLinear": _quantised,
+    "DequantizeLinear": _quantised,
+}
