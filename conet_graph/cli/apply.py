@@ -14,6 +14,9 @@ from conet_graph.ir.errors import BadUsage, shown
 if TYPE_CHECKING:
     from conet_graph.rewriting.plans import Plan
 
+# Sentences about tensors that cannot be put into the checkpoint, at most.
+MOST_TOLD = 8
+
 
 @guarded
 def apply(
@@ -45,19 +48,24 @@ def apply(
     from conet_graph.regular_file import read_text
     from conet_graph.rewriting.checkpoint import apply_plan_to_checkpoint
     from conet_graph.rewriting.checkpoint_file import check_suffix, read_checkpoint, write_checkpoint
-    from conet_graph.rewriting.plans import Plan
+    from conet_graph.rewriting.refits import read_plan
 
     inputs = {"the plan": plan, "the checkpoint": checkpoint, "the mapping": mapping, "the model": model}
     check_outputs({"-o": output}, named_inputs(inputs))
     check_suffix(output)
-    made = Plan.loads(read_text(plan, "plan"))
+    made = read_plan(plan)
     keys = None if mapping is None else _mapping(read_text(mapping, "mapping"), mapping)
     if match not in (None, "auto") or (match is None) != (model is None):
         raise BadUsage("--match is 'auto' and needs --model, the ONNX file that the plan was made for.")
     old, metadata = read_checkpoint(checkpoint)
+    left: list[str] = []
     if model is not None:
         keys = _matched(made, model, old, keys)
-    write_checkpoint(apply_plan_to_checkpoint(made, old, keys), output, metadata)
+    write_checkpoint(apply_plan_to_checkpoint(made, old, keys, left), output, metadata)
+    for sentence in left[:MOST_TOLD]:
+        say(f"Not refitted in the checkpoint: {sentence}.")
+    if len(left) > MOST_TOLD:
+        say(f"Not refitted in the checkpoint: {len(left) - MOST_TOLD} tensors more.")
 
 
 def _matched(plan: Plan, model: Path, checkpoint: Any, given: dict[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import report_of
-from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
+from conet_graph.cli.calibrating import choice_apart, percent, refit_apart, show_errors, summary
 from conet_graph.cli.common import (
     RUNTIMES,
     Debug,
@@ -105,7 +105,9 @@ def rewrite(
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
     free_kept: FreeKept = False,
-    init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
+    init: Annotated[
+        str, typer.Option(help="'keep' the weights, or 'fresh' ones ('fresh-kaiming': larger).")
+    ] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
     ] = False,
@@ -125,6 +127,7 @@ def rewrite(
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
     With the function kept: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --calibrate images/
     """
+    from conet_graph.calibration.lost import error_on_random_inputs
     from conet_graph.cli.files import (
         PIPE,
         check_outputs,
@@ -216,7 +219,14 @@ def rewrite(
     report = None
     if not dry_run and output is not None:
         if verify:
-            report = report_of(lambda: verified(graph, proto, made, graph.folder, fixed), made)
+
+            def proven() -> Report:
+                found = verified(graph, proto, made, graph.folder, fixed)
+                if found.ok and data is None and init == "keep" and (copies == 0).any():
+                    found.outputs_error = error_on_random_inputs(graph, proto, found)
+                return found
+
+            report = report_of(proven, made)
             require(report)
         if data is not None and (copies == 0).any():
             fit = refit_apart(graph, layout, proto, data)
@@ -367,6 +377,12 @@ def _show(
             else f", largest difference {report.largest_difference:.1g}"
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
+        if report.outputs_error is not None:
+            out.print(
+                f"the function is not kept: on random inputs the outputs are off by"
+                f" {percent(report.outputs_error)} of their variance; --calibrate DATA keeps it, or training",
+                style="yellow",
+            )
     elif output is not None:
         out.print("not verified (--no-verify)")
     if made.refit is not None:

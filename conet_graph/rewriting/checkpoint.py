@@ -13,6 +13,7 @@ import numpy as np
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.passes.widths.rewidth import TensorPlan
 from conet_graph.rewriting.checkpoint_arrays import changed, is_floating, is_tensor, place, size
+from conet_graph.rewriting.checkpoint_refit import put
 from conet_graph.rewriting.plans import Plan
 
 # What DataParallel, a wrapping module and torch.compile put before the names of a network.
@@ -21,6 +22,10 @@ PREFIXES = ("module.", "model.", "_orig_mod.")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 # How deep a checkpoint is searched for state dicts and optimizers.
 DEPTH = 4
+
+
+# A plan whose refitted tensors are put in, the mapping, and where to say what could not be.
+_Refitting = tuple[Plan, Mapping[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ def apply_plan_to_state_dict(
         BadUsage: a tensor has no key or does not fit, or the plan draws fresh weights.
 
     """
-    return _changed_state(state_dict, _steps(plan, state_dict, mapping or {}))
+    return _changed_state(state_dict, _steps(plan, state_dict, mapping or {}), (plan, mapping or {}, []))
 
 
-def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, Any] | None = None) -> Any:
+def apply_plan_to_checkpoint(
+    plan: Plan, checkpoint: Any, mapping: Mapping[str, Any] | None = None, left: list[str] | None = None
+) -> Any:
     """Repeat a plan's surgery on all that a checkpoint holds: a state dict, or several in a dict.
 
     Every state dict with all the plan's tensors changes (so an averaged copy does too), and so does the
@@ -73,6 +80,9 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
     weight out among copies that get the same input, and so the same gradient as the one channel had:
     moments of a gradient stay what they were. (The gradient of the copied channels' own weights is shared
     out; Adam's step does not depend on its size, and momentum forgets it within some steps.)
+
+    A plan's refitted tensors take the place of entries that held what the file's tensors held; ``left`` gets
+    a sentence about each other one.
 
     Raises:
         BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
@@ -90,7 +100,8 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         # The largest is the network's own; what it lacks is what the user must hear of.
         raise errors[max(range(len(errors)), key=lambda k: len(candidates[k]))]
     main = max((d for d in candidates if id(d) in found), key=lambda d: len(found[id(d)]))
-    return _rebuilt(checkpoint, found, (main, found[id(main)]), 0)
+    told: list[str] = [] if left is None else left
+    return _rebuilt(checkpoint, found, (main, found[id(main)]), (plan, mapping or {}, told), 0)
 
 
 def state_dicts(checkpoint: Any) -> list[dict[Any, Any]]:
@@ -110,20 +121,21 @@ def _rebuilt(
     value: Any,
     found: Mapping[int, dict[str, _Step]],
     main: tuple[Mapping[str, Any], dict[str, _Step]],
+    refit: _Refitting,
     depth: int,
 ) -> Any:
     """A copy of nested containers in which state dicts and optimizers are changed."""
     if id(value) in found:
-        return _changed_state(value, found[id(value)])
+        return _changed_state(value, found[id(value)], refit)
     if _is_optimizer(value):
         return _changed_optimizer(value, *main)
     if depth == DEPTH or (type(value) not in (list, tuple) and not isinstance(value, dict)):
         return value
     if isinstance(value, dict):
         made = copy.copy(value)
-        made.update({key: _rebuilt(item, found, main, depth + 1) for key, item in value.items()})
+        made.update({key: _rebuilt(item, found, main, refit, depth + 1) for key, item in value.items()})
         return made
-    return type(value)(_rebuilt(item, found, main, depth + 1) for item in value)
+    return type(value)(_rebuilt(item, found, main, refit, depth + 1) for item in value)
 
 
 def _dicts(value: Any, depth: int = 0) -> Iterator[dict[Any, Any]]:
@@ -148,10 +160,7 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
     """What happens to each entry of a state dict."""
     if plan.init != "keep":
         raise BadUsage("The plan draws fresh weights, which no checkpoint holds: plan with --init keep.")
-    short: dict[str, str | None] = {}
-    for known in state:
-        bare = bare_name(str(known))
-        short[bare] = None if bare in short else known
+    short = _short_names(state)
     steps: dict[str, _Step] = {}
     for name, tensor in plan.tensors.items():
         keys = list(_keys_of(name, tensor.source, state, short, mapping))
@@ -165,6 +174,15 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
                         f" entry {shown(alias)}, and differently: map one of them to another key."
                     )
     return steps
+
+
+def _short_names(state: Mapping[str, Any]) -> dict[str, str | None]:
+    """The key of each name without prefixes; None where several share it."""
+    short: dict[str, str | None] = {}
+    for known in state:
+        bare = bare_name(str(known))
+        short[bare] = None if bare in short else known
+    return short
 
 
 def _own_part(name: str, tensor: TensorPlan, key: str, keys: int) -> TensorPlan:
@@ -265,7 +283,7 @@ def _applied(tensor: Any, step: _Step, scaled: bool = True) -> Any:
     return changed(tensor, plan, step.transpose)
 
 
-def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict[str, Any]:
+def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step], refit: _Refitting) -> dict[str, Any]:
     made: dict[str, Any] = copy.copy(state) if isinstance(state, dict) else dict(state)
     done: dict[tuple[Any, ...], Any] = {}
     for key, step in steps.items():
@@ -273,7 +291,26 @@ def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict
         if here not in done:
             done[here] = _applied(state[key], step)
         made[key] = done[here]
+    plan, mapping, left = refit
+    if plan.refit is not None:
+        left += [s for s in put(plan.refit, made, _keys_of_refit(plan, state, mapping)) if s not in left]
     return made
+
+
+def _keys_of_refit(
+    plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]
+) -> dict[str, list[tuple[str, bool]]]:
+    """The keys of each refitted tensor, where the checkpoint has it."""
+    assert plan.refit is not None
+    short = _short_names(state)
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for name in plan.refit.names:
+        source = plan.tensors[name].source if name in plan.tensors else name
+        try:
+            found[name] = list(_keys_of(name, source, state, short, mapping))
+        except BadUsage:
+            continue  # it is not there: the caller says so
+    return found
 
 
 def _changed_optimizer(

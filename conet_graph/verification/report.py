@@ -23,6 +23,7 @@ class Report:
     tolerance: float | None = None
     sensitivity: float = 0.0
     intermediate: int = 0
+    outputs_error: float | None = None
     failures: list[str] = field(default_factory=list)
     original_is_sound: bool = True  # False: it fails the same, or the check itself did
 
