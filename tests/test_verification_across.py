@@ -67,7 +67,7 @@ ACROSS: dict[str, tuple[int, str]] = {
         )
     },
 }
-# Copies of a channel would count several times: such a network is no wider form of the old one, and is refused.
+# Copies of a channel would count several times: such a network is no wider form of the old one.
 COUNTING = {
     *("softmax", "softmax_over_all_axes", "log_softmax", "lp_norm", "cumulative_sum", "hardmax", "reduce_L1"),
     *("reduce_L2", "reduce_LogSumExp", "reduce_SumSquare", "reduce_Prod", "reduce_Sum"),
