@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,6 +142,8 @@ def train(
         history.append(metrics)
         if show:
             out.print(_line(metrics, epochs))
+        elif is_first():
+            print(_line(metrics, epochs), file=sys.stderr, flush=True)  # stdout is for the document
     if not is_first():
         return
     write_trained(network, source, output, keep_batchnorm=keep_batchnorm)
