@@ -12,7 +12,7 @@ from torch import fx, nn
 from conet_graph.bridge.batch.check import compare
 from conet_graph.bridge.batch.inputs import input_batches
 from conet_graph.bridge.batch.report import KEY, Batches, BatchWarning, batches
-from conet_graph.bridge.building import PATHS, built, tensors_of
+from conet_graph.bridge.building import built, paths_of, tensors_of
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import structured
@@ -83,11 +83,8 @@ def weights_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
         BadUsage: the module was not made by ``to_torch``.
 
     """
-    meta = getattr(module, "meta", None)
-    if not isinstance(meta, dict) or PATHS not in meta:
-        raise BadUsage("This module was not made by to_torch: its weights have no places in a graph.")
     tensors = tensors_of(module)
-    return {name: tensors[path].detach() for name, path in meta[PATHS].items()}
+    return {name: tensors[path].detach() for name, path in paths_of(module).items()}
 
 
 def from_torch(module: nn.Module, model: LoadedModel) -> LoadedModel:

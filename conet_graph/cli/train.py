@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,14 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment", help="Crop, flip and cut out training images.")
     ] = False,
+    sparsify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bn|group",
+            help="Draw channels to exact zeros, for rewrite --lossless: BatchNorm's scales, or whole groups.",
+        ),
+    ] = None,
+    sparsity: Annotated[float, typer.Option(help="How strongly --sparsify draws.")] = 1e-3,
     auxiliary: Annotated[
         float, typer.Option(help="Cells: add the auxiliary head, its loss times this.")
     ] = 0.0,
@@ -126,6 +135,8 @@ def train(
         clip=clip,
         auxiliary=auxiliary,
         drop_path=drop_path,
+        sparsify=sparsify,
+        sparsity=sparsity,
         amp=amp,
         channels_last=channels_last,
         compile=compile,
@@ -134,7 +145,14 @@ def train(
     source = open_data(data, augment=augment, image=image, download=download)
     network = _network(model, source, settings, fresh=fresh, width=width, seed=seed)
     show = is_first() and not json
-    trial = ClassificationTrial(source, settings, device, tensorboard=tensorboard, progress=show)
+    trial = ClassificationTrial(
+        source,
+        settings,
+        device,
+        tensorboard=tensorboard,
+        progress=show,
+        shrink=_shrink(network, settings, device),
+    )
     if isinstance(network, FileNetwork):
         network.begin_nearest(source, batch, trial.device)
     out, history = console(), []
@@ -151,6 +169,22 @@ def train(
         print_json(_summary(history, output))
     else:
         out.print(f"wrote {output}", soft_wrap=True)
+
+
+def _shrink(
+    network: FileNetwork | ZooNetwork, settings: TrainSettings, device: str
+) -> Callable[[float], None] | None:
+    """What --sparsify does after each step."""
+    from conet_graph.trials.distributed import chosen_device
+    from conet_graph.trials.networks import FileNetwork
+    from conet_graph.trials.sparsify import sparsifier
+
+    if settings.sparsify is None:
+        return None
+    if not isinstance(network, FileNetwork):
+        raise BadUsage("--sparsify takes an ONNX file: write the network with 'conet-graph export' first.")
+    network.module.to(chosen_device(device))
+    return sparsifier(network.module, network.source, settings.sparsify, settings.sparsity)
 
 
 def _state(folder: Path | None) -> dict[str, Path | None]:
