@@ -27,7 +27,7 @@ from coverage import Case, TooLarge, cases_of, export, networks, prepared, sente
 from torch import nn
 
 from conet_graph.analysis.layers import layers_of
-from conet_graph.bridge import to_torch, weights_by_name
+from conet_graph.bridge import batches, to_torch, weights_by_name
 from conet_graph.ir.load import load_model
 from conet_graph.passes import structured
 from conet_graph.verification.inputs import random_inputs
@@ -42,7 +42,7 @@ INTRODUCTION = """# Bridge: which networks come to PyTorch right
 
 A network's outputs in PyTorch against ONNX Runtime's on the same seeded input, relative to the largest
 magnitude of each output; *equal* is 1e-3 or less (or 1e-6, where the outputs are that small themselves).
-*Batch of 3*: three images at once give what each gives alone, also where the file is for one image.
+*Batch of 3*: three different images at once give what each gives alone, also where the file is for one image.
 *Layers that train*: layers whose weight a loss on the outputs reaches, and the share of the file's float
 numbers that are parameters (running statistics are not).
 """
@@ -98,17 +98,19 @@ def compared(module: nn.Module, arguments: list[torch.Tensor], wanted: list[Any]
 
 def batched(module: nn.Module, arguments: list[torch.Tensor]) -> str:
     """Whether three images at once give what each gives alone."""
+    images = [[a.roll(k, -1) if a.dim() else a for a in arguments] for k in range(3)]
     try:
         with torch.no_grad():
-            alone = outputs(module.eval(), arguments)
-            many = outputs(module, [torch.cat([a] * 3) for a in arguments])
+            alone = [outputs(module.eval(), image) for image in images]
+            many = outputs(module, [torch.cat(parts) for parts in zip(*images, strict=True)])
     except Exception as error:  # any: a row says it
         return f"fails: {sentence(error)}"
-    for one, three in zip(alone, many, strict=True):
-        if three.shape[0] != 3 * one.shape[0]:
+    for axis, three, parts in zip(batches(module).output_axes, many, zip(*alone, strict=True), strict=True):
+        wanted = parts[0] if axis is None else torch.cat(parts, axis)
+        if three.shape != wanted.shape:
             return f"shape {tuple(three.shape)}"
-        scale = max(float(one.abs().max()), TOLERANCE)
-        if float((three[: one.shape[0]] - one).abs().max()) > TOLERANCE * scale:
+        scale = max(float(wanted.double().abs().max()), TOLERANCE)
+        if float((three.double() - wanted.double()).abs().max()) > TOLERANCE * scale:
             return "differs"
     return "equal"
 

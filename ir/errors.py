@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Set (by the tests, the fuzzer and --debug), it lets faults of ours that could be worked around end in a
+# traceback.
+RAISING = "CONET_GRAPH_RAISE"
+
 
 class ConetGraphError(Exception):
     """Root of all errors that a user can mend; ``exit_code`` is the command line's."""
@@ -27,6 +34,34 @@ class VerificationFailed(ConetGraphError):
     """A rewritten network is not what it should be."""
 
     exit_code = 1
+
+
+class OwnFault(VerificationFailed):
+    """What conet-graph itself made is wrong: nobody else's fault."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
+    @classmethod
+    def of(cls, what: str) -> OwnFault:
+        """The error in one sentence, with what to report."""
+        return cls(
+            f"This is a fault of conet-graph, not of the file: {what.removesuffix('.')};"
+            " please report it with the command and, if you can, the file."
+        )
+
+
+@contextmanager
+def of_our_making(what: str) -> Iterator[None]:
+    """Checks of a model that conet-graph made: what they find is our own fault.
+
+    Raises:
+        OwnFault: in place of InvalidModel.
+
+    """
+    try:
+        yield
+    except InvalidModel as error:
+        raise OwnFault.of(f"{what}: {error}") from error
 
 
 def shown(name: str, limit: int = 80) -> str:

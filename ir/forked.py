@@ -12,10 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
-from conet_graph.ir.errors import BadUsage, InvalidModel, Refused, VerificationFailed
+from conet_graph.ir.errors import BadUsage, InvalidModel, OwnFault, Refused, VerificationFailed
 
 # Errors that come through as what they are.
-_KNOWN: tuple[type[Exception], ...] = (InvalidModel, BadUsage, Refused, VerificationFailed, MemoryError)
+_KNOWN: tuple[type[Exception], ...] = (
+    *(InvalidModel, BadUsage, Refused, VerificationFailed, OwnFault, MemoryError),
+)
 # Held back while forking: a child must not run its parent's handlers, a parent must know its child first.
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -44,11 +44,11 @@ _ENTRIES = (
     Entry("resnet34", "resnet", (3, 4, 6, 3), 64, 8, 20, "ResNet-34 with the CIFAR stem"),
     Entry("vgg11", "vgg", (), 64, 32, 8, "VGG-11 with BatchNorm"),
     Entry("mobilenetv2", "mobilenet", (), 32, 8, 25, "MobileNetV2 for small images"),
-    Entry("darts7", "darts", (7,), 36, 4, 48, "DARTS, 7 cells"),
-    Entry("darts14", "darts", (14,), 36, 4, 111, "DARTS, 14 cells"),
+    Entry("darts7", "darts", (7,), 16, 4, 48, "DARTS, 7 cells"),
+    Entry("darts14", "darts", (14,), 48, 4, 111, "DARTS, 14 cells"),
     Entry("darts20", "darts", (20,), 36, 4, 165, "DARTS, 20 cells"),
-    Entry("dartsplus7", "dartsplus", (7,), 36, 4, 55, "DARTS+, 7 cells"),
-    Entry("dartsplus14", "dartsplus", (14,), 36, 4, 125, "DARTS+, 14 cells"),
+    Entry("dartsplus7", "dartsplus", (7,), 16, 4, 55, "DARTS+, 7 cells"),
+    Entry("dartsplus14", "dartsplus", (14,), 42, 4, 125, "DARTS+, 14 cells"),
 )
 ZOO: Mapping[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

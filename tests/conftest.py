@@ -22,6 +22,8 @@ def refuse_in_ci() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A channel rule that fails is a fault to be seen here, in child processes too.
+    os.environ["CONET_GRAPH_RAISE"] = "1"
     # A run started in the background inherits ignored signals; tests of interruption need the usual ones.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -702,3 +702,6 @@ def models(draw: st.DrawFn, exclude: Collection[str] = ()) -> onnx.ModelProto:
     network = draw(networks(exclude))
     note(str(network))
     return build(network)
+
+
+from tests import input_blocks  # noqa: E402, F401 (registers its blocks, which are made of what is above)

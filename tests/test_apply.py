@@ -63,7 +63,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(original: Path) -> Plan:
-    return cg.plan(cg.load(original), scale=0.5)
+    return cg.plan(cg.load(original), scale=0.5, multiple_of=1)
 
 
 def plan_file(plan: Plan, folder: Path) -> str:
@@ -85,7 +85,7 @@ def test_the_checkpoint_follows_the_rewrite(
     original: Path, tmp_path: Path, scale: float, trunk: int, inner: int
 ) -> None:
     slim = tmp_path / "slim.onnx"
-    arguments = ["rewrite", str(original), "-o", str(slim), "--scale", str(scale)]
+    arguments = ["rewrite", str(original), "-o", str(slim), "--scale", str(scale), "--multiple-of", "1"]
     assert run([*arguments, "--plan", str(tmp_path / "plan.json")]) == 0
     torch.save(net().state_dict(), tmp_path / "weights.pt")
     arguments = [str(tmp_path / "plan.json"), str(tmp_path / "weights.pt"), "-o", str(tmp_path / "slim.pth")]
@@ -97,8 +97,8 @@ def test_the_checkpoint_follows_the_rewrite(
 
 def test_the_comparison_sees_other_channels(original: Path, tmp_path: Path) -> None:
     model = cg.load(original)
-    cg.save(cg.rewrite(model, cg.plan(model, scale=0.5)), tmp_path / "slim.onnx")
-    other = cg.plan(model, scale=0.5, importance="first")
+    cg.save(cg.rewrite(model, cg.plan(model, scale=0.5, multiple_of=1)), tmp_path / "slim.onnx")
+    other = cg.plan(model, scale=0.5, multiple_of=1, importance="first")
     module = Net(4, 6)
     module.load_state_dict(apply_plan_to_state_dict(other, net().state_dict()))
     with pytest.raises(AssertionError):
@@ -236,7 +236,7 @@ def test_every_vector_of_a_batchnorm_follows(tmp_path: Path, folded: bool) -> No
     example, path = (torch.zeros(1, 3, 8, 8),), tmp_path / "net.onnx"
     torch.onnx.export(old, example, path, dynamo=False, training=mode, do_constant_folding=folded)
     model = cg.load(path)
-    plan = cg.plan(model, scale=0.5)
+    plan = cg.plan(model, scale=0.5, multiple_of=1)
     cg.save(cg.rewrite(model, plan), tmp_path / "slim.onnx")
     mapping = {}
     if folded:

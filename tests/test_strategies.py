@@ -71,10 +71,10 @@ def test_every_head_is_sound_alone(kind: str) -> None:
             assert_sound(build(Network(opset, 1 + number % 3, 4, (), (kind, number), batch=2)))
 
 
-def test_300_draws_hold_every_kind() -> None:
+def test_500_draws_hold_every_kind() -> None:
     seen: set[object] = set()
 
-    @settings(max_examples=300, derandomize=True, suppress_health_check=QUIET, phases=[Phase.generate])
+    @settings(max_examples=500, derandomize=True, suppress_health_check=QUIET, phases=[Phase.generate])
     @given(networks())
     def draw(network: Network) -> None:
         assert 2 <= len(network.blocks) <= 10

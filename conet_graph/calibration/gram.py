@@ -11,7 +11,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 # Strengths of the pull towards the weights there are, as shares of the features' mean square.
-RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 

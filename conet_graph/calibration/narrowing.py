@@ -29,7 +29,7 @@ Progress = Callable[[str, float], None]
 # Exponents of the loss curves that are tried: under 1 whole groups are spared, over 1 all give alike.
 EXPONENTS = (1.0, 0.7, 1.5)
 # Samples on which allocations are compared.
-TRIED_ON = 128
+TRIED_ON = 96
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
         BadUsage, Refused: as ``choose_copies``; or the outputs are the same for all inputs.
 
     """
+    if not any(group.free for group in graph.result(CHANNELS).groups):
+        choose_copies(graph, request)  # says why
     original = with_constants(graph, {})
     judge = Judge(graph, original, judged_values(graph), data.aside)
     how = request.importance
@@ -65,7 +67,7 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
     known = knowledge_of(graph, found, how, costs_at(graph, data.sizes))
     tried: dict[str, tuple[float, Copies]] = {}
     candidates = _candidates(graph, request, known)
-    if len({c.tobytes() for c in candidates.values()}) == 1:
+    if not found or len({c.tobytes() for c in candidates.values()}) == 1:
         copies = next(iter(candidates.values()))
         return Choice(copies, _predicted(graph, known, copies))
     for number, (name, copies) in enumerate(candidates.items()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -18,40 +18,52 @@ _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh
 _PASSING = frozenset({"Identity", "Cast", "ArgMax", "TopK", "Squeeze", "Unsqueeze"})
 
 
-def judged_values(graph: Graph) -> list[str]:
-    """The values by which two networks are compared: the outputs, before what only squashes them."""
-    found: dict[str, None] = {}
+def judged_values(graph: Graph) -> dict[str, int | None]:
+    """The values by which two networks are compared: the outputs, before what only squashes them.
+
+    With each the axis along which a constant may be added without a difference, before a Softmax.
+    """
+    found: dict[str, int | None] = {}
     for output in graph.outputs:
-        value = output
+        value, axis = output, None
         for _ in range(len(_PASSING)):
             maker = graph.producers.get(value)
             if maker is None or maker.domain:
                 break
             if maker.op_type in _SQUASHING:
                 value = maker.input(0)
+                if maker.op_type.endswith("Softmax"):
+                    axis = int(maker.attr("axis", 1 if graph.opset < 13 else -1))
                 break
             if maker.op_type not in _PASSING:
                 break
             value = maker.input(0)
         kept = value if value in graph.producers else output
         if graph.dtypes.get(kept, 1) in FLOATS:
-            found[kept] = None
-    return list(found)
+            found[kept] = axis
+    return found
 
 
 class Judge:
     """The original's outputs on some inputs, and the error of other networks on them."""
 
-    def __init__(self, graph: Graph, original: onnx.ModelProto, values: Sequence[str], feeds: Feeds) -> None:
+    def __init__(
+        self, graph: Graph, original: onnx.ModelProto, values: Mapping[str, int | None], feeds: Feeds
+    ) -> None:
         """Run the original.
 
         Raises:
             Refused: its outputs are the same for all inputs.
 
         """
-        self.values, self.feeds, self.folder = list(values), feeds, graph.folder
+        self.values, self.axes = list(values), list(values.values())
+        self.feeds, self.folder = feeds, graph.folder
         self.wanted = self._run(original)
         self.spreads = [_spread(arrays) for arrays in zip(*self.wanted, strict=True)]
+        if not all(np.isfinite(spread) for spread in self.spreads):
+            raise Refused(
+                "The network's outputs on the calibration inputs are not finite: nothing can be fitted."
+            )
         if not any(spread > 0 for spread in self.spreads):
             names = ", ".join(shown(v) for v in self.values[:3]) or "none is a number"
             raise Refused(
@@ -77,8 +89,14 @@ class Judge:
         session = opened(model)
         names = {i.name for i in session.get_inputs()}
         return [
-            answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names})
+            self._centred(answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names}))
             for feed in self.feeds
+        ]
+
+    def _centred(self, outputs: list[Array]) -> list[Array]:
+        return [
+            a if axis is None else a - a.mean(axis, keepdims=True)
+            for a, axis in zip(outputs, self.axes, strict=True)
         ]
 
 
@@ -105,4 +123,6 @@ def _spread(arrays: Sequence[Array]) -> float:
         mean = sum(a.sum(dtype=np.float64) for a in arrays) / max(sum(a.size for a in arrays), 1)
     total = sum(_square(a - mean) for a in arrays)
     size = sum(_square(a) for a in arrays)
+    if not np.isfinite(size):
+        return size
     return total if total > 1e-9 * size else 0.0

@@ -13,17 +13,21 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
+from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import RIDGES, Doubles, Moments
 from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
+from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, bounds_behind, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds, Stages
+from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.relabel import old_positions
 from conet_graph.passes.widths.rewidth import Layout, with_constants
+from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
 # One feed in so many is kept aside from a fit to choose its ridge on.
@@ -62,6 +66,8 @@ class _Refitter:
         self.taken = {t.name for t in model.graph.initializer} | set(graph.producers)
         self.count = len(feeds)
         self.fitted: set[str] = set()
+        self.left: dict[str, list[str]] = {}
+        self.positions: dict[tuple[str, int], Ids | None] = {}
 
     def run(self, tick: Tick) -> Refit:
         last = {m.total: i for i, m in self.meetings.items() if m is not None}
@@ -81,6 +87,9 @@ class _Refitter:
                 self.old.let_go(met.total)
             tick(done / len(self.layers))
         self.made.names = list(self.made.tensors)
+        for why, names in self.left.items():
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            self.made.left.append(f"{shown(names[0])}{others} {why}")
         return self.made
 
     # -- one layer ---------------------------------------------------------------------------------
@@ -88,30 +97,82 @@ class _Refitter:
     def _fit(self, layer: Layer) -> None:
         op, stages = layer.op, self.new
         name = stages.nodes[op.index].input[layer.weight_slot]
-        if name not in stages.weights or stages.weights[name].data_type not in FLOATS:
+        if name in self.fitted or op.input(layer.data_slot) not in stages.values or self._untouched(layer):
             return
-        if name in self.fitted or op.input(layer.data_slot) not in stages.values:
+        if name not in stages.weights:
+            self.left.setdefault("has a weight that the graph computes", []).append(op.name)
+            return
+        if stages.weights[name].data_type not in FLOATS:
+            self.left.setdefault("has whole numbers for weights: narrow first, quantise after", []).append(
+                op.name
+            )
             return
         weight = stages.weight(name)
         form = form_of(self.graph, layer, weight)
-        if form is None or self._untouched(layer):
+        if form is None:
+            self.left.setdefault("is of a form or size that is not fitted", []).append(op.name)
             return
         start = form.matrix(weight).astype(np.float64) * form.gain
         place = bias_place(self.graph, layer, stages.model, start.shape[0] * start.shape[2])
         self.fitted.add(name)
-        seen, aside = self._moments(layer, form)
+        bounds = None if place is None else self._bounds(layer)
+        rows = Rows([])
+        seen, aside = self._moments(layer, form, None if bounds is None else rows)
         if not seen.count:
             return
-        ridge, before, after = _chosen(seen, aside, start, self._bias(place, start), place is not None)
+        starts = [start, *self._compensated(layer, form, start)]
+        start, ridge, before, after = _chosen(
+            seen, aside, starts, self._bias(place, start), place is not None
+        )
         self.made.layers.append(LayerFit(op.name, before, after, ridge))
         if ridge is None:
             return
         system = seen.plus(aside).system(place is not None)
         matrix = system.solved(start, ridge)
+        bias = system.intercept(matrix)
+        if bounds is not None and rows.parts:
+            matrix, bias = rectified(rows, system, matrix, start, ridge, bounds)
+        self.made.before[name] = checksum(weight)
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
-            self._put(place, system.intercept(matrix).reshape(-1), name)
+            self._put(place, bias.reshape(-1), name)
+
+    def _bounds(self, layer: Layer) -> Bounds | None:
+        """What a rectifier behind the layer, or behind the sum it ends in, cuts off."""
+        met = self._met(layer)
+        if met is None:
+            return bounds_behind(self.graph, layer.op.outputs[0])
+        return None if met.norm is not None else bounds_behind(self.graph, met.total)
+
+    def _met(self, layer: Layer) -> Meeting | None:
+        """The sum that a layer ends in, where the other summand is there already."""
+        met: Meeting | None = self.meetings[layer.op.index]
+        if met is None or met.other not in self.new.values or met.total not in self.old.values:
+            return None
+        return met
+
+    def _compensated(self, layer: Layer, form: Form, start: Doubles) -> list[Doubles]:
+        """The weights that make up for dropped channels, where there are any."""
+        value, units = layer.op.input(layer.data_slot), self.layout.labels.units
+        in_axis, out_axis = channel_axes(layer)
+        maps, tokens = self.old.values.get(value), self.layout.labels.values.get(value)
+        if form.blocks != 1 or maps is None or tokens is None:
+            return []
+        in_axis %= len(tokens)
+        kept, old = self._positions(value, in_axis), units.values[value][in_axis]
+        if kept is None or isinstance(old, int):
+            return []
+        weight = self.old.weight(self.old.nodes[layer.op.index].input[layer.weight_slot])
+        original = form.matrix(weight).astype(np.float64) * form.gain
+        output = layer.op.outputs[0]
+        if layer.op.op_type not in RECURRENT:
+            stay = self._positions(output, out_axis % len(self.layout.labels.values.get(output, [0])))
+            original = original if stay is None else original[:, :, stay]
+        if original.shape[2] != start.shape[2]:
+            return []
+        made = compensated(form, start, original, units.classes[old], kept, maps, in_axis)
+        return [] if made is None else [made]
 
     def _untouched(self, layer: Layer) -> bool:
         """Whether the same reaches a layer as in the original, channels and all."""
@@ -119,8 +180,12 @@ class _Refitter:
         old, new = self.old.values.get(value), self.new.values[value]
         return old is not None and all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
 
-    def _moments(self, layer: Layer, form: Form) -> tuple[Moments, Moments]:
-        """Second moments of what reaches a layer with what it is to put out: to fit on, and to choose on."""
+    def _moments(self, layer: Layer, form: Form, kept: Rows | None) -> tuple[Moments, Moments]:
+        """Second moments of what reaches a layer with what it is to put out: to fit on, and to choose on.
+
+        The rows themselves are put into ``kept``, if they are few.
+        """
+        met = self._met(layer)
         seen, aside = Moments(), Moments()
         value = layer.op.input(layer.data_slot)
         limit = 0
@@ -132,6 +197,9 @@ class _Refitter:
                 limit = most_rows(features, form.blocks) // self.count + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
+            if kept is not None and rows.size * self.count <= MOST_HELD:
+                other = None if met is None else form.targets(self.new.values[met.other][k], pick)
+                kept.add(rows, targets, other)
             checked = k % CHECKED == CHECKED - 1
             if checked and aside.about_x is None:
                 seen.settle()
@@ -147,8 +215,8 @@ class _Refitter:
         if op.op_type in RECURRENT:
             return self._recurrent_target(layer, k)
         plain = self._kept(op.outputs[0], self.old.values[op.outputs[0]][k])
-        met: Meeting | None = self.meetings[op.index]
-        if met is None or met.other not in self.new.values or met.total not in self.old.values:
+        met = self._met(layer)
+        if met is None:
             return plain
         total = self._kept(met.total, self.old.values[met.total][k])
         rest: Array = total - self.new.values[met.other][k]
@@ -162,14 +230,24 @@ class _Refitter:
 
     def _kept(self, value: str, array: Array) -> Array:
         """The channels of an original's value that the narrowed network has, in its order."""
-        labels = self.layout.labels
-        for axis, tokens in enumerate(labels.values.get(value, [])):
-            if isinstance(tokens, int) or isinstance(labels.units.values[value][axis], int):
-                continue
-            index: Ids = old_positions(labels.old_classes(value, axis), labels.labels(tokens))
-            if len(index) != array.shape[axis] or not np.array_equal(index, np.arange(len(index))):
+        for axis in range(len(self.layout.labels.values.get(value, []))):
+            index = self._positions(value, axis)
+            if index is not None:
                 array = np.take(array, index, axis=axis)
         return array
+
+    def _positions(self, value: str, axis: int) -> Ids | None:
+        """The old position of each new one on an axis of a value; None where all stay."""
+        labels, key = self.layout.labels, (value, axis)
+        if key not in self.positions:
+            tokens = labels.values[value][axis] if value in labels.values else 0
+            self.positions[key] = None
+            if not isinstance(tokens, int) and not isinstance(labels.units.values[value][axis], int):
+                old = labels.old_classes(value, axis)
+                index = old_positions(old, labels.labels(tokens))
+                if len(index) != len(old) or not np.array_equal(index, np.arange(len(index))):
+                    self.positions[key] = index
+        return self.positions[key]
 
     # -- biases ------------------------------------------------------------------------------------
 
@@ -202,7 +280,9 @@ class _Refitter:
                 array = (old.astype(np.float64) + place.factor * bias.reshape(old.shape)).astype(np.float32)
             readers = sum(list(n.input).count(name) for n in stages.nodes)
             name = name if readers == 1 else self._fresh(f"{weight}_bias")
-        if name != place.name:
+        if name == place.name:
+            self.made.before[name] = checksum(stages.weight(name))
+        else:
             while len(node.input) <= place.slot:
                 node.input.append("")
             node.input[place.slot] = name
@@ -220,17 +300,21 @@ class _Refitter:
 
 
 def _chosen(
-    seen: Moments, aside: Moments, start: Doubles, bias: Doubles | None, with_bias: bool
-) -> tuple[float | None, float, float]:
-    """The ridge that does best on rows the fit has not seen (None: the weights as they are), and errors."""
+    seen: Moments, aside: Moments, starts: list[Doubles], bias: Doubles | None, with_bias: bool
+) -> tuple[Doubles, float | None, float, float]:
+    """What does best on rows the fit has not seen: a start, a ridge, and the errors before and after.
+
+    The first start are the weights there are; a ridge of None leaves them.
+    """
     fit = seen.system(with_bias)
     judge = aside.system(with_bias) if aside.count else fit
     whole = float(judge.spread.sum()) or 1.0
-    before = float(judge.error(start, bias).sum()) / whole
-    best: tuple[float | None, float] = (None, before)
-    for ridge in RIDGES if aside.count else (1e-2,):
-        matrix = fit.solved(start, ridge)
-        error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
-        if math.isfinite(error) and error < best[1]:
-            best = (ridge, error)
-    return best[0], before, best[1]
+    before = float(judge.error(starts[0], bias).sum()) / whole
+    best: tuple[Doubles, float | None, float] = (starts[0], None, before)
+    for start in starts:
+        for ridge in RIDGES if aside.count else (1e-2,):
+            matrix = fit.solved(start, ridge)
+            error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
+            if math.isfinite(error) and error < best[2]:
+                best = (start, ridge, error)
+    return best[0], best[1], before, best[2]

@@ -6,15 +6,17 @@ import numpy as np
 
 from conet_graph.passes.channels.units import Ids
 
-# Multiply-adds that the second moments of one layer may take.
-MOST_WORK = 1e11
-# Rows for each feature, at least.
-LEAST_ROWS = 6
+# Rows that a fit takes: so many, and so many more for each feature; its error grows by features / rows.
+ROWS, ROWS_A_FEATURE = 4096, 80
+# Multiply-adds that the second moments of one layer may take, and the rows for each feature that they take
+# nonetheless.
+MOST_WORK, LEAST_A_FEATURE = 2e11, 6
 
 
 def most_rows(features: int, blocks: int) -> int:
     """How many rows a fit takes at most: more tell little new once they are many times the features."""
-    return max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_ROWS * features)
+    affordable = max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_A_FEATURE * features)
+    return min(ROWS + ROWS_A_FEATURE * features, affordable)
 
 
 def first_row(count: int) -> Ids:

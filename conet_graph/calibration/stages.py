@@ -186,8 +186,8 @@ def answers(session: Any, wanted: Sequence[str], feed: dict[str, Array]) -> list
 
     """
     with _refusing():
-        found: list[Array] = session.run(list(wanted), feed)
-        return found
+        # A scalar comes as a number of numpy's, which a later run would not take.
+        return [np.asarray(v) if isinstance(v, np.generic) else v for v in session.run(list(wanted), feed)]
 
 
 @contextmanager

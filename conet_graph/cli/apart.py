@@ -32,6 +32,7 @@ def report_of(verify: Callable[[], Report], made: Plan) -> Report:
             inexact_because=made.inexact_because,
             checker="not finished",
             shape_inference="not finished",
+            original_is_sound=False,
         )
         report.fail(f"{crash} (rewrite --no-verify runs nothing)")
         return report

@@ -64,7 +64,7 @@ def summary(data: Calibration, importance: str, choice: Choice, fit: Refit | Non
 
 def show_errors(out: Console, fit: Refit) -> None:
     """The outputs' errors on inputs that no fit has seen, and what stayed as it was."""
-    told = ", ".join(f"{name} {_percent(error)}" for name, error in fit.errors.items())
+    told = ", ".join(f"{name} {percent(error)}" for name, error in fit.errors.items())
     out.print(f"outputs' error on calibration inputs kept aside: {told} of their variance")
     if not fit.names:
         out.print("nothing refitted: no fit brings the outputs nearer", style="yellow")
@@ -72,5 +72,8 @@ def show_errors(out: Console, fit: Refit) -> None:
         out.print(f"not refitted: {plain(sentence)}")
 
 
-def _percent(error: float | None) -> str:
-    return "not finite" if error is None else f"{100 * error:.3g} %"
+def percent(error: float | None) -> str:
+    """An error as people read it."""
+    if error is None:
+        return "a number that is not finite"
+    return f"{100 * error:.3g} %" if error < 10 else "more than ten times"

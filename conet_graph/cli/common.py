@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from conet_graph.ir.errors import ConetGraphError, shown
+from conet_graph.ir.errors import RAISING, ConetGraphError, shown
 from conet_graph.report.markup import count
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        if kwargs.get("debug"):
+            os.environ[RAISING] = "1"
         try:
             command(*args, **kwargs)
             sys.stdout.flush()  # what cannot be written is told here, not by Python at exit

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAMES = {
     "conet": "found by the search",
     "uniform": "scaled alike (compound)",
+    "flat": "one width everywhere",
     "random": "random widths",
     "original": "the file's own",
 }
@@ -36,6 +37,9 @@ def compare(
         str | None,
         typer.Option(help="Of the learning rate, as `train` takes it; the search's if not given."),
     ] = None,
+    match: Annotated[
+        str, typer.Option(help="What the others may cost no more of: params, macs or both.")
+    ] = "params",
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, ...; the search's if not given.")
     ] = None,
@@ -44,8 +48,9 @@ def compare(
 ) -> None:
     """Train the widths that a search found beside others, all from fresh weights and equally long.
 
-    The others: the file's widths scaled by one factor to the same number of parameters (compound scaling),
-    random widths with as many, and the file's own. It can be stopped at any moment; the same command goes on.
+    The others, at the cost of the found widths: the file's own scaled by one factor (compound scaling), one
+    width everywhere, random widths; and the file's own. It can be stopped at any moment; the same command
+    goes on.
 
     Example: conet-graph compare runs/a --epochs 50 --seeds 3
     """
@@ -60,7 +65,7 @@ def compare(
         with closing(store):
             given = {"device": device, "schedule": schedule}
             settings = settings.changed({name: value for name, value in given.items() if value is not None})
-            made = Comparison(folder, store, settings, network_in(folder), standard_tools(settings))
+            made = Comparison(folder, store, settings, network_in(folder), standard_tools(settings), match)
             epochs = epochs or settings.search.epochs
             stopped = _trained(made, epochs, seeds)
             cost = sum(trial.seconds for trial in store.trials())
@@ -80,7 +85,7 @@ def _trained(made: Comparison, epochs: int, seeds: int) -> bool:
 
     def tell(done: Compared) -> None:
         accuracy = "diverged" if done.test_accuracy is None else f"accuracy {done.test_accuracy:.1%}"
-        say(f"{NAMES[done.kind]}, seed {done.seed}: {accuracy}")
+        say(f"{NAMES[done.kind.partition(' (')[0]]}, seed {done.seed}: {accuracy}")
 
     from conet_graph.search.threads import threads_for
 
@@ -103,6 +108,7 @@ def _show(summaries: list[Summary], cost: float) -> None:
             quantity(s.parameters),
             quantity(s.macs),
             _accuracy(s),
+            "" if s.ahead is None else f"{100 * s.ahead[0]:+.2f} ± {100 * s.ahead[1]:.2f}",
             f"{s.seeds - len(s.accuracies)} of {s.seeds} diverged"
             if len(s.accuracies) < s.seeds
             else str(s.seeds),
@@ -112,7 +118,7 @@ def _show(summaries: list[Summary], cost: float) -> None:
     ]
     if not rows:
         return
-    titles = ("widths", "parameters", "MACs", "test accuracy", "seeds", "search")
+    titles = ("widths", "parameters", "MACs", "test accuracy", "found ahead by", "seeds", "search")
     columns = [Column("network"), *(Column(title, right=True) for title in titles)]
     write_table(sys.stdout, f"each trained {summaries[0].epochs} epochs", columns, rows)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conet_graph.cli.apart import report_of
-from conet_graph.cli.calibrating import choice_apart, refit_apart, show_errors, summary
+from conet_graph.cli.calibrating import choice_apart, percent, refit_apart, show_errors, summary
 from conet_graph.cli.common import (
     RUNTIMES,
     Debug,
@@ -21,9 +21,12 @@ from conet_graph.cli.common import (
     print_json,
     quantity,
 )
-from conet_graph.ir.errors import BadUsage, shown
+from conet_graph.ir.errors import BadUsage, of_our_making, shown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from conet_graph.calibration.inputs import Calibration
     from conet_graph.calibration.narrowing import Choice
     from conet_graph.costs.cost import Cost
@@ -122,6 +125,7 @@ def rewrite(
     Example: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --plan plan.json
     With the function kept: conet-graph rewrite model.onnx -o slim.onnx --macs 0.5 --calibrate images/
     """
+    from conet_graph.calibration.lost import error_on_random_inputs
     from conet_graph.cli.files import (
         PIPE,
         check_outputs,
@@ -142,7 +146,7 @@ def rewrite(
     from conet_graph.passes import analysed
     from conet_graph.rewriting.alignment import alignment_of
     from conet_graph.rewriting.refits import beside, write_plan
-    from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten, save
+    from conet_graph.rewriting.rewriting import in_place_of, plan_for, rewritten, save
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
     from conet_graph.verification.report import require
     from conet_graph.verification.verification import verify as verified
@@ -191,23 +195,36 @@ def rewrite(
     choice, fit = None, None
 
     timing, times = Timing(provider, threads, latency_table, fixed), None
-    if latency is not None:
-        aligned = alignment_of(multiple_of, for_)
-        copies, times, choice = met_apart(graph, request, latency, aligned, timing, data)
-    elif data is not None:
-        choice = choice_apart(graph, lambda: request, data)
-        copies = choice.copies
-    else:
-        copies = choose_copies(graph, request)
-    made, layout = planned(graph, copies, init, noise, seed)
+
+    def choose(asked: WidthRequest) -> NDArray[np.int64]:
+        nonlocal times, choice
+        if latency is not None:
+            aligned = alignment_of(multiple_of, for_)
+            copies, times, choice = met_apart(graph, asked, latency, aligned, timing, data)
+            return copies
+        if data is not None:
+            choice = choice_apart(graph, lambda: asked, data)
+            return choice.copies
+        return choose_copies(graph, asked)
+
+    made, layout = plan_for(graph, request, init, noise, choose)
+    copies = layout.labels.copies
     proto = rewritten(graph, made, layout)
     if latency is not None:
         constant_weights(proto)  # as it was timed
-    before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
+    with of_our_making("the rewritten network is not valid"):
+        before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
     report = None
     if not dry_run and output is not None:
         if verify:
-            report = report_of(lambda: verified(graph, proto, made, graph.folder, fixed), made)
+
+            def proven() -> Report:
+                found = verified(graph, proto, made, graph.folder, fixed)
+                if found.ok and data is None and init == "keep" and (copies == 0).any():
+                    found.outputs_error = error_on_random_inputs(graph, proto, found)
+                return found
+
+            report = report_of(proven, made)
             require(report)
         if data is not None and (copies == 0).any():
             fit = refit_apart(graph, layout, proto, data)
@@ -299,6 +316,7 @@ def _summary(
         "format": "conet-graph.rewrite/1",
         "output": None if output is None else str(output),
         "groups": [{"id": g.id, "old_width": g.old_width, "new_width": g.new_width} for g in made.groups],
+        "kept": [{"id": k.id, "reason": k.reason} for k in made.kept],
         "parameters": {"old": before.parameters, "new": after.parameters},
         "macs": {"old": before.macs, "new": after.macs},
         "counted_at": {"shapes": sizes.shapes, "assumed": sizes.assumed} if sizes.shapes else None,
@@ -338,6 +356,9 @@ def _show(
         f" ({_share(before.parameters, after.parameters)}),"
         f" MACs {quantity(before.macs)} -> {quantity(after.macs)} ({_share(before.macs, after.macs)})"
     )
+    for reason in dict.fromkeys(k.reason for k in made.kept):
+        ids = ", ".join(k.id for k in made.kept if k.reason == reason)
+        out.print(f"left as it was, {ids}: {reason}", soft_wrap=True)
     dead = sum(len(group.dead) for group in made.groups)
     if dead:
         out.print(_dead_line(made, dead))
@@ -354,6 +375,12 @@ def _show(
             else f", largest difference {report.largest_difference:.1g}"
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
+        if report.outputs_error is not None:
+            out.print(
+                f"the function is not kept: on random inputs the outputs are off by"
+                f" {percent(report.outputs_error)} of their variance; --calibrate DATA keeps it, or training",
+                style="yellow",
+            )
     elif output is not None:
         out.print("not verified (--no-verify)")
     if made.refit is not None:

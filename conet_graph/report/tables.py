@@ -15,6 +15,7 @@ _ACTIONS = {1: ("up", "▲", "grows"), -1: ("down", "▼", "shrinks"), 0: ("", "
 _KINDS = {
     "conet": "found by the search",
     "uniform": "uniform scaling",
+    "flat": "one width everywhere",
     "random": "random widths",
     "original": "original widths",
 }

@@ -13,6 +13,7 @@ import numpy as np
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.passes.widths.rewidth import TensorPlan
 from conet_graph.rewriting.checkpoint_arrays import changed, is_floating, is_tensor, place, size
+from conet_graph.rewriting.checkpoint_refit import put
 from conet_graph.rewriting.plans import Plan
 
 # What DataParallel, a wrapping module and torch.compile put before the names of a network.
@@ -21,6 +22,10 @@ PREFIXES = ("module.", "model.", "_orig_mod.")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 # How deep a checkpoint is searched for state dicts and optimizers.
 DEPTH = 4
+
+
+# A plan whose refitted tensors are put in, the mapping, and where to say what could not be.
+_Refitting = tuple[Plan, Mapping[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ def apply_plan_to_state_dict(
         BadUsage: a tensor has no key or does not fit, or the plan draws fresh weights.
 
     """
-    return _changed_state(state_dict, _steps(plan, state_dict, mapping or {}))
+    return _changed_state(state_dict, _steps(plan, state_dict, mapping or {}), (plan, mapping or {}, []))
 
 
-def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, Any] | None = None) -> Any:
+def apply_plan_to_checkpoint(
+    plan: Plan, checkpoint: Any, mapping: Mapping[str, Any] | None = None, left: list[str] | None = None
+) -> Any:
     """Repeat a plan's surgery on all that a checkpoint holds: a state dict, or several in a dict.
 
     Every state dict with all the plan's tensors changes (so an averaged copy does too), and so does the
@@ -74,13 +81,14 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
     moments of a gradient stay what they were. (The gradient of the copied channels' own weights is shared
     out; Adam's step does not depend on its size, and momentum forgets it within some steps.)
 
+    A plan's refitted tensors take the place of entries that held what the file's tensors held; ``left`` gets
+    a sentence about each other one.
+
     Raises:
         BadUsage: as ``apply_plan_to_state_dict``; or an optimizer's state does not fit the parameters.
 
     """
-    candidates = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
-    if not candidates:
-        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    candidates = state_dicts(checkpoint)
     found: dict[int, dict[str, _Step]] = {}
     errors: list[BadUsage] = []
     for candidate in candidates:
@@ -92,27 +100,42 @@ def apply_plan_to_checkpoint(plan: Plan, checkpoint: Any, mapping: Mapping[str, 
         # The largest is the network's own; what it lacks is what the user must hear of.
         raise errors[max(range(len(errors)), key=lambda k: len(candidates[k]))]
     main = max((d for d in candidates if id(d) in found), key=lambda d: len(found[id(d)]))
-    return _rebuilt(checkpoint, found, (main, found[id(main)]), 0)
+    told: list[str] = [] if left is None else left
+    return _rebuilt(checkpoint, found, (main, found[id(main)]), (plan, mapping or {}, told), 0)
+
+
+def state_dicts(checkpoint: Any) -> list[dict[Any, Any]]:
+    """All state dicts that a checkpoint holds.
+
+    Raises:
+        BadUsage: it holds none.
+
+    """
+    found = [d for d in _dicts(checkpoint) if not _is_optimizer(d) and any(map(is_tensor, d.values()))]
+    if not found:
+        raise BadUsage("The checkpoint holds no state dict: save model.state_dict(), or a dict with it.")
+    return found
 
 
 def _rebuilt(
     value: Any,
     found: Mapping[int, dict[str, _Step]],
     main: tuple[Mapping[str, Any], dict[str, _Step]],
+    refit: _Refitting,
     depth: int,
 ) -> Any:
     """A copy of nested containers in which state dicts and optimizers are changed."""
     if id(value) in found:
-        return _changed_state(value, found[id(value)])
+        return _changed_state(value, found[id(value)], refit)
     if _is_optimizer(value):
         return _changed_optimizer(value, *main)
     if depth == DEPTH or (type(value) not in (list, tuple) and not isinstance(value, dict)):
         return value
     if isinstance(value, dict):
         made = copy.copy(value)
-        made.update({key: _rebuilt(item, found, main, depth + 1) for key, item in value.items()})
+        made.update({key: _rebuilt(item, found, main, refit, depth + 1) for key, item in value.items()})
         return made
-    return type(value)(_rebuilt(item, found, main, depth + 1) for item in value)
+    return type(value)(_rebuilt(item, found, main, refit, depth + 1) for item in value)
 
 
 def _dicts(value: Any, depth: int = 0) -> Iterator[dict[Any, Any]]:
@@ -137,10 +160,7 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
     """What happens to each entry of a state dict."""
     if plan.init != "keep":
         raise BadUsage("The plan draws fresh weights, which no checkpoint holds: plan with --init keep.")
-    short: dict[str, str | None] = {}
-    for known in state:
-        bare = _bare(str(known))
-        short[bare] = None if bare in short else known
+    short = _short_names(state)
     steps: dict[str, _Step] = {}
     for name, tensor in plan.tensors.items():
         keys = list(_keys_of(name, tensor.source, state, short, mapping))
@@ -156,6 +176,15 @@ def _steps(plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]) -> 
     return steps
 
 
+def _short_names(state: Mapping[str, Any]) -> dict[str, str | None]:
+    """The key of each name without prefixes; None where several share it."""
+    short: dict[str, str | None] = {}
+    for known in state:
+        bare = bare_name(str(known))
+        short[bare] = None if bare in short else known
+    return short
+
+
 def _own_part(name: str, tensor: TensorPlan, key: str, keys: int) -> TensorPlan:
     """What of a tensor's plan is one key's: of a BatchNorm folded into a bias, its bias takes the offset."""
     if tensor.offset is None or keys == 1 or key.endswith(".bias"):
@@ -163,7 +192,8 @@ def _own_part(name: str, tensor: TensorPlan, key: str, keys: int) -> TensorPlan:
     return replace(tensor, offset=None)
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """A name without what wrappers put before it."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
@@ -199,7 +229,7 @@ def _keys_of(
 
 
 def _find(wanted: str, state: Mapping[str, Any], short: Mapping[str, str | None]) -> str | None:
-    key = wanted if wanted in state else short.get(_bare(wanted))
+    key = wanted if wanted in state else short.get(bare_name(wanted))
     return key if key is not None and is_tensor(state[key]) else None
 
 
@@ -253,7 +283,7 @@ def _applied(tensor: Any, step: _Step, scaled: bool = True) -> Any:
     return changed(tensor, plan, step.transpose)
 
 
-def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict[str, Any]:
+def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step], refit: _Refitting) -> dict[str, Any]:
     made: dict[str, Any] = copy.copy(state) if isinstance(state, dict) else dict(state)
     done: dict[tuple[Any, ...], Any] = {}
     for key, step in steps.items():
@@ -261,7 +291,26 @@ def _changed_state(state: Mapping[str, Any], steps: Mapping[str, _Step]) -> dict
         if here not in done:
             done[here] = _applied(state[key], step)
         made[key] = done[here]
+    plan, mapping, left = refit
+    if plan.refit is not None:
+        left += [s for s in put(plan.refit, made, _keys_of_refit(plan, state, mapping)) if s not in left]
     return made
+
+
+def _keys_of_refit(
+    plan: Plan, state: Mapping[str, Any], mapping: Mapping[str, Any]
+) -> dict[str, list[tuple[str, bool]]]:
+    """The keys of each refitted tensor, where the checkpoint has it."""
+    assert plan.refit is not None
+    short = _short_names(state)
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for name in plan.refit.names:
+        source = plan.tensors[name].source if name in plan.tensors else name
+        try:
+            found[name] = list(_keys_of(name, source, state, short, mapping))
+        except BadUsage:
+            continue  # it is not there: the caller says so
+    return found
 
 
 def _changed_optimizer(
@@ -295,8 +344,8 @@ def _parameter_names(optimizer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     for key, value in state.items():
         if is_tensor(value) and is_floating(value) and not str(key).endswith(BUFFERS):
             places.setdefault(place(value), key)
-    bare = {_bare(str(key)): key for key in state}
-    keys = [bare.get(_bare(name), "") for name in named] or list(places.values())
+    bare = {bare_name(str(key)): key for key in state}
+    keys = [bare.get(bare_name(name), "") for name in named] or list(places.values())
     if optimizer["state"] and (len(keys) != len(numbers) or "" in keys):
         raise BadUsage(
             f"The optimizer has {len(numbers)} parameters and the state dict {len(places)}: which is which"

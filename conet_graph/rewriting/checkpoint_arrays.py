@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conet_graph.passes.widths.rewidth import TensorPlan, apply_plan
 
@@ -39,6 +40,13 @@ def is_floating(tensor: Any) -> bool:
 def size(tensor: Any) -> int:
     """Number of elements."""
     return tensor.size if isinstance(tensor, np.ndarray) else int(tensor.numel())
+
+
+def numbers(tensor: Any) -> NDArray[np.float64]:
+    """A tensor's numbers."""
+    if not isinstance(tensor, np.ndarray):
+        tensor = tensor.detach().cpu().double().numpy()
+    return np.asarray(tensor, np.float64)
 
 
 def changed(tensor: Any, plan: TensorPlan, reverse: bool) -> Any:

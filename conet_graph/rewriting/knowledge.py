@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,22 +49,29 @@ class Knowledge:
         """
         first, counts, now = counts, counts.copy(), measure(counts)
         order: list[int] = []
-        left = {int(k) for k in np.flatnonzero(counts > least)}
-        while left:
-            best, best_price, best_step, best_cost = -1, np.inf, 0, now
-            for k in sorted(left):
-                step = int(min((counts[k] - 1) % steps[k] + 1, counts[k] - least[k]))
-                tried = counts.copy()
-                tried[k] -= step
-                cost = measure(tried)
-                gone = int(first[k] - counts[k])
-                lost = self.loss(k, gone + step) - self.loss(k, gone)
-                price = lost / max(now - cost, 1e-9 * max(now, 1.0))
-                if best < 0 or price < best_price:
-                    best, best_price, best_step, best_cost = k, price, step, cost
-            order += [best] * best_step
-            counts[best] -= best_step
-            now = best_cost
-            if counts[best] <= least[best]:
-                left.discard(best)
+
+        def offer(k: int) -> tuple[float, int, int]:
+            """What a step of a group loses for each unit saved, the group, the step."""
+            step = int(min((counts[k] - 1) % steps[k] + 1, counts[k] - least[k]))
+            tried = counts.copy()
+            tried[k] -= step
+            gone = int(first[k] - counts[k])
+            lost = self.loss(k, gone + step) - self.loss(k, gone)
+            return lost / max(now - measure(tried), 1e-9 * max(now, 1.0)), k, step
+
+        offers = [offer(int(k)) for k in np.flatnonzero(counts > least)]
+        heapify(offers)
+        while offers:
+            # What a step saves only falls while other groups shrink: an offer that is still the best when it
+            # is made again is the best of all.
+            _, k, step = heappop(offers)
+            again = offer(k)
+            if offers and again > offers[0]:
+                heappush(offers, again)
+                continue
+            order += [k] * step
+            counts[k] -= step
+            now = measure(counts)
+            if counts[k] > least[k]:
+                heappush(offers, offer(k))
         return np.array(order, np.int64)

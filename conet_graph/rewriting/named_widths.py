@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.analysis.explain import explain
 from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
@@ -87,7 +88,7 @@ def _counts(graph: Graph, name: str, width: int) -> dict[int, int]:
     groups = [channels.groups[k] for k in found]
     for group in groups:
         if not group.free:
-            raise Refused(f"{shown(name)} cannot change: {group.reason}.")
+            raise Refused(f"{shown(name)} cannot change: {_reason(graph, name, group)}.")
     if not groups:
         raise Refused(f"{shown(name)} cannot change: its output carries no channels.")
     steps = np.array(list(found.values()), np.int64)
@@ -95,6 +96,14 @@ def _counts(graph: Graph, name: str, width: int) -> dict[int, int]:
     if int(counts @ steps) != width:
         raise BadUsage(_impossible(name, width, steps, int(counts @ steps)))
     return dict(zip(found, counts.tolist(), strict=True))
+
+
+def _reason(graph: Graph, name: str, group: Group) -> str | None:
+    """Why the channels that a name stands for are frozen; a layer has a reason of its own."""
+    try:
+        return explain(graph, name).reason or group.reason
+    except BadUsage:
+        return group.reason
 
 
 def _shared_out(groups: list[Group], steps: NDArray[np.int64], width: int) -> NDArray[np.int64]:

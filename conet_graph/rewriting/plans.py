@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,14 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class KeptGroup:
+    """A group that was to change and stays as it is, because its widths cannot be had."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
 
@@ -50,6 +58,7 @@ class Plan:
     groups: list[GroupPlan]
     tensors: dict[str, TensorPlan] = field(default_factory=dict)
     seed: int = 0
+    kept: list[KeptGroup] = field(default_factory=list)
     free_kept: bool = False
     refit: Refit | None = None
     graph: Graph | None = field(default=None, repr=False, compare=False)
@@ -75,6 +84,7 @@ class Plan:
                 }
                 for g in self.groups
             ],
+            "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "tensors": {name: _tensor_json(tensor) for name, tensor in self.tensors.items()},
             **refit,
         }
@@ -127,6 +137,7 @@ class Plan:
                 ],
                 tensors={str(name): _tensor_from(t) for name, t in data["tensors"].items()},
                 seed=int(data.get("seed", 0)),
+                kept=[KeptGroup(str(k["id"]), str(k["reason"])) for k in data.get("kept", [])],
                 free_kept=bool(data.get("free_kept", False)),
                 refit=Refit.from_json(data["refit"]) if "refit" in data else None,
             )
@@ -161,8 +172,17 @@ def _tensor_from(entry: Mapping[str, Any]) -> TensorPlan:
     )
 
 
-def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
-    """The plan of a layout; groups that keep all their channels are left out."""
+def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequence[KeptGroup] = ()) -> Plan:
+    """The plan of a layout; groups that keep all their channels are left out.
+
+    Args:
+        graph: the analysed original.
+        layout: its new layout.
+        init: what becomes of the weights.
+        seed: of fresh weights.
+        kept: groups that were to change, and why they do not.
+
+    """
     channels = graph.result(CHANNELS)
     copies = layout.labels.copies
     groups: list[GroupPlan] = []
@@ -179,6 +199,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0) -> Plan:
         groups,
         layout.tensors,
         seed,
+        list(kept),
         channels.units.free_kept,
         graph=graph,
     )

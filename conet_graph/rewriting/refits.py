@@ -47,6 +47,7 @@ class Refit:
         layers: what became of each layer.
         errors: of the outputs on inputs kept aside, in units of the original's variance.
         left: sentences about layers that could not be refitted.
+        before: checksums (CRC-32, as float32) of the tensors before; new ones have none.
 
     """
 
@@ -56,6 +57,7 @@ class Refit:
     layers: list[LayerFit] = field(default_factory=list)
     errors: dict[str, float | None] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    before: dict[str, int] = field(default_factory=dict)
 
     def applied(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The exactly rewritten model with these values.
@@ -90,6 +92,7 @@ class Refit:
                 for fit in self.layers
             ],
             "left": self.left,
+            "before": self.before,
         }
 
     @staticmethod
@@ -109,6 +112,7 @@ class Refit:
             ],
             errors={str(k): None if v is None else float(v) for k, v in data["errors"].items()},
             left=[str(sentence) for sentence in data["left"]],
+            before={str(name): int(number) for name, number in data["before"].items()},
         )
 
     def packed(self) -> bytes:

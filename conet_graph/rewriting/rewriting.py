@@ -21,8 +21,11 @@ from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
+from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.relabel import CannotHave
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
-from conet_graph.rewriting.plans import Plan, copies_of, make_plan
+from conet_graph.rewriting.named_widths import asked_counts
+from conet_graph.rewriting.plans import KeptGroup, Plan, copies_of, make_plan
 from conet_graph.rewriting.refits import differences
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.verification.inputs import random_inputs
@@ -64,8 +67,8 @@ def plan(
     """
     graph = solved(model, free_kept)
     if calibrate is None:
-        copies = choose_copies(graph, WidthRequest(seed=seed, **request))
-        return planned(graph, copies, init, noise, seed)[0]
+        wanted = WidthRequest(seed=seed, **request)
+        return plan_for(graph, wanted, init, noise, lambda asked: choose_copies(graph, asked))[0]
     if init != "keep":
         raise BadUsage("Calibration keeps what the weights have learnt: leave out init='fresh'.")
     from conet_graph.calibration.inputs import calibration_of, open_calibration
@@ -76,30 +79,94 @@ def plan(
     else:
         data = calibration_of(calibrate, graph, samples, seed)
     wanted = WidthRequest(seed=seed, **{"importance": "reconstruction", **request})
-    copies = choose(graph, wanted, data).copies
-    made, layout = planned(graph, copies, init, noise, seed)
-    if not (copies == 0).any():
+    made, layout = plan_for(graph, wanted, init, noise, lambda asked: choose(graph, asked, data).copies)
+    if not (layout.labels.copies == 0).any():
         return made
     return replace(made, refit=refitted(graph, layout, rewritten(graph, made, layout), data))
+
+
+def plan_for(
+    graph: Graph,
+    request: WidthRequest,
+    init: str,
+    noise: bool,
+    choose: Callable[[WidthRequest], NDArray[np.int64]],
+) -> tuple[Plan, Layout]:
+    """Choose widths and lay them out; what cannot have its width stays, and the rest meets the target.
+
+    Args:
+        graph: an analysed graph.
+        request: what is asked for.
+        init: what becomes of the weights.
+        noise: as in ``plan``.
+        choose: how often each class of channels is to appear, for a request.
+
+    Raises:
+        Refused: a width that was asked for by name cannot be had; or as ``choose`` finds.
+
+    """
+    named = {graph.result(CHANNELS).groups[k].id for k in asked_counts(graph, request.widths, request.keep)}
+    kept: dict[str, KeptGroup] = {}
+    while True:
+        try:
+            copies = choose(replace(request, keep=(*request.keep, *kept)))
+        except Refused as refusal:
+            raise _because_of(refusal, kept) from None
+        made, layout = planned(graph, copies, init, noise, request.seed)
+        new = {group.id: group for group in made.kept if group.id not in kept}
+        for group in new.values():
+            if group.id in named:
+                raise Refused(group.reason)
+        kept |= new
+        if not new or request.scale is not None:  # a scale asks each group on its own
+            return replace(made, kept=list(kept.values())), layout
+
+
+def _because_of(refusal: Refused, kept: dict[str, KeptGroup]) -> Refused:
+    """A refusal, with the reasons for which groups stay as they are."""
+    told = " ".join(dict.fromkeys(group.reason for group in kept.values()))
+    return Refused(f"{refusal} {told}".strip())
 
 
 def planned(
     graph: Graph, copies: NDArray[np.int64], init: str, noise: bool, seed: int
 ) -> tuple[Plan, Layout]:
-    """Lay out a network for ``copies`` of each class of channels, and make the plan of it."""
+    """Lay out a network for ``copies`` of each class of channels, and make the plan of it.
+
+    Groups whose widths cannot be had stay as they are; the plan names them.
+
+    Raises:
+        Refused: no group can have its width.
+
+    """
     if init not in INITS:
         raise BadUsage(f"--init is {init!r}: choose 'keep' or 'fresh'.")
-    layout = lay_out(graph, copies, seed if noise else None)
+    channels = graph.result(CHANNELS)
+    copies, kept = copies.copy(), list[KeptGroup]()
+    while True:
+        try:
+            layout = lay_out(graph, copies, seed if noise else None, keeps_function=init == "keep")
+            break
+        except CannotHave as refusal:
+            numbers = np.unique(channels.group_of_class[refusal.classes])
+            named = [channels.groups[k] for k in numbers.tolist() if k >= 0]
+            stuck = [group for group in named if (copies[group.classes] != 1).any()]
+            for group in stuck:
+                copies[group.classes] = 1
+                kept.append(KeptGroup(group.id, str(refusal)))
+            if not stuck or (copies == 1).all():
+                raise Refused(str(refusal)) from None
     if init == "keep":
         keep_the_function(graph, layout)
-    return make_plan(graph, layout, init, seed), layout
+    return make_plan(graph, layout, init, seed, kept), layout
 
 
 def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.ModelProto:
     """The model that a plan describes; ``layout`` saves laying it out again."""
     if layout is None:
-        layout = lay_out(graph, copies_of(graph, made))
-        if not set(layout.tensors) <= set(made.tensors) <= set(graph.constants):
+        layout = lay_out(graph, copies_of(graph, made), keeps_function=made.init == "keep")
+        known = {*graph.constants, *layout.untied.values()}
+        if not set(layout.tensors) <= set(made.tensors) <= known:
             raise BadUsage("The plan's tensors do not fit this model: make the plan again.")
         layout.tensors = made.tensors
     return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
@@ -167,7 +234,7 @@ def latency_meter(
         raise BadUsage(f"ONNX Runtime has no provider {provider!r} here: choose one of {known}.")
 
     def measure(copies: NDArray[np.int64]) -> float:
-        proto = rewrite_model(graph, lay_out(graph, copies))
+        proto = rewrite_model(graph, lay_out(graph, copies, keeps_function=False))
         with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(proto, path, graph.folder)

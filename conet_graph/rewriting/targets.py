@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.analysis.frozen import frozen_parts
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.costs.input_shapes import InputShapes, counting
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.tie_channels import CHANNELS, out_axis
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
@@ -153,13 +155,43 @@ class _Chooser:
         elif request.params or request.macs or request.weight_bytes:
             counts = self._to_cost(counts)
         if np.array_equal(counts, self.counts) and not asked and request.scale != 1.0:
-            raise Refused("At these limits (--multiple-of, --min-width, --keep) nothing changes.")
+            raise Refused(self._unchanged())
         return self._copies(counts)
 
+    def _unchanged(self) -> str:
+        """Why no width changes: a limit that was asked for, or groups whose channels move many at once."""
+        request = self.request
+        limits = {
+            "--multiple-of": (request.multiple_of or 1) > 1,
+            "--min-width": request.min_width > 1,
+            "--keep": bool(request.keep),
+        }
+        given = [option for option, is_given in limits.items() if is_given]
+        if given:
+            return f"With {' and '.join(given)} nothing changes: loosen it, or ask for another size."
+        moving = [g for g, can in zip(self.groups, self.movable, strict=True) if can]
+        told = [f"{g.id} moves {g.multiple} of its {g.width} channels at once" for g in moving[:REASONS]]
+        more = f", and {len(moving) - REASONS} more groups" if len(moving) > REASONS else ""
+        return (
+            f"Nothing changes: {', '.join(told)}{more}; ask for a size that is further from the original,"
+            " or for widths by name."
+        )
+
     def _reasons(self) -> str:
-        told = list(dict.fromkeys(g.reason or "" for g in self.groups))
+        told = self._frozen_because()
         more = f"; and {len(told) - REASONS} more reasons" if len(told) > REASONS else ""
         return "; ".join(told[:REASONS]) + more if told else "it has no layers"
+
+    def _frozen_because(self) -> list[str]:
+        """The reasons that the layers' own channels meet, each once."""
+        units = self.channels.units
+        parts = frozen_parts(units)
+        told: dict[str, None] = {}
+        for layer in self.graph.result(LAYERS):
+            axis = out_axis(units, layer)
+            met = [axis] if isinstance(axis, int) else np.unique(parts.reason[parts.of[axis]]).tolist()
+            told.update((units.reasons[unit], None) for unit in met if unit >= 0)
+        return list(told)
 
     def _lossless(self) -> Copies:
         """Without the channels that change nothing, as far as multiples and least widths let them go."""

@@ -1,4 +1,4 @@
-"""The widths that a search found beside others at equal parameters, all trained alike."""
+"""The widths that a search found beside others at equal cost, all trained alike."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from conet_graph.search.settings import RunSettings
 from conet_graph.trials.errors import TrialFailed
 from conet_graph.trials.randomness import seed_of
 
-# What is compared: the found widths; the file's own scaled by one factor (compound scaling) and widths
-# drawn at random, both at the parameters of the found ones; the file's own.
-KINDS = ("conet", "uniform", "random", "original")
+# What is compared: the found widths; at their cost the file's own scaled by one factor (compound scaling),
+# one width everywhere, and widths drawn at random; the file's own.
+KINDS = ("conet", "uniform", "flat", "random", "original")
+# Those that are made to cost what the found widths cost.
+MATCHED = ("uniform", "flat", "random")
+# In what they are to cost no more: parameters, multiply-accumulates, or both.
+MATCHES = ("params", "macs", "both")
 # The widest factor by which the file's own widths are scaled.
 WIDEST = 64.0
 # Tells the seeds of a comparison apart from those of the search.
@@ -40,6 +44,8 @@ class Summary:
         accuracies: test accuracies (0 to 1), by seed; without those that diverged.
         seeds: how many were trained.
         seconds: mean time of one training.
+        ahead: by how much the found widths are ahead of this kind: mean of the differences of test accuracy
+            seed by seed, and half of their 95 % t interval; None for fewer than two pairs.
 
     """
 
@@ -51,6 +57,7 @@ class Summary:
     accuracies: tuple[float, ...]
     seeds: int
     seconds: float
+    ahead: tuple[float, float] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -67,14 +74,22 @@ class Comparison:
     """Trains what is compared, one network after the other; what is recorded is not trained again."""
 
     def __init__(
-        self, folder: RunFolder, store: RunStore, settings: RunSettings, network: Network, tools: Tools
+        self,
+        folder: RunFolder,
+        store: RunStore,
+        settings: RunSettings,
+        network: Network,
+        tools: Tools,
+        match: str = "params",
     ) -> None:
-        """Take a search that has at least one finished trial.
+        """Take a search that has at least one finished trial; ``match`` is one of `MATCHES`.
 
         Raises:
-            BadUsage: it has none.
+            BadUsage: it has none, or nothing can be matched so.
 
         """
+        if match not in MATCHES:
+            raise BadUsage(f"--match is {match!r}: choose one of {', '.join(MATCHES)}.")
         done = [trial.trial for trial in store.trials() if trial.status == "finished"]
         if not done:
             raise BadUsage(
@@ -83,14 +98,14 @@ class Comparison:
         self.folder, self.store, self.settings = folder, store, settings
         self.network, self.tools = network, tools
         self.found = {name: state.width for name, state in store.states(done[-1]).items()}
-        self.parameters, _ = network.cost(self.found)
+        self.match, self.cost = match, network.cost(self.found)
 
     def run(self, epochs: int, seeds: int, tell: Callable[[Compared], None] = lambda _: None) -> None:
         """Train every kind with every seed, from fresh weights; ``tell`` hears of each that is done."""
         have = {(row.kind, row.seed) for row in self._alike(epochs)}
         for seed in range(seeds):
             for kind in KINDS:
-                if (kind, seed) not in have:
+                if (self._recorded(kind), seed) not in have:
                     made = self._trained(kind, seed, epochs)
                     self.store.record_compared(made)
                     self.folder.drop_checkpoint(self._checkpoint(kind, seed, epochs))
@@ -99,9 +114,12 @@ class Comparison:
     def summaries(self, epochs: int) -> list[Summary]:
         """What is recorded of networks trained for so many epochs, kind by kind."""
         rows = self._alike(epochs)
-        return [
-            _summary([row for row in rows if row.kind == k]) for k in KINDS if any(r.kind == k for r in rows)
-        ]
+        by_kind = {k: [row for row in rows if row.kind == self._recorded(k)] for k in KINDS}
+        return [_summary(k, mine, by_kind["conet"]) for k, mine in by_kind.items() if mine]
+
+    def _recorded(self, kind: str) -> str:
+        """A kind as it is recorded: what was matched otherwise is another one."""
+        return kind if self.match == "params" or kind not in MATCHED else f"{kind} ({self.match})"
 
     def _alike(self, epochs: int) -> list[Compared]:
         """What is recorded of networks that were trained as these are to be."""
@@ -109,7 +127,8 @@ class Comparison:
         return [row for row in self.store.comparison() if (row.epochs, row.schedule) == wanted]
 
     def _checkpoint(self, kind: str, seed: int, epochs: int) -> str:
-        return f"compare-{kind}-{seed}-{epochs}-{self.settings.training.schedule}"
+        named = self._recorded(kind).replace(" ", "-")
+        return f"compare-{named}-{seed}-{epochs}-{self.settings.training.schedule}"
 
     def widths(self, kind: str, seed: int) -> dict[str, int]:
         """The widths of one network of the comparison."""
@@ -119,13 +138,21 @@ class Comparison:
         if kind == "original":
             return own
         if kind == "uniform":
-            return self._at_equal_parameters({name: float(width) for name, width in own.items()})
+            return self._at_equal_cost({name: float(width) for name, width in own.items()})
+        if kind == "flat":
+            return self._at_equal_cost(dict.fromkeys(own, float(min(own.values()))))
         bounds, rng = self.settings.search, np.random.default_rng([self.settings.seed, COMPARISON, seed])
         low, high = math.log(bounds.min_width), math.log(bounds.max_width)
-        return self._at_equal_parameters({name: math.exp(rng.uniform(low, high)) for name in own})
+        return self._at_equal_cost({name: math.exp(rng.uniform(low, high)) for name in own})
 
-    def _at_equal_parameters(self, shape: dict[str, float]) -> dict[str, int]:
-        """Widths in these proportions that have as many parameters as the found ones, or just fewer."""
+    def _fits(self, widths: dict[str, int]) -> bool:
+        """Whether widths cost no more than the found ones, in what is matched."""
+        parameters, macs = self.network.cost(widths)
+        by = {"params": parameters <= self.cost[0], "macs": macs <= self.cost[1]}
+        return all(by.values()) if self.match == "both" else by[self.match]
+
+    def _at_equal_cost(self, shape: dict[str, float]) -> dict[str, int]:
+        """Widths in these proportions that cost as much as the found ones, or just less."""
         units = {
             name: math.lcm(multiple, self.settings.search.multiple)
             for name, multiple in self.network.multiples.items()
@@ -134,7 +161,7 @@ class Comparison:
         def scaled(factor: float) -> dict[str, int]:
             return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
 
-        widths = largest(scaled, lambda tried: self.network.cost(tried)[0] <= self.parameters, 0.0, WIDEST)
+        widths = largest(scaled, self._fits, 0.0, WIDEST)
         if widths is None:
             raise BadUsage("No other network is as small as the one that was found.")
         return widths
@@ -154,13 +181,28 @@ class Comparison:
         except TrialFailed:
             accuracy = None
         schedule = self.settings.training.schedule
-        return Compared(kind, seed, widths, parameters, macs, epochs, schedule, accuracy, spent)
+        return Compared(
+            self._recorded(kind), seed, widths, parameters, macs, epochs, schedule, accuracy, spent
+        )
 
 
-def _summary(rows: list[Compared]) -> Summary:
+def _ahead(found: list[Compared], rows: list[Compared]) -> tuple[float, float] | None:
+    """Mean difference of test accuracy, pair by pair of one seed, and half of its 95 % t interval."""
+    others = {row.seed: row.test_accuracy for row in rows}
+    pairs = [(row.test_accuracy, others.get(row.seed)) for row in found]
+    differences = [mine - other for mine, other in pairs if mine is not None and other is not None]
+    if len(differences) < 2:
+        return None
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.mean(differences), float(half)
+
+
+def _summary(kind: str, rows: list[Compared], found: list[Compared]) -> Summary:
     widths = [width for row in rows for width in row.widths.values()]
     return Summary(
-        rows[0].kind,
+        kind,
         (min(widths), max(widths)),
         round(statistics.mean(row.parameters for row in rows)),
         round(statistics.mean(row.macs or 0 for row in rows)),
@@ -168,4 +210,5 @@ def _summary(rows: list[Compared]) -> Summary:
         tuple(row.test_accuracy for row in rows if row.test_accuracy is not None),
         len(rows),
         statistics.mean(row.seconds for row in rows),
+        None if kind == "conet" else _ahead(found, rows),
     )

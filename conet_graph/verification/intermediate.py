@@ -25,7 +25,8 @@ from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.relabel import Labels, old_positions
-from conet_graph.passes.widths.rewidth import QUANTISERS, lay_out
+from conet_graph.passes.widths.rewidth import lay_out
+from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES, Arrays
 from conet_graph.verification.pair import Pair
 from conet_graph.verification.reference import PREFIX

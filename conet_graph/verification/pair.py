@@ -150,3 +150,4 @@ def _load_alone(path: Path, report: Report) -> None:
         if not lacks_an_operator(error):
             report.fail(f"ONNX Runtime refuses it, and the original too: {first_line(error)}")
         report.equality = "not checked: ONNX Runtime loads neither network"
+        report.original_is_sound = False

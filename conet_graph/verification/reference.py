@@ -164,7 +164,7 @@ def _unshared(graph: Graph, units: Units, copies: Ids) -> set[int]:
     """Operators that sum over copied channels, and have no weights that could be shared out."""
     if not (copies > 1).any():
         return set()
-    return lay_out(graph, copies).labels.unshared
+    return lay_out(graph, copies, keeps_function=False).labels.unshared
 
 
 def _in_any_order(op: Operator) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from conet_graph.ir.errors import VerificationFailed
+from conet_graph.ir.errors import OwnFault, VerificationFailed
 
 
 @dataclass
@@ -23,7 +23,9 @@ class Report:
     tolerance: float | None = None
     sensitivity: float = 0.0
     intermediate: int = 0
+    outputs_error: float | None = None
     failures: list[str] = field(default_factory=list)
+    original_is_sound: bool = True  # False: it fails the same, or the check itself did
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -39,10 +41,12 @@ def require(report: Report) -> None:
     """Raise when verification failed.
 
     Raises:
-        VerificationFailed: with what failed.
+        OwnFault: the original is sound and what was made of it is not.
+        VerificationFailed: the original cannot be run either, or a library crashed.
 
     """
+    told = "the rewritten network failed verification: " + "; ".join(report.failures)
+    if not report.ok and report.original_is_sound:
+        raise OwnFault.of(told)
     if not report.ok:
-        raise VerificationFailed(
-            "The rewritten network failed verification: " + "; ".join(report.failures) + "."
-        )
+        raise VerificationFailed(f"T{told[1:]}.")

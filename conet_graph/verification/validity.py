@@ -40,6 +40,7 @@ def check_valid(
         known = _is_still_run(report.checker) or report.checker == _checker_fault(graph.loaded.proto)
         if not known:
             report.fail(f"onnx.checker: {report.checker}")
+            report.original_is_sound = _passes_checker(graph)
             return
     if not _is_read_again(model, folder, report):
         return
@@ -48,6 +49,14 @@ def check_valid(
         report.shape_inference = fault
         if _shape_fault(graph.loaded.proto) is None:
             report.fail(f"strict shape inference, which the original passes: {fault}")
+
+
+def _passes_checker(graph: Graph) -> bool:
+    try:
+        onnx.checker.check_model(graph.loaded.path or graph.loaded.proto, full_check=False)
+    except Exception:
+        return False
+    return True
 
 
 def _is_still_run(fault: str) -> bool:

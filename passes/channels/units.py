@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
+from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.passes.channels.components import components
 
 # The strength of a reason to freeze channels that nothing lifts.
@@ -27,6 +28,8 @@ LONG = 4096
 Ids = NDArray[np.int64]
 Axis = Ids | int
 
+# Why an operator says nothing whose file gives it an axis beyond the rank, a step of zero and the like.
+CONTRADICTION = "its inputs and attributes contradict each other"
 # An axis with more positions than this carries no channels; a file may claim any size.
 LONGEST_AXIS = 2**22
 # Positions of all axes together: operators that double what they read say much with few bytes.
@@ -56,6 +59,19 @@ class Packed:
         if self.each is None or self.times is None:
             return None
         return len(self.units) * self.each * self.times
+
+
+def _is_shifted(left: Ids, right: Ids) -> bool:
+    """Whether one axis holds the other's channels, each one position further on."""
+    if len(left) < 2 or left[0] == right[0] or (left[1] != right[0] and left[0] != right[1]):
+        return False
+    return bool((left[1:] == right[:-1]).all() or (left[:-1] == right[1:]).all())
+
+
+def _is_weight_of(op: Operator, slot: int) -> bool:
+    """Whether an operator reads its weight at a slot; of a product's two inputs each may be it."""
+    facts = WEIGHTED.get(op.op_type)
+    return facts is not None and slot in ((0, 1) if op.op_type in PRODUCTS else (facts.weight,))
 
 
 def length_of(axis: Axis | Packed | None) -> int | None:
@@ -107,10 +123,19 @@ class Tracker:
     def dim(self, value: str, axis: int) -> Dim:
         """Size of an axis in the file as it is (also while new widths are laid out)."""
         shape = self.graph.shape(value)
+        if shape is not None and not -len(shape) <= axis < len(shape):
+            raise NoRule(CONTRADICTION)
         return None if shape is None else shape[axis]
 
     def axis(self, value: str, axis: int) -> Axis:
-        """One axis of a value."""
+        """One axis of a value.
+
+        Raises:
+            NoRule: the value's rank is not known, or it has no such axis.
+
+        """
+        if not -self.rank(value) <= axis < self.rank(value):
+            raise NoRule(CONTRADICTION)
         self.read.add(value)
         if not self.is_constant(value):
             if value in self.values and self._is_packed(value, axis):
@@ -288,6 +313,9 @@ class Tracker:
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
         """Say that an operator cuts an axis into pieces, numbered position by position, in this order."""
 
+    def level(self, op: Operator, table: Ids) -> None:
+        """Say that the rows of a table must come out alike; a tie of them follows."""
+
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
         """Say that an operator sums over an input's axis, weighted by an axis of ``weight``."""
 
@@ -376,6 +404,9 @@ class Units(Tracker):
             right = right or self.joined(op)
         if not isinstance(left, int) and not isinstance(right, int) and len(left) != len(right):
             raise NoRule(f"two axes that must agree have {len(left)} and {len(right)} positions")
+        if not isinstance(left, int) and not isinstance(right, int) and _is_shifted(left, right):
+            # One class of all channels: it can neither lose one nor be copied and stay in order.
+            self.freeze(op, right, f"{op.op_type} {shown(op.name)} joins each channel with its neighbour")
         # Broadcasting says the same, but takes longer than all else here.
         a = np.full_like(right, left) if isinstance(left, int) else left
         b = np.full_like(a, right) if isinstance(right, int) else right
@@ -406,7 +437,8 @@ class Units(Tracker):
     def standing(self, axis: Axis) -> int:
         """How sure an axis is to carry channels that may change, by what is known so far.
 
-        0: it carries none, or only frozen ones; 1: a number in the file alone makes it; 2: any other.
+        0: it carries none, or only frozen ones; 1: a number, or a constant that is no weight, makes it;
+        2: a layer gives it out.
         """
         if isinstance(axis, int):
             return 0
@@ -415,11 +447,21 @@ class Units(Tracker):
         stopped[classes[list(self.reasons)]] = True
         if stopped[classes[axis]].all():
             return 0
-        made = [self.stored[place] for place in self.generated]
-        bare = np.concatenate(
-            [np.zeros(0, np.int64), *(units for units in made if not isinstance(units, int))]
-        )
-        return 1 if np.isin(axis, bare).all() else 2
+        given = [
+            units
+            for (name, _), units in self.stored.items()
+            if not isinstance(units, int) and any(_is_weight_of(op, slot) for op, slot in self._uses(name))
+        ]
+        return 2 if given and np.isin(axis, np.concatenate(given)).any() else 1
+
+    def _uses(self, name: str) -> list[tuple[Operator, int]]:
+        """The operators that read a value, behind those that make a weight of it."""
+        uses = self.graph.consumers.get(name, [])
+        if not uses or uses[0][0].outputs[0] not in self.graph.derived:
+            return uses
+        return [
+            further for op, _ in uses for output in op.outputs if output for further in self._uses(output)
+        ]
 
     def origin(self, value: str, axis: int, now: Ids) -> Ids:
         """Positions are what they are."""

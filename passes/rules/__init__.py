@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conet_graph.ir.errors import shown
+from conet_graph.ir.errors import ConetGraphError, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import gathered
 from conet_graph.passes.channels.units import NoRule, Tracker
@@ -20,8 +20,10 @@ from conet_graph.passes.rules import (
     reduce,
     reshape,
     resize,
+    slices,
     transpose,
 )
+from conet_graph.passes.rules.faults import why_it_failed
 from conet_graph.passes.rules.held import hold_unread
 from conet_graph.passes.rules.registry import Rule
 
@@ -41,10 +43,10 @@ RULES = gathered(
         reduce,
         reshape,
         resize,
+        slices,
         transpose,
     )
 )
-CONTRADICTION = "its inputs and attributes contradict each other"
 
 
 def apply_rule(tracker: Tracker, op: Operator) -> None:
@@ -70,9 +72,10 @@ def _describe(tracker: Tracker, op: Operator, rule: Rule | None) -> str | None:
         hold_unread(tracker, op)
     except NoRule as refusal:
         return str(refusal)
-    except (IndexError, ValueError, TypeError, ArithmeticError):
-        # A file may claim any axis, block size or step of any value: rules read them as they stand.
-        return CONTRADICTION
+    except ConetGraphError:
+        raise
+    except Exception as error:
+        return why_it_failed(tracker, op, error)
     return None
 
 

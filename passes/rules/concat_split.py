@@ -1,4 +1,4 @@
-"""Operators that join and cut along an axis: Concat, Split, Slice, Pad."""
+"""Operators that join and cut along an axis: Concat, Split, Pad."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
-from conet_graph.passes.rules.conv import tie_rows
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
-
-# Exporters write the largest 32- or 64-bit integer for "to the end".
-OPEN_END = 2**31 - 1
 
 
 @rule(RULES, "Concat")
@@ -99,75 +95,6 @@ def _set_split_sizes(t: Tracker, op: Operator, sizes: list[int]) -> None:
         t.set_attr(op, "split", sizes)
     else:
         t.replace_numbers(op, 1, sizes)
-
-
-@rule(RULES, "Slice")
-def slice_(t: Tracker, op: Operator) -> None:
-    """A run of positions, or every n-th one, of some axes."""
-    axes = t.axes(op.input(0))
-    starts, ends, named, steps = _slice_numbers(t, op, len(axes))
-    out = list(axes)
-    new_starts: list[int | None] = [None] * len(named)
-    new_ends: list[int | None] = [None] * len(named)
-    for position, axis in enumerate(named):
-        units, length = axes[axis], t.dim(op.input(0), axis)
-        if isinstance(units, int):
-            continue
-        start, end, step = starts[position], ends[position], steps[position]
-        if start is None or end is None or not isinstance(length, int):
-            raise NoRule("it cuts channels at places computed in the graph")
-        begin, stop, _ = slice(start, end, step).indices(length)
-        if step == 1:
-            origin = t.origin(op.input(0), axis, units)
-            t.keep_together(op, units, np.searchsorted([begin, stop], origin, side="right"))
-            chosen = np.flatnonzero((origin >= begin) & (origin < stop))
-            out[axis] = units[chosen]
-            new_starts[position] = int(chosen[0]) if len(chosen) else 0
-            open_end = end >= OPEN_END
-            new_ends[position] = None if open_end else int(chosen[0] if len(chosen) else 0) + len(chosen)
-        elif step > 1 and length % step == 0 and 0 <= begin < step and stop > length - step + begin:
-            out[axis] = tie_rows(t, op, units.reshape(-1, step).T)
-            if end < OPEN_END:
-                new_ends[position] = len(units)
-        elif step == -1 and begin == length - 1 and stop == -1:
-            out[axis] = units[::-1]
-            new_starts[position] = None if start >= OPEN_END or start == -1 else len(units) - 1
-        else:
-            raise NoRule("it picks channels in a pattern that is not understood")
-    t.set(op, 0, out)
-    _write_slice(t, op, new_starts, new_ends)
-
-
-def _slice_numbers(
-    t: Tracker, op: Operator, rank: int
-) -> tuple[list[int | None], list[int | None], list[int], list[int]]:
-    if len(op.inputs) == 1:
-        starts, ends = op.attr("starts"), op.attr("ends")
-        axes = op.attr("axes") or list(range(len(starts)))
-        return list(starts), list(ends), [a % rank for a in axes], [1] * len(starts)
-    first, last = t.numbers(op.input(1)), t.numbers(op.input(2))
-    named = t.integers(op.input(3)) if op.input(3) else None
-    if named is None:
-        if op.input(3):
-            raise NoRule("its axes are computed in the graph")
-        if first is None:
-            raise NoRule("its axes are not known")
-        named = list(range(len(first)))
-    steps = t.integers(op.input(4)) if op.input(4) else [1] * len(named)
-    unknown: list[int | None] = [None] * len(named)
-    begin = unknown if first is None else [None if e.value is None else int(e.value) for e in first]
-    stop = unknown if last is None else [None if e.value is None else int(e.value) for e in last]
-    return begin, stop, [a % rank for a in named], steps or [0] * len(named)
-
-
-def _write_slice(t: Tracker, op: Operator, starts: list[int | None], ends: list[int | None]) -> None:
-    if len(op.inputs) > 1:
-        t.rewrite(op, 1, starts)
-        t.rewrite(op, 2, ends)
-        return
-    for name, new in (("starts", starts), ("ends", ends)):
-        old = op.attr(name)
-        t.set_attr(op, name, [o if n is None else n for o, n in zip(old, new, strict=True)])
 
 
 @rule(RULES, "Pad")

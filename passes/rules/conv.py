@@ -16,6 +16,8 @@ RULES: Table = {}
 
 def tie_rows(t: Tracker, op: Operator, table: Ids) -> Ids:
     """Tie the rows of a table to its first one, which is returned."""
+    if len(table) > 1:
+        t.level(op, table)
     if table.size > LONG:
         # Channels merged with pixels make a row a pixel: one like the row before says nothing new.
         told = (table[1:] != table[:-1]).any(axis=1)
@@ -121,11 +123,24 @@ def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
         t.bind(op, w, 0, out)
         t.set_attr(op, "group", len(units))
         return out
+    if group == t.dim(w, 0) and isinstance(per_group, int):
+        out = whole_groups(t, op, units, per_group)
+        t.bind(op, w, 0, out)
+        t.bind(op, w, 1, 0)
+        return out
     t.bind(op, w, 1, tie_rows(t, op, in_groups(units, group)))
     t.contract(op, data, 1, (w, 1))
     out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
     tie_rows(t, op, in_groups(out, group))
     return out
+
+
+def whole_groups(t: Tracker, op: Operator, units: Ids, per_group: int) -> Ids:
+    """The outputs of a convolution with one output a group: it goes, or is copied, with all it reads."""
+    if len(units) % per_group:
+        raise NoRule(f"groups of {per_group} do not divide {len(units)} channels")
+    t.set_attr(op, "group", len(units) // per_group)
+    return tie_rows(t, op, units.reshape(-1, per_group).T)
 
 
 @rule(RULES, "ConvTranspose")
@@ -142,6 +157,9 @@ def conv_transpose(t: Tracker, op: Operator) -> None:
         out = np.repeat(units, multiplier)
         t.bind(op, w, 0, units)
         t.set_attr(op, "group", len(units))
+    elif group > 1 and t.dim(w, 1) == 1 and not isinstance(units, int):
+        out = whole_groups(t, op, units, _per_group(t, w, group))
+        t.bind(op, w, 0, units)
     else:
         if not isinstance(units, int):
             tie_rows(t, op, in_groups(units, group))
@@ -150,6 +168,14 @@ def conv_transpose(t: Tracker, op: Operator) -> None:
         out = np.tile(t.ones(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
     bind_vector(t, op, op.input(2), out)
     t.set(op, 0, [t.axis(x, 0), out, *pixel_axes(t, op, x)])
+
+
+def _per_group(t: Tracker, w: str, group: int) -> int:
+    """Channels that a group of a ConvTranspose reads."""
+    length = t.dim(w, 0)
+    if not isinstance(length, int) or length % group:
+        raise NoRule(f"{group} groups do not divide its channels")
+    return length // group
 
 
 def _kernel_is_spatial(t: Tracker, op: Operator, w: str, first: int) -> None:

@@ -174,7 +174,10 @@ def _divide(
     key = (op.index, number)
     if key not in t.choices:
         told = votes(t, op.outputs[0])
-        merits = [(_agrees(merged, sizes, q), told[axes[q]], sizes[q], q) for q in range(len(sizes))]
+        merits = [
+            (_agrees(merged, sizes, q), not _is_repeated(merged, sizes, q), told[axes[q]], sizes[q], q)
+            for q in range(len(sizes))
+        ]
         best = max(range(len(sizes)), key=lambda q: merits[q])
         # Nothing says how a merged weight falls apart: channels stand before kernel positions.
         unsaid = not merits[best][0] and t.is_weight(op.input(0))
@@ -195,6 +198,12 @@ def _agrees(merged: Ids, sizes: list[int], free: int) -> int:
         return 0
     units = len(np.unique(cube[0, :, 0]))
     return units if units > 1 else 0
+
+
+def _is_repeated(merged: Ids, sizes: list[int], free: int) -> bool:
+    """Whether a factor holds one unit many times wherever it is looked at: it counts no channels."""
+    cube = merged.reshape(math.prod(sizes[:free]), sizes[free], math.prod(sizes[free + 1 :]))
+    return sizes[free] > 1 and bool((cube == cube[:, :1, :]).all())
 
 
 @rule(RULES, "DepthToSpace")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,35 @@ import numpy as np
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
+from conet_graph.passes.widths.sharing import NotShared, Share, shares
 
 COPIES = 2**20
+
+# Operators that copies of their channels change beyond repair: they sum, multiply or choose among them.
+COUNTING = frozenset(
+    (
+        *("Softmax", "LogSoftmax", "Hardmax", "QLinearSoftmax", "LpNormalization", "CumSum", "CumProd"),
+        *("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd"),
+    )
+)
+# Operators that give the same where every channel has as many copies as every other.
+AVERAGING = frozenset(
+    (
+        *("InstanceNormalization", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization"),
+        *("SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization"),
+        *("ReduceMean", "ReduceMax", "ReduceMin"),
+    )
+)
+
+COUNTED = "would count copied channels several times"
+
+
+class CannotHave(Refused):
+    """These widths cannot be had; ``classes`` are the copied or dropped channels that stand in the way."""
+
+    def __init__(self, why: str, classes: Ids) -> None:
+        super().__init__(why)
+        self.classes = classes
 
 
 class Labels(Tracker):
@@ -28,20 +56,35 @@ class Labels(Tracker):
     first layout to change (``new_hints``); then everything is laid out again.
     """
 
-    def __init__(self, units: Units, copies: Ids, hints: dict[tuple[str, int], Ids]) -> None:
+    def __init__(
+        self, units: Units, copies: Ids, hints: dict[tuple[str, int], Ids], keeps_function: bool = True
+    ) -> None:
+        """Take the solved units and the copies of each class.
+
+        Args:
+            units: of the network as it is.
+            copies: how often each class appears.
+            hints: layouts found in earlier rounds.
+            keeps_function: whether what sums over copies must share its weights out (fresh ones need not).
+
+        """
         super().__init__(units.graph)
-        self.units, self.copies, self.hints = units, copies, hints
+        self.units, self.copies, self.hints, self.keeps_function = units, copies, hints, keeps_function
         self.choices, self.votes = units.choices, units.votes
         # Tokens below the number of classes stand for kept (frozen) classes themselves.
         self._labels: Ids = np.arange(len(copies), dtype=np.int64) * COPIES
         self.keys: list[tuple[str, int]] = []
         self.starts: list[int] = [len(copies)]
         self.mixing = {op.index for op, axis in units.mixes if (copies[units.classes[axis]] != 1).any()}
+        self.uneven = {
+            op.index for op, axis in units.mixes if len(np.unique(copies[units.classes[axis]])) > 1
+        }
         self.new_hints: dict[tuple[str, int], Ids] = {}
         self.numbers_changed: dict[str, dict[int, int]] = {}
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
         self.attributes: dict[int, dict[str, Any]] = {}
-        self.shared_out: set[tuple[str, int]] = set()
+        # Of each input that is summed over copies: who shares what out.
+        self.shared_out: dict[tuple[int, int], list[Share]] = {}
         self.inexact: dict[str, None] = {}
         # Operators that sum over copies without weights that could be shared out among them.
         self.unshared: set[int] = set()
@@ -60,6 +103,11 @@ class Labels(Tracker):
         if isinstance(old, int):
             raise NoRule("an axis without channels is asked for its channels")
         return self.units.classes[old]
+
+    def classes_on(self, value: str, axis: int) -> Ids:
+        """The classes that have positions on an axis at the new widths."""
+        tokens = self.axis(value, axis)
+        return np.zeros(0, np.int64) if isinstance(tokens, int) else np.unique(self.labels(tokens) // COPIES)
 
     def default_layout(self, classes: Ids) -> Ids:
         """Labels with copies side by side; a run of positions of one class is copied as one block."""
@@ -124,10 +172,26 @@ class Labels(Tracker):
             pairs.sort(key=lambda pair: -int(pair[0].min()))
             if any(self._relayout(tokens, labels) for tokens, labels in pairs):
                 return
-        raise Refused(
-            f"Operator {op.op_type} (node {shown(op.name)}) would get channels in two different orders:"
-            " choose other widths for its group."
-        )
+        raise self._refusal(op, "would get channels in two different orders", left, right)
+
+    def _refusal(self, op: Operator, what: str, *axes: Axis) -> CannotHave:
+        """Why these widths cannot be had, and the changed classes on some axes."""
+        found = [self.labels(axis) // COPIES for axis in axes if not isinstance(axis, int)]
+        classes = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+        changed = classes[self.copies[classes] != 1]
+        return CannotHave(f"At these widths operator {op.op_type} (node {shown(op.name)}) {what}.", changed)
+
+    def level(self, op: Operator, table: Ids) -> None:
+        """Lay the rows of a table out alike where its channels' copies came to lie unevenly among them."""
+        labels = np.sort(self.labels(table), axis=1)
+        if (labels == labels[:1]).all():
+            return
+        found, first, counts = np.unique(self.labels(table), return_index=True, return_counts=True)
+        if (counts % len(table)).any():
+            return  # the tie that follows says so
+        order = np.argsort(first)
+        row = np.repeat(found[order], counts[order] // len(table))
+        self._relayout(table.reshape(-1), np.tile(row, len(table)))
 
     def _relayout(self, tokens: Ids, labels: Ids) -> bool:
         """Plan a layout in which ``tokens`` have ``labels``; False when there is none."""
@@ -172,7 +236,8 @@ class Labels(Tracker):
         """Refuse widths at which an operator no longer makes sense that does so in the file."""
         # With hints this layout is thrown away anyway.
         if op.index not in self.unknown and not self.new_hints:
-            raise Refused(f"At these widths the {reason}.")
+            axes = [a for v in op.inputs if self.is_constant(v) or v in self.values for a in self.axes(v)]
+            raise CannotHave(f"At these widths the {reason}.", self._refusal(op, "", *axes).classes)
 
     def keep_together(self, op: Operator, units: Ids, piece: Ids) -> None:
         """Lay the axis out piece by piece where copies have mixed the pieces."""
@@ -180,29 +245,60 @@ class Labels(Tracker):
             return
         order = np.argsort(piece, kind="stable")
         if not self._relayout(units, self.labels(units)[order]):
-            raise Refused(
-                f"Operator {op.op_type} (node {shown(op.name)}) would get its pieces mixed:"
-                " choose other widths for its group."
-            )
+            raise self._refusal(op, "would get its pieces mixed", units)
 
     def contract(self, op: Operator, slot: int, axis: int, weight: tuple[str, int] | None) -> None:
-        """Note which constant's axis shares its values out among copies."""
+        """Note which constants' axes share their values out among copies."""
         units = self.axis(op.input(slot), axis)
         if isinstance(units, int):
             return
-        of_a_weight = op.input(slot) in self.graph.derived
+        of_a_weight = self.is_weight(op.input(slot))
         if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
             self.mix(op, units)
         if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
-        place = None
-        if weight is not None:
-            place = weight if self.is_constant(weight[0]) else self._source(self.axis(*weight))
-        if place is None or place[0] not in self.graph.constants:
+        if weight is None or not self.is_weight(weight[0]):
+            if self.keeps_function:
+                raise self._refusal(op, COUNTED, units)
             self.unshared.add(op.index)
             self.inexact[f"{op.op_type} {shown(op.name)}"] = None
-        else:
-            self.shared_out.add((place[0], place[1] % len(self.graph.constants[place[0]].dims)))
+            return
+        if not self.keeps_function:
+            return
+        use = (op.index, next(k for k, name in enumerate(op.inputs) if name == weight[0]))
+        self.shared_out[use] = self._shares(op, *weight, use)
+
+    def _shares(self, op: Operator, weight: str, axis: int, use: tuple[int, int]) -> list[Share]:
+        """The constants behind a weight that share an axis of it out.
+
+        Raises:
+            CannotHave: there are none, and the weight is not normalised anyway.
+
+        """
+        try:
+            found = list(shares(self, weight, axis, use))
+        except NotShared as refusal:
+            source = self._source(self.axis(weight, axis))
+            if source is None or source[0] not in self.graph.constants or not self._is_normalised(weight):
+                why = f"would count copied channels several times, through {refusal} of its weight"
+                raise self._refusal(op, why, self.axis(weight, axis)) from None
+            reader, slot = self.graph.consumers[source[0]][0]
+            found = [Share(*source, (reader.index, slot), False)]
+        # One sum has one way of sharing out.
+        whole = any(share.whole for share in found)
+        return [replace(share, whole=whole) for share in found]
+
+    def _is_normalised(self, weight: str) -> bool:
+        """Whether an operator behind a weight looks across channels, so that the plan is not exact."""
+        pending, seen = [weight], set[str]()
+        while pending:
+            op = self.graph.producers.get(pending.pop())
+            if op is not None and op.index in self.mixing:
+                return True
+            fresh = [] if op is None else [name for name in op.inputs if name not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return False
 
     def _source(self, axis: Axis) -> tuple[str, int] | None:
         """The one constant's axis from which all of an axis's tokens come."""
@@ -213,8 +309,16 @@ class Labels(Tracker):
 
     def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""
-        if not isinstance(axis, int) and op.index in self.mixing:
-            self.inexact[f"{op.op_type} {shown(op.name)}"] = None
+        if isinstance(axis, int) or op.index not in self.mixing:
+            return
+        weight, units = self.is_weight(op.input(0)), axis.units if isinstance(axis, Packed) else axis
+        widened = self.copies[self.labels(units) // COPIES].max(initial=1) > 1
+        if widened and self.keeps_function and not weight:
+            if op.op_type in COUNTING:
+                raise self._refusal(op, COUNTED, units)
+            if op.op_type in AVERAGING and op.index not in self.uneven:
+                return
+        self.inexact[f"{op.op_type} {shown(op.name)}"] = None
 
     def select(self, op: Operator, axis: Axis) -> None:
         """Selecting among channels whose number changes is looking across them."""
@@ -254,7 +358,7 @@ def old_positions(old: Ids, labels: Ids) -> Ids:
     """For each new position, the old one it takes its values from.
 
     Raises:
-        Refused: the new axis has other classes than the old one.
+        CannotHave: the new axis has other classes than the old one.
 
     """
     order = np.argsort(old, kind="stable")
@@ -268,5 +372,5 @@ def old_positions(old: Ids, labels: Ids) -> Ids:
     rank = np.empty(len(labels), np.int64)
     rank[by_label] = np.arange(len(labels)) - first
     if len(labels) and (begin + rank >= end).any():
-        raise Refused("The channels of an axis cannot be followed at the new widths.")
+        raise CannotHave("The channels of an axis cannot be followed at the new widths.", np.unique(old))
     return order[begin + rank] if len(labels) else labels

@@ -18,14 +18,13 @@ from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.tie_channels import CHANNELS, walk
-from conet_graph.passes.widths.relabel import COPIES, Labels, old_positions
+from conet_graph.passes.widths.relabel import COPIES, CannotHave, Labels, old_positions
+from conet_graph.passes.widths.sharing import Use
 
 # How often a layout may be corrected: one round a chain of constants behind a weight.
 ROUNDS = 32
 # Bytes of a weight that are gathered at once.
 PIECE = 2**24
-# Operators that round what they read to whole steps.
-QUANTISERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "Quant", "BipolarQuant"})
 
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -57,33 +56,110 @@ class Layout:
     inexact: list[str]
     # Classes that are dropped without a change of the outputs.
     lossless: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    # Inputs that read a constant of their own, because other readers share it out differently.
+    untied: dict[Use, str] = field(default_factory=dict)
 
 
-def lay_out(graph: Graph, copies: Ids, seed: int | None = None) -> Layout:
+def lay_out(graph: Graph, copies: Ids, seed: int | None = None, keeps_function: bool = True) -> Layout:
     """Lay out the network for ``copies`` of each class of channels.
 
     Args:
         graph: an analysed graph.
         copies: how often each class appears: 0 drops it, 1 keeps it, more widens.
         seed: shares of copied channels are equal without it, random (summing to one) with it.
+        keeps_function: whether copied channels must leave the function as it is; fresh weights need not.
 
     Raises:
-        Refused: the widths cannot be had together.
+        CannotHave: the widths cannot be had together; it names the classes in the way.
 
     """
     channels = graph.result(CHANNELS)
     hints: dict[tuple[str, int], Ids] = {}
     for _ in range(ROUNDS):
-        labels = Labels(channels.units, copies, hints)
+        labels = Labels(channels.units, copies, hints, keeps_function)
         walk(labels)
         if not labels.new_hints:
             labels.finish()
-            return Layout(labels, _tensor_plans(graph, labels, seed), list(labels.inexact))
+            return _settled(graph, labels, seed)
         hints = {**hints, **labels.new_hints}
-    raise Refused("The new widths need the channels of one tensor in two different orders.")
+    found = np.unique(np.concatenate([hint // COPIES for hint in labels.new_hints.values()]))
+    told = "The new widths need the channels of one tensor in two different orders."
+    raise CannotHave(told, found[copies[found] != 1])
 
 
-def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, TensorPlan]:
+def _settled(graph: Graph, labels: Labels, seed: int | None) -> Layout:
+    """What a finished layout changes in the tensors."""
+    plans = _gathers(graph, labels)
+    untied: dict[Use, str] = {}
+    for name, by_use in _scaled(graph, labels).items():
+        # The first demand keeps the name; others read a copy that is theirs alone.
+        names: dict[frozenset[tuple[int, bool]], str] = {}
+        gathered = plans.get(name, TensorPlan(graph.constants[name].source))
+        for use, demand in by_use.items():
+            if demand not in names:
+                names[demand] = name if not names else _free_name(graph, name, plans)
+                scale = {axis: _shares(labels, name, axis, whole, seed) for axis, whole in sorted(demand)}
+                plans[names[demand]] = TensorPlan(gathered.source, gathered.axes, scale)
+            if names[demand] != name:
+                untied[use] = names[demand]
+    kept = {name: plan for name, plan in plans.items() if plan.axes or plan.scale or name in untied.values()}
+    return Layout(labels, kept, list(labels.inexact), untied=untied)
+
+
+def _free_name(graph: Graph, name: str, taken: dict[str, TensorPlan]) -> str:
+    number = 2
+    values = set(graph.shapes)
+    while (new := f"{name}_untied{number}") in graph.constants or new in taken or new in values:
+        number += 1
+    return new
+
+
+def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple[int, bool]]]]:
+    """Of each constant that shares itself out: the axes along which each of its readers wants that.
+
+    Raises:
+        CannotHave: what one operator makes of a constant is wanted shared out in two ways.
+
+    """
+    wanted: dict[str, dict[Use, dict[Use, set[tuple[int, bool]]]]] = {}
+    for end, found in labels.shared_out.items():
+        for share in found:
+            ends = wanted.setdefault(share.name, {}).setdefault(share.use, {})
+            ends.setdefault(end, set()).add((share.axis, share.whole))
+    scaled: dict[str, dict[Use, frozenset[tuple[int, bool]]]] = {}
+    for name, by_use in wanted.items():
+        fixed = name in graph.captured or name in graph.outputs
+        scaled[name] = {(-1, 0): frozenset()} if fixed else {}
+        for op, slot in graph.consumers[name]:
+            by_end = by_use.get((op.index, slot), {})
+            demands = {frozenset(by_end.get(end, ())) for end in _ends(graph, op, slot)}
+            if len(demands) > 1:
+                why = f"At these widths {shown(name)} would have to be shared out in two ways."
+                axes = [axis for demand in demands for axis, _ in demand]
+                classes = np.unique(np.concatenate([labels.classes_on(name, axis) for axis in axes]))
+                raise CannotHave(why, classes[labels.copies[classes] != 1])
+            scaled[name][op.index, slot] = demands.pop()
+    return scaled
+
+
+def _ends(graph: Graph, op: Operator, slot: int) -> set[Use]:
+    """Where a constant that is read at a slot meets data, behind all that is made of constants."""
+    pending, found, seen = [(op, slot)], set[Use](), set[int]()
+    while pending:
+        reader, at = pending.pop()
+        made = [name for name in reader.outputs if name in graph.derived]
+        if not made:
+            found.add((reader.index, at))
+        elif reader.index not in seen:
+            seen.add(reader.index)
+            pending += [use for name in made for use in graph.consumers.get(name, [])]
+            if any(name in graph.outputs or name in graph.captured for name in made):
+                found.add((-1, 0))
+    return found
+
+
+def _gathers(graph: Graph, labels: Labels) -> dict[str, TensorPlan]:
+    """Where the positions of each constant come from; all axes of a constant, changed or not."""
     plans: dict[str, TensorPlan] = {}
     # Most axes carry the channels of others (a convolution's, its BatchNorm's): each kind is followed once.
     followed: dict[tuple[bytes, bytes], Ids] = {}
@@ -98,23 +174,18 @@ def _tensor_plans(graph: Graph, labels: Labels, seed: int | None) -> dict[str, T
         plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
         if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
             plan.axes[axis] = index
-        if (name, axis) in labels.shared_out:
-            plan.scale[axis] = _shares(labels, new, _is_rounded(graph, name), seed)
-    return {name: plan for name, plan in plans.items() if plan.axes or plan.scale}
+    return plans
 
 
-def _is_rounded(graph: Graph, name: str) -> bool:
-    """Whether a weight holds whole numbers, or is rounded to a quantiser's steps before it is used."""
-    if not graph.constants[name].is_float:
-        return True
-    return any(op.op_type in QUANTISERS for op, _ in graph.consumers.get(name, []))
-
-
-def _shares(layout: Labels, labels: Ids, rounded: bool, seed: int | None) -> Numbers:
+def _shares(layout: Labels, name: str, axis: int, whole: bool, seed: int | None) -> Numbers:
     """What part of its channel's weight each copy gets; the parts of a channel sum to one."""
+    units = layout.axis(name, axis)
+    if isinstance(units, int):
+        return np.ones(1)
+    labels = layout.labels(units)
     classes, copy = labels // COPIES, labels % COPIES
     times = layout.copies[classes]
-    if rounded:
+    if whole:
         # What is rounded to whole steps cannot be shared out: the first copy speaks for all.
         return np.where(copy == 0, 1.0, 0.0)
     if seed is None:
@@ -135,9 +206,11 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
         for name, value in attributes.items():
             set_attribute(model.graph.node[index], name, value)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    origin = _origins(graph, layout)
     for name, plan in layout.tensors.items():
-        zero = _zero_point(graph, name) if plan.scale else None
-        arrays[name] = apply_plan(graph.array(name), plan, zero)
+        old = origin.get(name, name)
+        zero = _zero_point(graph, old) if plan.scale else None
+        arrays[name] = apply_plan(graph.array(old), plan, zero)
     for name, numbers in labels.numbers_changed.items():
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
@@ -145,11 +218,21 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
     if fresh_seed is not None:
         _fresh_weights(graph, arrays, fresh_seed)
     changed = set(arrays)
+    for name, old in origin.items():
+        tensor = model.graph.initializer.add()
+        _set_value(tensor, name, graph.constants[old].tensor.data_type, arrays.pop(name))
+    for (index, slot), name in layout.untied.items():
+        model.graph.node[index].input[slot] = name
     _write_constants(graph, model, arrays)
     for (index, slot), numbers_ in labels.numbers_replaced.items():
         _replace_input(model, index, slot, numbers_)
     _update_declared(model, labels, changed)
     return model
+
+
+def _origins(graph: Graph, layout: Layout) -> dict[str, str]:
+    """Of each untied copy the constant that it copies."""
+    return {name: graph.operators[index].input(slot) for (index, slot), name in layout.untied.items()}
 
 
 def apply_plan(

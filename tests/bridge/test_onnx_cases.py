@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx
 import pytest
 import torch
 from bridge_case import in_torch
-from onnx import numpy_helper
+from operator_cases import CASES, with_constants
 from pretended_gpu import on_pretended_gpu
 
 from conet_graph.bridge import to_torch
@@ -18,8 +17,6 @@ from conet_graph.bridge.converters import CONVERTERS
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import from_proto
 
-# What PyTorch computes with; the others are storage formats.
-PLAIN = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 # Forms that are refused by name.
 REFUSED = (
     "gives its statistics as outputs",
@@ -37,15 +34,6 @@ REFUSED = (
     "takes maxima of regions",
     "is declared with a size of 0",
 )
-# These draw other numbers.
-RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 # ONNX Runtime and PyTorch agree on these, against the expectation that is shipped with onnx.
 ELSEWHERE = {
     "test_resize_downsample_scales_linear_align_corners",  # lengths are whole numbers there
@@ -56,46 +44,13 @@ ELSEWHERE = {
 }
 
 
-def _cases() -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        every = collect_testcases(None)
-    assert CONVERTERS
-    known = {name for domain, name in CONVERTERS if not domain} - RANDOM
-    return [c for c in every if _is_plain(c) and {n.op_type for n in c.model.graph.node} <= known]
-
-
-def _is_plain(case: Any) -> bool:
-    if case.model.functions or any(o.domain for o in case.model.opset_import):
-        return False
-    return all(
-        isinstance(a, (np.ndarray, np.generic)) and np.asarray(a).dtype.name in PLAIN
-        for given in case.data_sets[0]
-        for a in given
-    )
-
-
-CASES = _cases()
-
-
-def _with_constants(model: onnx.ModelProto, given: list[Any]) -> onnx.ModelProto:
-    """The model with all inputs but the first as initializers: what exporters write."""
-    made = onnx.ModelProto.FromString(model.SerializeToString())
-    for declared, array in list(zip(model.graph.input, given, strict=True))[1:]:
-        made.graph.initializer.append(numpy_helper.from_array(np.asarray(array), declared.name))
-    del made.graph.input[1:]
-    return made
-
-
 def _result(case: Any) -> str:
     """'' where the module gives what is expected, else what is wrong."""
     given, expected = case.data_sets[0]
     try:
         module, arguments = to_torch(from_proto(case.model), check=False), given
     except Refused:
-        module, arguments = to_torch(from_proto(_with_constants(case.model, given)), check=False), given[:1]
+        module, arguments = to_torch(from_proto(with_constants(case.model, given)), check=False), given[:1]
     feeds = {str(number): np.asarray(a) for number, a in enumerate(arguments)}
     for array, want in zip(in_torch(module, feeds), expected, strict=False):
         wanted = np.asarray(want)
@@ -141,7 +96,7 @@ def test_operators_have_their_tensors_in_one_place() -> None:
     found: list[str] = []
     for case in CASES:
         given = case.data_sets[0][0]
-        found += [_on_gpu(case.model, given), _on_gpu(_with_constants(case.model, given), given[:1])]
+        found += [_on_gpu(case.model, given), _on_gpu(with_constants(case.model, given), given[:1])]
     assert {what for what in found if "waits" not in what} == {"", "is refused"}
     # Sizes that are an input of the network lie on the GPU.
     assert sum("waits" in what for what in found) < 80

@@ -33,16 +33,22 @@ def test_table_and_json_tell_the_same(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(compare, out, "--seeds", "1") == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("each trained 1 epochs\n")
-    assert [line.split("  ")[0] for line in shown.out.splitlines()[3:7]] == [
-        *("found by the search", "scaled alike (compound)", "random widths", "the file's own")
+    assert [line.split("  ")[0] for line in shown.out.splitlines()[3:8]] == [
+        *(
+            "found by the search",
+            "scaled alike (compound)",
+            "one width everywhere",
+            "random widths",
+            "the file's own",
+        )
     ]
-    assert shown.err.count("seed 0: accuracy") == 4
+    assert shown.err.count("seed 0: accuracy") == 5
     assert run(compare, out, "--seeds", "1", "--json") == 0
     shown = capsys.readouterr()
     assert shown.err == ""  # all is recorded
     found = json.loads(shown.out)
     assert found["format"] == "conet-graph.compare/1"
-    conet, uniform, random, original = found["networks"]
+    conet, uniform, _, random, original = found["networks"]
     assert conet["widths"] == [12, 12]
     assert original["widths"] == [16, 64]
     assert uniform["parameters"] <= conet["parameters"] >= random["parameters"]

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conet_graph.ir.errors import RAISING
 from tests.fuzz.cases import mutant
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.fuzz.worker", str(longest)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", RAISING: "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

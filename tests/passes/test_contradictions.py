@@ -9,7 +9,7 @@ import pytest
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
-from conet_graph.passes.rules import CONTRADICTION
+from conet_graph.passes.channels.units import CONTRADICTION
 from conet_graph.passes.tie_channels import CHANNELS
 from tests.fuzz.seed_files import SEEDS, seed_model
 from tests.fuzz.sources import random_network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -39,7 +40,7 @@ class Trained:
             yield {"test_accuracy": 0.5 + 0.01 * self.times, "seconds": 2.0}
 
 
-def comparison(out: Path, trial: Trained, store: RunStore | None = None) -> Comparison:
+def comparison(out: Path, trial: Trained, store: RunStore | None = None, match: str = "params") -> Comparison:
     folder, settings = RunFolder(out), RunSettings("digits").changed({"min_width": 4, "max_width": 64})
     if store is None:
         begin(SAMPLE, folder, settings, "")
@@ -47,7 +48,7 @@ def comparison(out: Path, trial: Trained, store: RunStore | None = None) -> Comp
         store.begin_trial(0, {name: SizeState(w, 0, 0.2, False) for name, w in FOUND.items()}, 1, 1)
         store.finish_trial(TrialRow(0, "finished", 1, 1, 9.0, 0.1, 0.1, 0.5, None), {}, {})
     tools = Tools(to_torch, from_torch, weights_by_name, lambda share: trial)
-    return Comparison(folder, store, settings, network_in(folder), tools)
+    return Comparison(folder, store, settings, network_in(folder), tools, match)
 
 
 def test_the_others_have_as_many_parameters_or_just_fewer(tmp_path: Path) -> None:
@@ -58,7 +59,9 @@ def test_the_others_have_as_many_parameters_or_just_fewer(tmp_path: Path) -> Non
     uniform = made.widths("uniform", 0)
     factors = [uniform[name] / width for name, width in made.network.own_widths().items()]
     assert max(factors) / min(factors) < 1.3  # rounded to even
-    for widths in (uniform, made.widths("random", 0), made.widths("random", 1)):
+    flat = made.widths("flat", 0)
+    assert max(flat.values()) - min(flat.values()) <= 2
+    for widths in (uniform, flat, made.widths("random", 0), made.widths("random", 1)):
         assert 0.93 * goal < made.network.cost(widths)[0] <= goal
         assert all(width % 2 == 0 for width in widths.values())
     assert made.widths("random", 0) != made.widths("random", 1)
@@ -73,21 +76,41 @@ def test_each_is_trained_with_each_seed_and_recorded_once(tmp_path: Path) -> Non
     assert [(row.kind, row.seed) for row in heard] == [(kind, seed) for seed in (0, 1) for kind in KINDS]
     assert made.store.comparison() == heard
     made.run(epochs=3, seeds=3)
-    assert trial.times == 12
-    conet, uniform, random, original = made.summaries(3)
-    assert conet.accuracies == pytest.approx((0.51, 0.55, 0.59))
-    assert (conet.accuracy, conet.spread) == (pytest.approx(0.55), pytest.approx(0.04))
+    assert trial.times == 15
+    conet, uniform, flat, random, original = made.summaries(3)
+    assert conet.accuracies == pytest.approx((0.51, 0.56, 0.61))
+    assert (conet.accuracy, conet.spread) == (pytest.approx(0.56), pytest.approx(0.05))
     assert (conet.widths, conet.epochs, conet.seconds, conet.seeds) == ((8, 44), 3, 6.0, 3)
+    assert conet.ahead is None
+    assert uniform.ahead == (pytest.approx(-0.01), pytest.approx(0.0, abs=1e-9))
     assert original.widths == (16, 64)
     assert uniform.parameters <= conet.parameters
     assert random.parameters <= conet.parameters
     made.run(epochs=4, seeds=1)  # trained for longer: again
-    assert trial.times == 16
-    assert [summary.seeds for summary in made.summaries(4)] == [1] * 4
-    assert made.summaries(3) == [conet, uniform, random, original]
+    assert trial.times == 20
+    assert [summary.seeds for summary in made.summaries(4)] == [1] * 5
+    assert made.summaries(3) == [conet, uniform, flat, random, original]
     made.settings = made.settings.changed({"schedule": "step"})
     made.run(epochs=4, seeds=1)  # and otherwise
-    assert trial.times == 20
+    assert trial.times == 25
+
+
+def test_multiply_accumulates_can_be_matched_instead(tmp_path: Path) -> None:
+    trial = Trained()
+    made = comparison(tmp_path / "run", trial)
+    made.run(epochs=1, seeds=1)
+    parameters, macs = made.network.cost(FOUND)
+    both = comparison(tmp_path / "run", trial, made.store, "both")
+    for match, limits in (("macs", (math.inf, macs)), ("both", (parameters, macs))):
+        other = comparison(tmp_path / "run", trial, made.store, match)
+        for kind in ("uniform", "flat", "random"):
+            costs = other.network.cost(other.widths(kind, 0))
+            assert all(cost <= limit for cost, limit in zip(costs, limits, strict=True))
+    both.run(epochs=1, seeds=1)  # the found widths and the file's own are trained already
+    assert trial.times == 8
+    assert [summary.seeds for summary in both.summaries(1)] == [1] * 5
+    with pytest.raises(BadUsage, match="choose one of params, macs, both"):
+        comparison(tmp_path / "run", trial, made.store, "time")
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -101,14 +124,14 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         made.run(epochs=1, seeds=1, tell=stop)
     comparison(tmp_path / "run", trial, made.store).run(epochs=1, seeds=1)
-    assert trial.times == 4
+    assert trial.times == 5
 
 
 def test_a_network_that_diverges_is_counted_but_not_averaged(tmp_path: Path) -> None:
     made = comparison(tmp_path / "run", Trained(frozenset({1})))
     made.run(epochs=1, seeds=2)
     conet = made.summaries(1)[0]
-    assert (conet.seeds, conet.accuracies, conet.spread) == (2, (pytest.approx(0.55),), None)
+    assert (conet.seeds, conet.accuracies, conet.spread) == (2, (pytest.approx(0.56),), None)
 
 
 def test_without_a_finished_trial_there_is_nothing_to_compare(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""Weights that make up for dropped channels by what the original says of them: where a fit starts from.
+
+A kernel's positions (or a Flatten's) share one rule for how a dropped channel follows from those that stay,
+found from the covariances of whole channels. That takes far fewer inputs than a fit of every weight, so it is
+what such a fit is pulled towards where inputs are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conet_graph.calibration.forms import Form
+from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.stages import Array
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.classify_edges import Layer
+
+# Rows of the covariances, for each class of channels; and what is added to their diagonal.
+ROWS_A_CLASS, DAMPING = 64, 1e-3
+
+
+def channel_axes(layer: Layer) -> tuple[int, int]:
+    """The axes of a layer's input and output along which its channels lie."""
+    op = layer.op
+    if op.op_type in CONVOLUTIONS:
+        return 1, 1
+    if op.op_type in RECURRENT:
+        return 2, -1
+    on_the_left = layer.weight_slot < layer.data_slot
+    turned = bool(op.attr("transB" if on_the_left else "transA", 0))
+    return (-2 if on_the_left != turned else -1), (-2 if on_the_left else -1)
+
+
+def compensated(
+    form: Form, start: Doubles, original: Doubles, classes: Ids, kept: Ids, maps: Sequence[Array], axis: int
+) -> Doubles | None:
+    """The weights that stay, with what the others add by way of them.
+
+    Args:
+        form: of the layer; one block.
+        start: the weights that stay [1, F', O].
+        original: all weights [1, F, O], of the outputs that stay.
+        classes: the class of each channel of the original's input.
+        kept: old position of each new channel.
+        maps: the original's input.
+        axis: its channels.
+
+    Returns:
+        [1, F', O]; None where no channel went, or channels of a class do not lie alike.
+
+    """
+    order = np.argsort(classes, kind="stable")
+    names, times = np.unique(classes, return_counts=True)
+    if len(set(times.tolist())) != 1 or len(np.unique(kept)) != len(kept):
+        return None
+    place = order.reshape(len(names), int(times[0]))  # [class, n-th channel of it] -> old position
+    stays = np.isin(place, kept)
+    if not (stays.all(1) | ~stays.any(1)).all() or stays.all():
+        return None
+    kept_classes, gone = np.flatnonzero(stays[:, 0]), np.flatnonzero(~stays[:, 0])
+    if not len(kept_classes):
+        return None
+    moments = _covariance(maps, axis, place)
+    inner = moments[np.ix_(kept_classes, kept_classes)]
+    inner[np.diag_indices_from(inner)] += DAMPING * np.trace(inner) / len(inner) + 1e-20
+    shares = np.linalg.solve(inner, moments[np.ix_(kept_classes, gone)])
+    per, outputs = form.per_channel, start.shape[2]
+    lost = original[0].reshape(-1, per, outputs)[place[gone]]  # [gone, n, per, O]
+    added = np.tensordot(shares, lost, 1)
+    new_place = np.full(len(classes), -1, np.int64)
+    new_place[kept] = np.arange(len(kept))
+    made = start[0].reshape(-1, per, outputs).copy()
+    made[new_place[place[kept_classes]]] += added
+    found: Doubles = made.reshape(start.shape)
+    return found
+
+
+def _covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
+    """Covariances of classes of channels, over all places."""
+    limit = ROWS_A_CLASS * len(place) // len(maps) + 1
+    parts = []
+    for k, array in enumerate(maps):
+        table = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+        table = np.moveaxis(table[:, place], 1, 2).reshape(-1, len(place))
+        if len(table) > limit:
+            table = table[np.random.default_rng(k).choice(len(table), limit, replace=False)]
+        parts.append(table)
+    rows = np.concatenate(parts).astype(np.float64)
+    rows -= rows.mean(0)
+    made: Doubles = rows.T @ rows / max(len(rows), 1)
+    return made

@@ -1,0 +1,111 @@
+"""``rewrite --calibrate`` and what comes after it: what is printed, written, verified and applied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+
+import conet_graph as cg
+from conet_graph.cli import run
+from conet_graph.models import digits
+from tests.helpers.small_networks import answers
+
+SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
+
+
+def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert run(argv) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_half_of_the_sample_network_keeps_its_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plan = tmp_path / "slim.onnx", tmp_path / "plan.json"
+    argv = ["rewrite", str(SAMPLE), "-o", str(out), "--macs", "0.5", "--plan", str(plan), "--json"]
+    data = told([*argv, "--calibrate", "digits", "--samples", "200"], capsys)
+    calibration = data["calibration"]
+    assert isinstance(calibration, dict)
+    assert calibration["samples"] == 200
+    errors = calibration["errors"]
+    assert errors["refitted"] < 0.25 * errors["plain"]
+    assert set(calibration["predicted"]) == {g["id"] for g in data["groups"]}  # type: ignore[attr-defined]
+    known = digits.load()
+    name = onnx.load(SAMPLE).graph.input[0].name
+    old, new = (answers(cg.load(p), **{name: known.test_images})[0].argmax(1) for p in (SAMPLE, out))
+    assert (new == known.test_labels).mean() > (old == known.test_labels).mean() - 0.03
+    assert run(["verify", str(SAMPLE), str(out), "--plan", str(plan)]) == 0
+    capsys.readouterr()
+    again = told([*argv, "--calibrate", "digits", "--samples", "200"], capsys)
+    assert again["calibration"] == calibration
+
+
+def test_without_inputs_the_loss_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rewrite", str(SAMPLE), "-o", str(tmp_path / "slim.onnx"), "--macs", "0.5"]) == 0
+    assert "the function is not kept" in capsys.readouterr().out
+    assert run(["rewrite", str(SAMPLE), "-o", str(tmp_path / "wide.onnx"), "--scale", "2"]) == 0
+    assert "the function is not kept" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"images": np.zeros((32, 9, 9), np.uint8)}, "the network takes"),
+        ({"x": np.ones((32, 1, 8, 8), np.float32)}, "the same"),
+        ({"x": np.full((32, 1, 8, 8), np.nan, np.float32)}, "not finite"),
+        ({"x": np.zeros((3, 1, 8, 8), np.float32)}, "at least 8"),
+        ({"x": np.zeros((32, 1, 8, 8), np.int64)}, "holds int64"),
+        ({"a": np.zeros((32, 1, 8, 8)), "b": np.zeros(3)}, "no array"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(
+    arrays: dict[str, np.ndarray], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    argv = ["rewrite", str(SAMPLE), "-o", str(tmp_path / "slim.onnx"), "--macs", "0.5"]
+    assert run([*argv, "--calibrate", str(tmp_path / "data.npz")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "slim.onnx").exists()
+
+
+def test_a_folder_of_images_is_read(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images" / "deep"
+    folder.mkdir(parents=True)
+    for k, image in enumerate(digits.load().train_images[:24]):
+        Image.fromarray((image[0] * 255).astype(np.uint8)).save(folder / f"{k}.png")
+    argv = ["rewrite", str(SAMPLE), "-o", str(tmp_path / "slim.onnx"), "--macs", "0.5"]
+    assert run([*argv, "--calibrate", str(tmp_path / "images"), "--importance", "activation"]) == 0
+
+
+def test_a_checkpoint_gets_the_refitted_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, plan = tmp_path / "slim.onnx", tmp_path / "plan.json"
+    argv = ["rewrite", str(SAMPLE), "-o", str(out), "--macs", "0.5", "--plan", str(plan)]
+    assert run([*argv, "--calibrate", "digits", "--samples", "64"]) == 0
+    stored = onnx.load(SAMPLE).graph.initializer
+    state = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in stored}
+    torch.save(state, tmp_path / "weights.pt")
+    capsys.readouterr()
+    assert (
+        run(["apply", str(plan), str(tmp_path / "weights.pt"), "-o", str(tmp_path / "new.safetensors")]) == 0
+    )
+    assert capsys.readouterr().err == ""
+    found = load_file(tmp_path / "new.safetensors")
+    for tensor in onnx.load(out).graph.initializer:
+        assert np.array_equal(found[tensor.name].numpy(), numpy_helper.to_array(tensor))
+    # A checkpoint whose weights were folded into the file's is narrowed, and what is not refitted is named.
+    first = next(iter(json.loads(plan.read_text())["refit"]["before"]))
+    torch.save({**state, first: state[first] * 2}, tmp_path / "weights.pt")
+    assert (
+        run(["apply", str(plan), str(tmp_path / "weights.pt"), "-o", str(tmp_path / "new.safetensors")]) == 0
+    )
+    assert first in capsys.readouterr().err
