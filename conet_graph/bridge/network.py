@@ -80,7 +80,7 @@ def _for_one_image(
     if held is None:
         return module, found
     made = built(inner, held)
-    known = made.meta[PATHS]
+    known = paths_of(made)
     if any(n not in graph.constants or graph.constants[n].dims != inner.constants[n].dims for n in known):
         return module, found
     seen = compare(single, inner, made, held)
