@@ -10,7 +10,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, summed_axis
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.labels import ChannelLabels
@@ -62,7 +62,7 @@ UNPRODUCED = "no layer produces them: they are positions of a constant (kept by 
 
 @dataclass(frozen=True)
 class TieChannels:
-    """Find the channel groups of a network (DESIGN: type inference for channels).
+    """Find the channel groups of a network: type inference for channels.
 
     ``free_kept`` frees what is kept by default: channels that a Softmax, ArgMax or TopK selects among, and
     those that no layer produces.
@@ -71,7 +71,6 @@ class TieChannels:
     free_kept: bool = False
 
     name: ClassVar[str] = "tie_channels"
-    doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
         """Solve, and leave a ``Channels`` in ``CHANNELS``."""
@@ -172,13 +171,8 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     axes = tracker.values.get(name, [])
     if not axes:
         return 0
-    if op.op_type in CONVOLUTIONS:
-        return axes[1] if len(axes) > 1 else 0
-    if op.op_type in RECURRENT:
-        return axes[2] if len(axes) > 2 else 0
-    first = layer.data_slot < layer.weight_slot
-    turned = bool(op.attr("transA" if first else "transB", 0))
-    return axes[-1] if first != turned or len(axes) == 1 else axes[-2]
+    summed = summed_axis(op, layer.data_slot, len(axes))
+    return axes[summed] if summed < len(axes) else 0
 
 
 def _channels(graph: Graph, units: Units) -> Channels:
