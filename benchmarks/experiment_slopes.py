@@ -51,7 +51,11 @@ def slopes(
         module = to_torch(model)
         course: dict[str, list[list[float]]] = {kind: [] for kind in VOICES}
         training = epochs_of(
-            standard_tools(settings).trial(1.0), module, options.epochs, seed, Path(folder) / "checkpoint"
+            standard_tools(settings).trial(1.0),
+            module,
+            options.epochs,
+            seed,
+            Path(folder) / "trial.safetensors",
         )
         for _ in training:
             stored = weights_by_name(module)
