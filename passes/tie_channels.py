@@ -87,6 +87,10 @@ class TieChannels:
 def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
     """Keep the channels that layers read and none gives out, and solve once more where there are any."""
     produced = np.zeros(len(units.frozen_class), np.bool_)
+    tables = _looked_up(units.graph)
+    for (name, place), looked_up in units.stored.items():
+        if name in tables and place and not isinstance(looked_up, int):
+            produced[units.classes[looked_up]] = True
     for layer in layers:
         axis = out_axis(units, layer)
         if not isinstance(axis, int):
@@ -103,6 +107,16 @@ def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
             again = True
     if again:
         units.solve()
+
+
+def _looked_up(graph: Graph) -> set[str]:
+    """Tables of floats of which the network's data pick rows: an embedding is a layer, and gives them out."""
+    return {
+        op.input(0)
+        for op in graph.operators
+        if op.op_type == "Gather" and not op.attr("axis", 0) and op.input(1) not in graph.derived
+        if op.input(0) in graph.constants and graph.constants[op.input(0)].is_float
+    }
 
 
 def walk(tracker: Tracker) -> None:

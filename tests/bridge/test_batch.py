@@ -127,6 +127,21 @@ CASES: dict[str, tuple[str, Weights, int]] = {
         {"w": floats(2, 16, 5), "r": floats(2, 16, 4), "k": floats(3, 8), "b": floats(3)},
         1,
     ),
+    "one column read by a recurrent layer": (
+        "g (float[1,4,6,1] x) => (float[1,10] y) {"
+        " t = Transpose<perm=[3,0,1,2]>(x) z = Constant<value_ints=[0,0,-1]>() r = Reshape(t, z)"
+        " h, l = GRU<hidden_size=5>(r, w, u) a = Constant<value_ints=[0,5]>() p = Transpose<perm=[1,0,2]>(l)"
+        " s = Constant<value_ints=[1]>() q = Squeeze(p, s) v = Reshape(q, a) y = Concat<axis=1>(v, q) }",
+        {"w": floats(1, 15, 24), "u": floats(1, 15, 5)},
+        0,
+    ),
+    "axes of one in another order": (
+        "g (float[1,1,6] x) => (float[1,1,2,3] y) {"
+        " t = Transpose<perm=[1,0,2]>(x) z = Constant<value_ints=[1,0,2,-1]>() r = Reshape(t, z)"
+        " c = Softmax<axis=0>(r) e = Add(c, r) y = Transpose<perm=[1,0,2,3]>(e) }",
+        {},
+        0,
+    ),
     "steps joined with the batch, with a first state": (
         "g (float[1,4,3,5,5] x) => (float[1,2,6] y) {"
         " s = Constant<value_ints=[4,3,5,5]>() r = Reshape(x, s) c = Conv(r, w)"
