@@ -95,7 +95,7 @@ def outcome(path: Path) -> str:
     try:
         return _rewritten(path)
     except OwnFault as error:
-        # Of some mutants ONNX Runtime's values, and onnx's inferred sizes, are memory that nobody has written.
+        # Of some mutants ONNX Runtime's values and onnx's sizes are memory that nobody has written.
         if "differs by" in str(error) or "Inferred=" in str(error):
             return "VerificationFailed"
         raise Wrong(str(error)) from error
