@@ -12,7 +12,7 @@ from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_j
 from conet_graph.cli.table import Column, write_table
 
 if TYPE_CHECKING:
-    from conet_graph.report.run import Run
+    from conet_graph.search.recorded import RecordedRun
 
 
 @guarded
@@ -28,7 +28,7 @@ def runs(
     Example: conet-graph runs runs/
     """
     from conet_graph.ir.errors import BadUsage
-    from conet_graph.report.run_data import find_runs, read_run
+    from conet_graph.search.read_run import find_runs, read_run
 
     found = []
     for path in find_runs(folder):
@@ -42,7 +42,7 @@ def runs(
         _show(found, folder)
 
 
-def _entry(run: Run) -> dict[str, Any]:
+def _entry(run: RecordedRun) -> dict[str, Any]:
     last, best = run.trials[-1] if run.trials else None, run.best
     return {
         "run": str(run.folder),
@@ -58,7 +58,7 @@ def _entry(run: Run) -> dict[str, Any]:
     }
 
 
-def _show(found: list[Run], folder: Path) -> None:
+def _show(found: list[RecordedRun], folder: Path) -> None:
     if not found:
         console().print(f"no runs below {plain(str(folder))}")
         return
