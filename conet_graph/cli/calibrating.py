@@ -69,7 +69,7 @@ def show_errors(out: Console, fit: Refit) -> None:
     if not fit.names:
         out.print("nothing refitted: no fit brings the outputs nearer", style="yellow")
     for sentence in fit.left[:4]:
-        out.print(f"not refitted: {plain(sentence)}")
+        out.print(f"note: {plain(sentence)}")
 
 
 def percent(error: float | None) -> str:
