@@ -76,4 +76,4 @@ def percent(error: float | None) -> str:
     """An error as people read it."""
     if error is None:
         return "a number that is not finite"
-    return f"{100 * error:.3g} %" if error < 10 else "more than ten times"
+    return f"{100 * error:.3g} %" if error < 10 else "over 1000 %"
