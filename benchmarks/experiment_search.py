@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 
 from conet_graph import analyze, load
 from conet_graph.models import export_onnx
-from conet_graph.report.run import Run
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
+from conet_graph.search.recorded import RecordedRun
 
 DELTAS = (0.005, 0.015, 0.04)
 # The least and the largest width of a size, in the searches as in the random networks.
@@ -93,7 +93,9 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.2f} +- {100 * statistics.stdev(values):.2f} %"
 
 
-def random_networks(commands: Commands, model: Path, out: Path, options: argparse.Namespace) -> list[Run]:
+def random_networks(
+    commands: Commands, model: Path, out: Path, options: argparse.Namespace
+) -> list[RecordedRun]:
     """Networks of random widths, each trained for one trial whose ranks are recorded."""
     out.mkdir(exist_ok=True)
     low, high = (math.log(bound) for bound in BOUNDS)
@@ -115,7 +117,7 @@ def random_networks(commands: Commands, model: Path, out: Path, options: argpars
     return runs
 
 
-def correlation_table(runs: Sequence[Run]) -> str:
+def correlation_table(runs: Sequence[RecordedRun]) -> str:
     """Spearman's rank correlation of accuracy with the mean rank, and with plain sizes."""
     accuracy = [run.trials[-1].accuracy or 0.0 for run in runs]
     measures = {
@@ -131,7 +133,7 @@ def correlation_table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _mean_rank(run: Run) -> float:
+def _mean_rank(run: RecordedRun) -> float:
     return statistics.mean(ranks[-1][1] for ranks in run.trials[-1].ranks.values())
 
 

@@ -1,25 +1,37 @@
-"""Facts about ONNX operators: which input is the weight, where several feature maps meet."""
+"""Facts about ONNX operators: one record for each that has a weight, and where several feature maps meet."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class WeightedOperator:
-    """Slots of the data input, the weight and the bias of an operator that can change the depth."""
+    """Input slots of an operator that can change the depth; None for what it does not have.
+
+    ``data_zero`` and ``weight_zero`` are the slots of zero points, ``per_output`` those of scales and zero
+    points that may lie along the output's channels. A ``transposed`` convolution keeps its weight as
+    [in, out / group, ...], others as [out, in / group, ...].
+    """
 
     data: int
     weight: int
     bias: int | None
+    data_zero: int | None = None
+    weight_zero: int | None = None
+    per_output: tuple[int, ...] = ()
+    transposed: bool = False
 
 
 CONVOLUTIONS: dict[str, WeightedOperator] = {
     "Conv": WeightedOperator(0, 1, 2),
     "FusedConv": WeightedOperator(0, 1, 2),
-    "ConvTranspose": WeightedOperator(0, 1, 2),
-    "ConvInteger": WeightedOperator(0, 1, None),
-    "QLinearConv": WeightedOperator(0, 3, 8),
+    "ConvTranspose": WeightedOperator(0, 1, 2, transposed=True),
+    "ConvInteger": WeightedOperator(0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
+    "QLinearConv": WeightedOperator(0, 3, 8, data_zero=2, weight_zero=5, per_output=(4, 5)),
     "DeformConv": WeightedOperator(0, 1, 3),
 }
 
@@ -28,11 +40,11 @@ PRODUCTS: dict[str, WeightedOperator] = {
     "FusedGemm": WeightedOperator(0, 1, 2),
     "MatMul": WeightedOperator(0, 1, None),
     "FusedMatMul": WeightedOperator(0, 1, None),
-    "MatMulInteger": WeightedOperator(0, 1, None),
-    "QLinearMatMul": WeightedOperator(0, 3, None),
-    "QGemm": WeightedOperator(0, 3, 6),
-    "DynamicQuantizeMatMul": WeightedOperator(0, 1, 4),
-    "MatMulIntegerToFloat": WeightedOperator(0, 1, 6),
+    "MatMulInteger": WeightedOperator(0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
+    "QLinearMatMul": WeightedOperator(0, 3, None, data_zero=2, weight_zero=5, per_output=(4, 5)),
+    "QGemm": WeightedOperator(0, 3, 6, data_zero=2, weight_zero=5, per_output=(4, 5)),
+    "DynamicQuantizeMatMul": WeightedOperator(0, 1, 4, weight_zero=3, per_output=(2, 3)),
+    "MatMulIntegerToFloat": WeightedOperator(0, 1, 6, data_zero=4, weight_zero=5, per_output=(3, 5)),
 }
 
 RECURRENT: dict[str, WeightedOperator] = {
@@ -49,6 +61,19 @@ WEIGHTED = {
     **RECURRENT,
     "Einsum": WeightedOperator(0, 1, None),
 }
+# What a norm's vectors and an activation's slopes are before training, by slot (PyTorch's defaults).
+NEUTRAL: dict[str, dict[int, float]] = {
+    "BatchNormalization": {1: 1.0, 2: 0.0, 3: 0.0, 4: 1.0},
+    "InstanceNormalization": {1: 1.0, 2: 0.0},
+    "LayerNormalization": {1: 1.0, 2: 0.0},
+    "GroupNormalization": {1: 1.0, 2: 0.0},
+    "RMSNormalization": {1: 1.0},
+    "SimplifiedLayerNormalization": {1: 1.0},
+    "SkipLayerNormalization": {2: 1.0, 3: 0.0, 4: 0.0},
+    "SkipSimplifiedLayerNormalization": {2: 1.0, 3: 0.0},
+    "PRelu": {1: 0.25},
+}
+
 MICROSOFT = "com.microsoft"
 KNOWN_DOMAINS = ("", MICROSOFT)
 
@@ -61,6 +86,70 @@ SUMMATIONS = frozenset(
     )
 )
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
+
+
+class Node(Protocol):
+    """The part of an operator that is asked here."""
+
+    @property
+    def op_type(self) -> str:
+        """Its name in ONNX."""
+        raise NotImplementedError
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute."""
+        raise NotImplementedError
+
+
+def summed_axis(op: Node, slot: int, rank: int) -> int:
+    """The axis of a layer's operand, data or weight, that is summed over.
+
+    Args:
+        op: an operator with a record, or an Einsum that is a matrix product.
+        slot: where the operand stands; a product's weight may be its first input.
+        rank: of the operand.
+
+    """
+    kind = op.op_type
+    if kind in CONVOLUTIONS:
+        return 0 if CONVOLUTIONS[kind].transposed and slot == CONVOLUTIONS[kind].weight else 1
+    if kind in RECURRENT:
+        return 2
+    if rank < 2:
+        return 0
+    left = slot == WEIGHTED[kind].data
+    turned = bool(op.attr("transA" if left else "transB", 0))
+    return rank - 1 if left != turned else rank - 2
+
+
+def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
+    """The axes of a layer's weight: the one it sums over, and the one it makes.
+
+    Args:
+        op: an operator with a record.
+        slot: where the weight stands: a product's may be its first input.
+        rank: of the weight.
+
+    """
+    inner = summed_axis(op, slot, rank)
+    if op.op_type in CONVOLUTIONS:
+        return inner, 1 - inner
+    if op.op_type in RECURRENT:
+        return inner, 1
+    return inner, max(2 * rank - 3 - inner, 0)
+
+
+def fan_in(op: Node, slot: int, shape: Sequence[int]) -> int:
+    """How many products a layer adds up for each of its outputs, from the shape of its weight.
+
+    A transposed convolution with a stride adds fewer at each position; as everywhere, its stride is not
+    counted.
+    """
+    inner, _ = weight_axes(op, slot, len(shape))
+    if op.op_type not in CONVOLUTIONS:
+        return max(1, shape[inner])
+    groups = int(op.attr("group", 1)) if CONVOLUTIONS[op.op_type].transposed else 1
+    return max(1, shape[inner] * math.prod(shape[2:]) // max(groups, 1))
 
 
 def is_matrix_product(equation: str) -> bool:

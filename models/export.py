@@ -34,6 +34,7 @@ def export_onnx(
     classes: int = 10,
     image: int | None = None,
     seed: int = 0,
+    init: str = "default",
     keep_batchnorm: bool = True,
     exporter: Exporter = "torchscript",
     batch: Batch = "dynamic",
@@ -52,6 +53,7 @@ def export_onnx(
         classes: Outputs of the classifier.
         image: Side of the square input (see `build`).
         seed: Seed of the weights. Torch's global generator is left as it was.
+        init: How the weights are drawn (see `build`).
         keep_batchnorm: Keep BatchNorm as nodes of their own instead of folding it into weights.
         exporter: "torchscript" (opset 17) or "dynamo" (opset 18).
         batch: A fixed batch, or "dynamic" for a symbolic one named N.
@@ -60,7 +62,7 @@ def export_onnx(
         The module that was exported, in evaluation mode.
 
     Raises:
-        ValueError: an unknown name, size or exporter, or a batch below 1.
+        ValueError: an unknown name, size, init or exporter, or a batch below 1.
 
     """
     import torch
@@ -68,7 +70,7 @@ def export_onnx(
     side = default_image(name) if image is None else image
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build(name, width=width, widths=widths, classes=classes, image=side).eval()
+        module = build(name, width=width, widths=widths, classes=classes, image=side, init=init).eval()
     export_module(
         module,
         path,

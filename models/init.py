@@ -1,4 +1,4 @@
-"""Fresh weights."""
+"""Weights drawn otherwise than PyTorch draws them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -122,6 +121,7 @@ def build(
     image: int | None = None,
     auxiliary: bool = False,
     drop_path: float = 0.0,
+    init: str = "default",
 ) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global generator.
 
@@ -134,16 +134,21 @@ def build(
         auxiliary: Add the auxiliary head of DARTS: in training the network then answers
             (logits, auxiliary logits).
         drop_path: Probability with which training drops an operation of a cell.
+        init: 'default' draws weights as PyTorch does (as the published CONet code), 'kaiming' the
+            convolutions' as He et al. 2015: larger, so that an untrained deep network still answers
+            differently to different images.
 
     Raises:
-        ValueError: an unknown name or size, or an option that this network does not have.
+        ValueError: an unknown name, size or init, or an option that this network does not have.
 
     """
+    if init not in ("default", "kaiming"):
+        raise ValueError(f"there is no init {init!r}: choose default or kaiming")
     if classes < 1:
         raise ValueError(f"{classes} classes asked of {name}: give at least 1")
     if name.startswith(TORCHVISION):
-        if width is not None or widths or auxiliary or drop_path:
-            raise ValueError(f"{name} has no free widths, auxiliary head or drop path")
+        if width is not None or widths or auxiliary or drop_path or init != "default":
+            raise ValueError(f"{name} has no free widths, auxiliary head, drop path or init")
         torchvision_models = import_module("conet_graph.models.torchvision_models")
         built = torchvision_models.build(name.removeprefix(TORCHVISION), classes)
         return cast("nn.Module", built)
@@ -162,7 +167,8 @@ def build(
         built = family.build(found.family, found.layout[0], chosen, *options)
     else:
         built = family.build(found.layout, chosen, classes)
-    import_module("conet_graph.models.init").kaiming(built, after_relu=not cells)
+    if init == "kaiming":
+        import_module("conet_graph.models.init").kaiming(built, after_relu=not cells)
     return cast("nn.Module", built)
 
 
@@ -171,13 +177,3 @@ def default_image(name: str) -> int:
     if not name.startswith(TORCHVISION):
         return 32
     return 299 if name.endswith(":inception_v3") else 224
-
-
-def conv_names(module: nn.Module) -> list[list[str]]:
-    """Names of the convolution weights in each cell, in the order in which the cell builds them."""
-    cells: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters():
-        cell = re.match(r"cells\.(\d+)\.", name)
-        if cell and parameter.ndim == 4:
-            cells.setdefault(int(cell[1]), []).append(name)
-    return [cells[index] for index in sorted(cells)]

@@ -34,7 +34,6 @@ class AssignChannels:
     """
 
     name: ClassVar[str] = "assign_channels"
-    doc: ClassVar[str] = "Algorithm 1: the channel sizes of every feature map, by name"
 
     def run(self, graph: Graph) -> None:
         """Fill ``SIZES``: for each feature map, in order, the list of its sizes."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from conet_graph.ir.graph import Graph
 
 
 class Pass(Protocol):
-    """One step over the graph: a name, a one-line doc, and ``run``."""
+    """One step over the graph: a name, a docstring, and ``run``."""
 
     name: ClassVar[str]
-    doc: ClassVar[str]
 
     def run(self, graph: Graph) -> None:
         """Change or annotate the graph; it is valid before and after."""
@@ -25,18 +23,15 @@ Hook = Callable[[Pass, Graph], None]
 
 @dataclass
 class PassManager:
-    """Runs passes in order, times them, and calls one hook after each (to verify or print)."""
+    """Runs passes in order, and calls one hook after each (to verify, print or time)."""
 
     passes: Sequence[Pass]
     after: Hook | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, graph: Graph) -> Graph:
         """Run all passes over ``graph`` and return it."""
         for step in self.passes:
-            start = time.perf_counter()
             step.run(graph)
-            self.seconds[step.name] = time.perf_counter() - start
             if self.after is not None:
                 self.after(step, graph)
         return graph
@@ -48,7 +43,6 @@ class UntilSettled:
 
     steps: tuple[Pass, ...]
     name: ClassVar[str] = "settle_shapes"
-    doc: ClassVar[str] = "shape inference and folding in turn, until neither finds more"
     rounds: int = 64
 
     def run(self, graph: Graph) -> None:

@@ -22,7 +22,6 @@ class Canonicalize:
     """
 
     name: ClassVar[str] = "canonicalize"
-    doc: ClassVar[str] = "constants behind Identity become constants; dead code goes"
 
     def run(self, graph: Graph) -> None:
         """Simplify the graph in place."""

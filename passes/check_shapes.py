@@ -18,7 +18,6 @@ class CheckShapes:
     """
 
     name: ClassVar[str] = "check_shapes"
-    doc: ClassVar[str] = "channel counts agree with each other"
 
     def run(self, graph: Graph) -> None:
         """Check every convolution, Gemm and BatchNormalization whose shapes are known."""

@@ -40,7 +40,6 @@ class ClassifyEdges:
     """
 
     name: ClassVar[str] = "classify_edges"
-    doc: ClassVar[str] = "conv and non-conv edges; the layers"
 
     def run(self, graph: Graph) -> None:
         """Find the layers; ``EDGE_KINDS`` says what each operator's edges are."""
@@ -94,6 +93,4 @@ def _is_depthwise(graph: Graph, op: Operator, weight: int, groups: int) -> bool:
     shape = graph.shape(op.input(weight))
     if groups < 2 or shape is None or len(shape) < 2:
         return False
-    if op.op_type == "ConvTranspose":
-        return shape[0] == groups
-    return shape[1] == 1
+    return shape[0] == groups if CONVOLUTIONS[op.op_type].transposed else shape[1] == 1

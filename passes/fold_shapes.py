@@ -28,7 +28,6 @@ class FoldShapes:
     """
 
     name: ClassVar[str] = "fold_shapes"
-    doc: ClassVar[str] = "computed shapes become constants where they are known"
 
     def run(self, graph: Graph) -> None:
         """Fold in place."""
@@ -71,7 +70,10 @@ def _tell_shapes(graph: Graph) -> None:
         told = _broadcast(given, [_dim_of(graph, entry) for entry in entries])
         if before is not None and len(before) == len(told):
             told = tuple(n if _is_open(b) else b for b, n in zip(before, told, strict=True))
-        if told != before and graph.told.get(op.outputs[0]) != told:
+        # Inference numbers its own names anew each time: one of them told is nothing learned.
+        told = tuple(None if _is_open(d) else d for d in told)
+        known = before and tuple(None if _is_open(d) else d for d in before)
+        if told != known and graph.told.get(op.outputs[0]) != told:
             graph.told[op.outputs[0]] = told
             graph.shapes_stale = True
 

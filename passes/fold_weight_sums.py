@@ -30,7 +30,6 @@ class FoldWeightSums:
     """
 
     name: ClassVar[str] = "fold_weight_sums"
-    doc: ClassVar[str] = "norms of weights, computed from constants alone, become constants"
 
     def run(self, graph: Graph) -> None:
         """Fold in place; shapes stay as they are."""

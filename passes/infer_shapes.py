@@ -23,7 +23,6 @@ class InferShapes:
     """Fill ``graph.shapes`` and ``graph.dtypes`` by ONNX shape inference; free dims stay free."""
 
     name: ClassVar[str] = "infer_shapes"
-    doc: ClassVar[str] = "shapes of all values, by ONNX shape inference without the weights"
 
     def run(self, graph: Graph) -> None:
         """Infer the shapes of all values of the main graph."""

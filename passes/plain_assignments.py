@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.passes.shapes.constant_values import value_of
 
 # Places along one axis; a table of indices names them for some axes, the others are whole.
 Places = dict[int, NDArray[np.int64]]
@@ -45,12 +46,14 @@ def _assignment(graph: Graph, op: Operator) -> list[onnx.NodeProto] | None:
     """Nodes that say the same as a Scatter; None where it is no assignment to a slice."""
     if op.domain or op.op_type not in ("ScatterND", "ScatterElements", "Scatter"):
         return None
-    if op.attr("reduction", "none") != "none" or op.input(1) not in graph.constants:
+    if op.attr("reduction", "none") != "none" or op.input(1) not in graph.derived:
         return None
     shape = graph.shape(op.input(0))
     if shape is None or op.outputs[0] in graph.derived:
         return None
-    table = graph.array(op.input(1))
+    table = value_of(graph, op.input(1))
+    if table is None:
+        return None
     places = _of_table(table) if op.op_type == "ScatterND" else _of_elements(table, op.attr("axis", 0))
     if places is None or not _fits(places, shape):
         return None

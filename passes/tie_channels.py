@@ -10,7 +10,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, summed_axis
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.labels import ChannelLabels
@@ -62,7 +62,7 @@ UNPRODUCED = "no layer produces them: they are positions of a constant (kept by 
 
 @dataclass(frozen=True)
 class TieChannels:
-    """Find the channel groups of a network (DESIGN: type inference for channels).
+    """Find the channel groups of a network: type inference for channels.
 
     ``free_kept`` frees what is kept by default: channels that a Softmax, ArgMax or TopK selects among, and
     those that no layer produces.
@@ -71,7 +71,6 @@ class TieChannels:
     free_kept: bool = False
 
     name: ClassVar[str] = "tie_channels"
-    doc: ClassVar[str] = "channel groups: which sizes are free, which are tied"
 
     def run(self, graph: Graph) -> None:
         """Solve, and leave a ``Channels`` in ``CHANNELS``."""
@@ -88,6 +87,10 @@ class TieChannels:
 def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
     """Keep the channels that layers read and none gives out, and solve once more where there are any."""
     produced = np.zeros(len(units.frozen_class), np.bool_)
+    tables = _looked_up(units.graph)
+    for (name, place), looked_up in units.stored.items():
+        if name in tables and place and not isinstance(looked_up, int):
+            produced[units.classes[looked_up]] = True
     for layer in layers:
         axis = out_axis(units, layer)
         if not isinstance(axis, int):
@@ -104,6 +107,16 @@ def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
             again = True
     if again:
         units.solve()
+
+
+def _looked_up(graph: Graph) -> set[str]:
+    """Tables of floats of which the network's data pick rows: an embedding is a layer, and gives them out."""
+    return {
+        op.input(0)
+        for op in graph.operators
+        if op.op_type == "Gather" and not op.attr("axis", 0) and op.input(1) not in graph.derived
+        if op.input(0) in graph.constants and graph.constants[op.input(0)].is_float
+    }
 
 
 def walk(tracker: Tracker) -> None:
@@ -158,13 +171,8 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     axes = tracker.values.get(name, [])
     if not axes:
         return 0
-    if op.op_type in CONVOLUTIONS:
-        return axes[1] if len(axes) > 1 else 0
-    if op.op_type in RECURRENT:
-        return axes[2] if len(axes) > 2 else 0
-    first = layer.data_slot < layer.weight_slot
-    turned = bool(op.attr("transA" if first else "transB", 0))
-    return axes[-1] if first != turned or len(axes) == 1 else axes[-2]
+    summed = summed_axis(op, layer.data_slot, len(axes))
+    return axes[summed] if summed < len(axes) else 0
 
 
 def _channels(graph: Graph, units: Units) -> Channels:

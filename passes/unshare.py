@@ -18,7 +18,6 @@ class Unshare:
     """
 
     name: ClassVar[str] = "unshare"
-    doc: ClassVar[str] = "vectors that several operators read are given to each as its own"
 
     def run(self, graph: Graph) -> None:
         """Give every use after the first its own constant."""

@@ -161,7 +161,7 @@ def test_adam_goes_on_from_the_gathered_moments(plan: Plan) -> None:
 
 
 def test_moments_are_gathered_but_not_scaled(original: Path) -> None:
-    wide = cg.plan(cg.load(original), scale=2.0)
+    wide = cg.plan(cg.load(original), scale=2.0, multiple_of=1)
     module, optimizer = trained()
     old = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
     new = apply_plan_to_checkpoint(wide, old)
@@ -275,14 +275,14 @@ def test_what_does_not_fit_is_refused(plan: Plan) -> None:
 
 
 def test_integers_are_not_shared_out(original: Path) -> None:
-    wide = cg.plan(cg.load(original), scale=2.0)
+    wide = cg.plan(cg.load(original), scale=2.0, multiple_of=1)
     state = {**net().state_dict(), "fc.weight": torch.zeros(5, 32, dtype=torch.int8)}
     with pytest.raises(BadUsage, match="holds integers"):
         apply_plan_to_state_dict(wide, state)
 
 
 def test_a_plan_of_fresh_weights_is_refused(original: Path) -> None:
-    fresh = cg.plan(cg.load(original), scale=0.5, init="fresh")
+    fresh = cg.plan(cg.load(original), scale=0.5, multiple_of=1, init="fresh")
     with pytest.raises(BadUsage, match="--init keep"):
         apply_plan_to_state_dict(fresh, net().state_dict())
 

@@ -68,7 +68,7 @@ def test_fresh_weights_are_new_and_neutral(tmp_path: Path) -> None:
         assert (arrays[node.input[2]] == 0).all()
     conv = next(n for n in fresh.proto.graph.node if n.op_type == "Conv")
     weight = arrays[conv.input[1]]
-    assert abs(weight.std() - np.sqrt(2 / weight[0].size)) < 0.3 * np.sqrt(2 / weight[0].size)
+    assert abs(weight.std() - np.sqrt(1 / 3 / weight[0].size)) < 0.3 * np.sqrt(1 / 3 / weight[0].size)
 
 
 def test_widening_keeps_the_function_and_noise_breaks_the_symmetry() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import golden_text
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 from rewidth_case import graph_of
 
+from conet_graph.analysis.layers import find_layer
 from conet_graph.costs.cost import Cost, cost
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
+from conet_graph.rewriting.named_widths import find_groups
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from tests.graphs import GraphBuilder
 
@@ -334,3 +337,12 @@ def test_the_same_request_gives_the_same_channels() -> None:
         request = WidthRequest(macs=0.5, importance=how, seed=5)
         one, two = (choose_copies(chain(16, 32, 24), request) for _ in range(2))
         assert one.tolist() == two.tolist()
+
+
+def test_a_layer_is_named_by_its_weight_also_behind_a_transpose() -> None:
+    source = """net (float[N,3] x) => (float[] end) <float[8,3] fc_w, float[8,5] we> {
+        turned = Transpose<perm = [1, 0]>(fc_w) y = MatMul(x, turned) end = MatMul(y, we) }"""
+    graph = golden_text.after_pass(golden_text.parsed(source), "assign_channels")
+    assert find_groups(graph, "fc_w") == {0: 1}
+    assert find_layer(graph, "fc_w").op.outputs == ["y"]
+    assert widths(graph, widths={"fc_w": 6}) == [6]

@@ -11,21 +11,9 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.indicators import LayerIndicators, layer_indicators
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, weight_axes
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.shapes.constant_values import value_of
-
-# Input slots of the scale and the zero point of a weight of whole numbers (ONNX operator specs); a
-# missing scale stands behind the operator and is one for the whole weight.
-_STEPS: dict[str, tuple[int | None, int]] = {
-    "QLinearConv": (4, 5),
-    "ConvInteger": (None, 3),
-    "MatMulInteger": (None, 3),
-    "QLinearMatMul": (4, 5),
-    "QGemm": (4, 5),
-    "DynamicQuantizeMatMul": (2, 3),
-    "MatMulIntegerToFloat": (3, 5),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +69,20 @@ def indicators_of_layers(graph: Graph) -> dict[str, LayerIndicators]:
 
 def is_input_first(layer: Layer) -> bool:
     """Whether the weight that a layer's operator reads has its input channels before its outputs."""
-    if layer.op.op_type in CONVOLUTIONS:
-        return layer.op.op_type == "ConvTranspose"
-    on_the_left = layer.weight_slot < layer.data_slot
-    return on_the_left == bool(layer.op.attr("transA" if on_the_left else "transB", 0))
+    inner, made = weight_axes(layer.op, layer.weight_slot, 2)
+    return inner < made
 
 
 def _stored(graph: Graph, layer: Layer) -> NDArray[Any] | None:
     """A layer's weight in numbers that can be compared between its channels."""
     array = value_of(graph, layer.op.input(layer.weight_slot))
-    if array is None or layer.op.op_type not in _STEPS or array.ndim < 2:
+    record = WEIGHTED[layer.op.op_type]
+    if array is None or record.weight_zero is None or array.ndim < 2:
         return array
-    scale_slot, zero_slot = _STEPS[layer.op.op_type]
-    scale = None if scale_slot is None else _by_channel(graph, layer.op, scale_slot, array.ndim)
-    zero = _by_channel(graph, layer.op, zero_slot, array.ndim)
+    # A missing scale stands behind the operator and is one for the whole weight.
+    scales = [slot for slot in record.per_output if slot != record.weight_zero]
+    scale = _by_channel(graph, layer.op, scales[0], array.ndim) if scales else None
+    zero = _by_channel(graph, layer.op, record.weight_zero, array.ndim)
     whole = array.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))
     return whole if scale is None else whole * scale
 
@@ -105,5 +93,5 @@ def _by_channel(graph: Graph, op: Operator, slot: int, rank: int) -> NDArray[Any
     if value is None or value.size == 1:
         return value
     shape = [1] * rank
-    shape[0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else -1] = -1
+    shape[weight_axes(op, WEIGHTED[op.op_type].weight, rank)[1]] = -1
     return value.reshape(shape)

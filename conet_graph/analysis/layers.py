@@ -72,22 +72,31 @@ def layer_names(graph: Graph) -> dict[int, str]:
     }
 
 
-def find_layer(graph: Graph, name: str) -> Layer:
-    """The layer of that name, or whose weight has that name (with or without '.weight').
-
-    Raises:
-        BadUsage: there is none; the message names the closest ones.
-
-    """
+def layers_by_name(graph: Graph) -> dict[str, Layer]:
+    """Every name that a layer goes by: its own, its node's, its weight's (with or without '.weight')."""
     names = layer_names(graph)
     known: dict[str, Layer] = {}
     for layer in layers_of(graph):
         weight = root_constant(graph, layer.op.input(layer.weight_slot)) or ""
         known.setdefault(weight, layer)
         known.setdefault(weight.removesuffix(".weight"), layer)
+    known |= {layer.op.name: layer for layer in reversed(layers_of(graph))}
     known |= {names[layer.op.index]: layer for layer in layers_of(graph)}
-    if name and name in known:
+    known.pop("", None)
+    return known
+
+
+def find_layer(graph: Graph, name: str) -> Layer:
+    """The layer of that name, as `layers_by_name` knows it.
+
+    Raises:
+        BadUsage: there is none; the message names the closest ones.
+
+    """
+    known = layers_by_name(graph)
+    if name in known:
         return known[name]
+    names = layer_names(graph)
     close = difflib.get_close_matches(name, list(names.values()), n=3, cutoff=0.0)
     hint = f": did you mean {' or '.join(shown(c) for c in close)}?" if close else ": it has none."
     raise BadUsage(f"The network has no layer {shown(name)}{hint}")

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from conet_graph.bridge.batch.check import compare
-from conet_graph.bridge.batch.inputs import input_batches
+from conet_graph.bridge.batch.check import Finding, compare
+from conet_graph.bridge.batch.inputs import for_one_image, input_batches
 from conet_graph.bridge.batch.report import KEY, Batches, BatchWarning, batches
 from conet_graph.bridge.building import PATHS, built, tensors_of
 from conet_graph.ir.errors import BadUsage, Refused, shown
+from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import structured
 from conet_graph.passes.widths.rewidth import with_constants
@@ -55,8 +56,35 @@ def to_torch(model: LoadedModel, *, check: bool = True) -> fx.GraphModule:
         only = batches(module).only
         warnings.warn(f"The module takes a batch of {only} only: {found.fault}.", BatchWarning, stacklevel=2)
         found = compare(model, graph, module, held)
+    elif found.fault:
+        module, found = _for_one_image(model, graph, module, found)
+    if found.mixed:
+        warnings.warn(MIXED, BatchWarning, stacklevel=2)
     module.meta[KEY] = replace(batches(module), checked=found.checked)
     return module
+
+
+MIXED = (
+    "The file leaves the batch free, but ONNX Runtime gives the images of a batch otherwise than each alone:"
+    " the module follows the file."
+)
+
+
+def _for_one_image(
+    model: LoadedModel, graph: Graph, module: fx.GraphModule, found: Finding
+) -> tuple[fx.GraphModule, Finding]:
+    """A file that leaves the batch free and runs with one image only, as a file for one image."""
+    single = for_one_image(model)
+    inner = structured(single)
+    held = input_batches(inner)
+    if held is None:
+        return module, found
+    made = built(inner, held)
+    known = made.meta[PATHS]
+    if any(n not in graph.constants or graph.constants[n].dims != inner.constants[n].dims for n in known):
+        return module, found
+    seen = compare(single, inner, made, held)
+    return (module, found) if seen.fault else (made, seen)
 
 
 def trainable(model: LoadedModel) -> fx.GraphModule:
@@ -67,12 +95,14 @@ def trainable(model: LoadedModel) -> fx.GraphModule:
         Refused: operators have no form in PyTorch, or the module takes the file's own batch only.
 
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BatchWarning)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", BatchWarning)
         module = to_torch(model)
     taken: Batches = batches(module)
     if taken.only is not None:
         raise Refused(f"The network cannot be trained in batches, only {taken.only} at a time: {taken.why}.")
+    for warning in told:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return module
 
 

@@ -23,6 +23,9 @@ def export(
     ] = None,
     image: Annotated[int | None, typer.Option(min=1, help="Side of the square input.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the fresh weights.")] = 0,
+    init: Annotated[
+        str, typer.Option(help="How weights are drawn: 'default' as PyTorch does, or 'kaiming' (larger).")
+    ] = "default",
     debug: Debug = False,
 ) -> None:
     """Write a network of the zoo with fresh weights as ONNX.
@@ -43,6 +46,15 @@ def export(
 
         widths = zoo_widths(widths_from, name, image)
     try:
-        export_onnx(name, output, width=width, widths=widths, classes=classes, image=image, seed=seed)
+        export_onnx(
+            name,
+            output,
+            width=width,
+            widths=widths,
+            classes=classes,
+            image=image,
+            seed=seed,
+            init=init,
+        )
     except (ValueError, OSError) as error:
         raise BadUsage(f"{name!r} cannot be exported: {error}.") from error

@@ -10,7 +10,7 @@ import typer
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json
 
 if TYPE_CHECKING:
-    from conet_graph.report.run import Run
+    from conet_graph.search.recorded import RecordedRun
 
 
 @guarded
@@ -32,7 +32,7 @@ def report(
     from conet_graph.cli.files import check_outputs
     from conet_graph.report.page import write_page
     from conet_graph.report.plot_files import write_plots
-    from conet_graph.report.run_data import read_run
+    from conet_graph.search.read_run import read_run
 
     folder = run / "report"
     if html is not None:
@@ -50,7 +50,7 @@ def report(
     out.print(f"wrote {len(plots)} pictures to {folder}", soft_wrap=True)
 
 
-def _summary(run: Run, page: Path, plots: list[Path]) -> dict[str, Any]:
+def _summary(run: RecordedRun, page: Path, plots: list[Path]) -> dict[str, Any]:
     return {
         "format": "conet-graph.report/1",
         "run": str(run.folder),

@@ -105,7 +105,9 @@ def rewrite(
         list[str] | None, typer.Option(metavar="LAYER", help="Leave a layer or group alone.")
     ] = None,
     free_kept: FreeKept = False,
-    init: Annotated[str, typer.Option(help="'keep' the weights, or 'fresh' ones.")] = "keep",
+    init: Annotated[
+        str, typer.Option(help="'keep' the weights, or 'fresh' ones ('fresh-kaiming': larger).")
+    ] = "keep",
     noise: Annotated[
         bool, typer.Option("--noise", help="Widening: copies share their weights unequally.")
     ] = False,

@@ -10,7 +10,7 @@ import typer
 from conet_graph.cli.common import Debug, Json, console, guarded, plain, print_json, quantity, say
 
 if TYPE_CHECKING:
-    from conet_graph.report.run import Run
+    from conet_graph.search.recorded import RecordedRun
 
 
 @guarded
@@ -26,7 +26,7 @@ def runs(
     Example: conet-graph runs runs/
     """
     from conet_graph.ir.errors import BadUsage
-    from conet_graph.report.run_data import find_runs, read_run
+    from conet_graph.search.read_run import find_runs, read_run
 
     found = []
     for path in find_runs(folder):
@@ -40,7 +40,7 @@ def runs(
         _show(found, folder)
 
 
-def _entry(run: Run) -> dict[str, Any]:
+def _entry(run: RecordedRun) -> dict[str, Any]:
     last, best = run.trials[-1] if run.trials else None, run.best
     return {
         "run": str(run.folder),
@@ -56,7 +56,7 @@ def _entry(run: Run) -> dict[str, Any]:
     }
 
 
-def _show(found: list[Run], folder: Path) -> None:
+def _show(found: list[RecordedRun], folder: Path) -> None:
     from rich import box
     from rich.table import Table
 

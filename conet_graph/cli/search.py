@@ -58,8 +58,10 @@ def search(
         str | None, typer.Option(help="adas, step, cosine, one-cycle or constant [adas]")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of SGD [0.0005]")] = None,
-    augment: Annotated[
-        bool | None, typer.Option("--augment", help="Crop, flip and cut out training images.")
+    augment: Annotated[bool | None, typer.Option("--augment", help="Crop and flip training images.")] = None,
+    cutout: Annotated[
+        bool | None,
+        typer.Option("--cutout", help="With --augment: cut them out, too; the published searches do not."),
     ] = None,
     image: Annotated[int | None, typer.Option(help="Scale images to this side.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
@@ -102,6 +104,7 @@ def search(
         "schedule": schedule,
         "weight_decay": weight_decay,
         "augment": augment,
+        "cutout": cutout,
         "image": image,
         "seed": seed,
         "device": device,

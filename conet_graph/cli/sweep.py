@@ -126,7 +126,7 @@ def _write(out: Path, rows: list[Row], results: list[Result]) -> None:
     import json
 
     from conet_graph.ir.save import atomic_write
-    from conet_graph.search.sweep_plot import write_picture
+    from conet_graph.report.sweep_plot import write_picture
 
     atomic_write(out / "sweep.json", [(json.dumps(_document(results), indent=1) + "\n").encode()])
     write_picture(rows, out / "sweep")
@@ -134,8 +134,8 @@ def _write(out: Path, rows: list[Row], results: list[Result]) -> None:
 
 def _show(rows: list[Row]) -> None:
     from conet_graph.cli.table import Column, write_table
+    from conet_graph.report.sweep_plot import options_text
     from conet_graph.search.live import clock
-    from conet_graph.search.sweep_plot import options_text
 
     cells = [
         [

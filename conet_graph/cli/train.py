@@ -57,6 +57,13 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment", help="Crop, flip and cut out training images.")
     ] = False,
+    cutout: Annotated[
+        bool, typer.Option("--cutout/--no-cutout", help="Whether --augment cuts small images out.")
+    ] = True,
+    widths_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Zoo: the widths that a search of this network found."),
+    ] = None,
     auxiliary: Annotated[
         float, typer.Option(help="Cells: add the auxiliary head, its loss times this.")
     ] = 0.0,
@@ -109,7 +116,14 @@ def train(
         raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
     check_outputs(
         {"-o": output},
-        named_inputs({"the model": Path(model), "the data": data_input(data), **_state(checkpoint)}),
+        named_inputs(
+            {
+                "the run": widths_from,
+                "the model": Path(model),
+                "the data": data_input(data),
+                **_state(checkpoint),
+            }
+        ),
     )
     settings = TrainSettings(
         batch=batch,
@@ -130,8 +144,8 @@ def train(
         compile=compile,
     )
     kept = _checkpoint_file(checkpoint, resume)
-    source = open_data(data, augment=augment, image=image, download=download)
-    network = _network(model, source, settings, fresh=fresh, width=width, seed=seed)
+    source = open_data(data, augment=augment, cutout=cutout, image=image, download=download)
+    network = _network(model, source, settings, fresh=fresh, width=width, widths_from=widths_from, seed=seed)
     show = is_first() and not json
     trial = ClassificationTrial(source, settings, device, tensorboard=tensorboard, progress=show)
     if isinstance(network, FileNetwork):
@@ -174,16 +188,29 @@ def _checkpoint_file(folder: Path | None, resume: bool) -> Path | None:
 
 
 def _network(
-    name: str, data: Data, settings: TrainSettings, *, fresh: bool, width: int | None, seed: int
+    name: str,
+    data: Data,
+    settings: TrainSettings,
+    *,
+    fresh: bool,
+    width: int | None,
+    widths_from: Path | None,
+    seed: int,
 ) -> FileNetwork | ZooNetwork:
     from conet_graph.ir.load import load_model
     from conet_graph.trials.networks import FileNetwork, ZooNetwork, is_zoo_name
 
     if is_zoo_name(name):
         options: dict[str, Any] = {"auxiliary": settings.auxiliary > 0, "drop_path": settings.drop_path}
+        if widths_from is not None:
+            from conet_graph.search.transfer import zoo_widths
+
+            options["widths"] = zoo_widths(widths_from, name, data.shape[1])
         return ZooNetwork.of(name, data, seed=seed, width=width, **options)
-    if width is not None or settings.auxiliary or settings.drop_path:
-        raise BadUsage("--width, --auxiliary and --drop-path are for networks of the zoo, not for a file.")
+    if width is not None or widths_from is not None or settings.auxiliary or settings.drop_path:
+        raise BadUsage(
+            "--width, --widths-from, --auxiliary and --drop-path are for networks of the zoo, not for a file."
+        )
     return FileNetwork.of(load_model(name), fresh=fresh, seed=seed)
 
 

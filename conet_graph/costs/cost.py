@@ -16,7 +16,7 @@ from conet_graph.analysis.layers import (
     stored_size,
 )
 from conet_graph.ir.graph import Dim, Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED, summed_axis
 from conet_graph.passes.classify_edges import Layer
 
 _NORMS = (
@@ -124,7 +124,8 @@ def layer_macs(graph: Graph, layer: Layer) -> int | None:
     if op.op_type in CONVOLUTIONS:
         weight = graph.shape(op.input(layer.weight_slot))
         # Each weight works once a position: of the output, or of the input when transposed.
-        at = op.input(layer.data_slot) if op.op_type == "ConvTranspose" else op.outputs[0]
+        transposed = CONVOLUTIONS[op.op_type].transposed
+        at = op.input(layer.data_slot) if transposed else op.outputs[0]
         positions = graph.shape(at)
         if weight is None or positions is None:
             return None
@@ -143,13 +144,14 @@ def layer_macs(graph: Graph, layer: Layer) -> int | None:
 
 def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | None:
     """Multiply-accumulates of a matrix product: numbers in its output times the inner length."""
-    left, right = graph.shape(op.input(min(data, weight))), graph.shape(op.input(max(data, weight)))
+    first, second = sorted((data, weight))
+    left, right = graph.shape(op.input(first)), graph.shape(op.input(second))
     out = graph.shape(op.outputs[0])
     if not left or not right or out is None:
         return None
-    inner = left[-2] if op.attr("transA", 0) and len(left) > 1 else left[-1]
+    inner = left[summed_axis(op, first, len(left))]
     if not isinstance(inner, int):
-        inner = right[-1] if op.attr("transB", 0) or len(right) == 1 else right[-2]
+        inner = right[summed_axis(op, second, len(right))]
     # A vector has no rows; what a product with one leaves may have no batch axis.
     return _product([_batch(out[:1]) if len(left) > 1 else 1, *out[1:], inner])
 

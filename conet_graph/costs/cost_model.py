@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import root_constant
 from conet_graph.costs.cost import is_weight, layer_macs, parameters, product_macs, weights_of
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED, summed_axis
 from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
@@ -100,16 +100,13 @@ class CostModel:
         return [(steps, r) for r in rows]
 
     def _product_term(self, layer: Layer, macs: int) -> Term:
-        first = layer.data_slot < layer.weight_slot
-        turned = bool(layer.op.attr("transA" if first else "transB", 0))
-        inner = -1 if first != turned else -2
-        return self._product(layer.op, layer.data_slot, inner, macs)
+        return self._product(layer.op, layer.data_slot, macs)
 
-    def _product(self, op: Operator, slot: int, inner: int, macs: int) -> Term:
-        """Numbers in a product's output times the inner length, axis ``inner`` of the input at ``slot``."""
+    def _product(self, op: Operator, slot: int, macs: int) -> Term:
+        """Numbers in a product's output times the length that the input at ``slot`` is summed over."""
         rows = [self._lengths.row(op.outputs[0], k) for k in range(1, self._rank(op.outputs[0]))]
-        rank = self._rank(op.input(slot))
-        return self._scaled(macs, [*rows, self._lengths.row(op.input(slot), max(rank + inner, 0))])
+        inner = summed_axis(op, slot, self._rank(op.input(slot)))
+        return self._scaled(macs, [*rows, self._lengths.row(op.input(slot), inner)])
 
     def _other_products(self) -> list[Term]:
         """Products of two feature maps."""
@@ -128,8 +125,7 @@ class CostModel:
                 continue
             macs = product_macs(self.graph, op, facts.data, facts.weight)
             if macs is not None:
-                turned = bool(op.attr("transA", 0))
-                terms.append(self._product(op, min(facts.data, facts.weight), -2 if turned else -1, macs))
+                terms.append(self._product(op, facts.data, macs))
         return terms
 
     def _einsum_terms(self, op: Operator) -> list[Term]:

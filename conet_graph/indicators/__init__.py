@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.indicators.evbmf import Evbmf, solve_evbmf
 from conet_graph.indicators.measure import LayerIndicators, layer_indicators
-from conet_graph.indicators.slope import SizeIndicators, Voice, rank_slope, size_indicators
+from conet_graph.indicators.slope import SizeIndicators, Voice, rank_slope
 
 __all__ = [
     "Evbmf",
@@ -13,6 +13,5 @@ __all__ = [
     "Voice",
     "layer_indicators",
     "rank_slope",
-    "size_indicators",
     "solve_evbmf",
 ]

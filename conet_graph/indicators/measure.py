@@ -71,7 +71,7 @@ class _Job:
 def layer_indicators(
     weights: Mapping[str, Weight], *, input_first: Collection[str] = (), search: Search = "global"
 ) -> dict[str, LayerIndicators]:
-    """Measure weights by empirical VBMF of both unfoldings (DESIGN section 6; CONet section 3).
+    """Measure weights by empirical VBMF of both unfoldings (CONet, section 3).
 
     numpy arrays and tensors on the CPU are measured by numpy, without importing torch; tensors on a
     GPU by torch, there. Gram matrices are float64 and go in batches of one size.

@@ -62,27 +62,6 @@ def mean_condition(voices: Sequence[Voice], layers: Mapping[str, LayerIndicators
     return _mean([_mean([_condition(layers[n], voice) for n in voice.layers]) for voice in voices])
 
 
-def size_indicators(
-    voices: Mapping[str, Sequence[Voice]], epochs: Sequence[Mapping[str, LayerIndicators]]
-) -> dict[str, SizeIndicators]:
-    """Indicators of every size of a trial.
-
-    Args:
-        voices: size -> who speaks for it. A size for which nobody speaks (only depthwise layers
-            touch it) has no indicators and is left out of the result.
-        epochs: the layers' indicators after each epoch, first to last; at least one.
-
-    """
-    found = {}
-    for size, speakers in voices.items():
-        if not speakers:
-            continue
-        ranks = tuple(mean_rank(speakers, layers) for layers in epochs)
-        slope, peak = rank_slope(ranks)
-        found[size] = SizeIndicators(ranks, mean_condition(speakers, epochs[-1]), slope, peak)
-    return found
-
-
 def _rank(layer: LayerIndicators, voice: Voice) -> float:
     return layer.out_rank if voice.side == "out" else layer.in_rank
 

@@ -144,7 +144,7 @@ def meet(
 
     """
     prediction = Prediction.of(graph, table)
-    now = prediction.milliseconds(prediction.widths.now)
+    now = prediction.original_ms
     original = original_of(graph, conditions)
     whole = candidate_of(graph, np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64), conditions)
     before, _, constant = raced(original, whole)

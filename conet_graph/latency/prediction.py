@@ -121,13 +121,15 @@ def _behind(graph: Graph, op: Operator) -> str:
 class Prediction:
     """Milliseconds of a network at other widths.
 
-    ``scale`` makes the whole agree with the measured network; all operators are scaled alike.
+    ``scale`` makes all fitted times together as long as the measured ones. ``original_ms`` is the network's
+    time as it is: measured, where the table is its own.
     """
 
     widths: Widths
     surfaces: Numbers  # factors of each operator's surface
     between_ms: float
     scale: float = 1.0
+    original_ms: float = 0.0
 
     @cached_property
     def touched(self) -> list[Places]:
@@ -149,14 +151,15 @@ class Prediction:
         if not fitted:
             raise BadUsage("The latency table has no layer of this network: profile the network itself.")
         factors = np.array([none if row is None else fitted[id(row)] for row in rows])
-        made = Prediction(widths, factors, table.between_ms)
+        made = Prediction(widths, factors, table.between_ms, _bias(rows, fitted))
+        made.original_ms = made.milliseconds(widths.now)
         if table.original_ms is not None and table.sha256 == graph.loaded.sha256:
-            made.scale = table.original_ms / made.milliseconds(widths.now)
+            made.original_ms = table.original_ms
         return made
 
     def milliseconds(self, counts: Counts) -> float:
         """A run's milliseconds when each group keeps so many classes."""
-        return self.scale * (self.between_ms + float(self.parts(*self.widths.at(counts)).sum()))
+        return self.between_ms + self.scale * float(self.parts(*self.widths.at(counts)).sum())
 
     def parts(self, first: Numbers, second: Numbers) -> Numbers:
         """Milliseconds of each operator, unscaled."""
@@ -188,3 +191,13 @@ def _rows_for(graph: Graph, widths: Widths, table: Table) -> list[Row | None]:
         table.rows.get(shape) or named.get(names.get(op.index, op.name))
         for op, shape in zip(widths.operators, shapes, strict=True)
     ]
+
+
+def _bias(rows: list[Row | None], fitted: dict[int, Numbers]) -> float:
+    """All measured times over all fitted ones: what is close in relative terms is a little short."""
+    measured, found = 0.0, 0.0
+    for row in {id(row): row for row in rows if row is not None and row.points}.values():
+        first, second, times = (np.array(column) for column in zip(*row.points, strict=True))
+        measured += float(times.sum())
+        found += float(Surface(fitted[id(row)])(first, second).sum())
+    return measured / found if found else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from operator import truediv
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.events import configure_profile, marked, operator_times
 from conet_graph.latency.prediction import Widths, shapes_of
-from conet_graph.latency.sessions import Conditions, Timed, Times, opened, rounds
+from conet_graph.latency.sessions import Conditions, Timed, opened, rounds
 from conet_graph.latency.table import Row, Table
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
@@ -43,7 +44,7 @@ def profiled(
 
     The network is run at many widths, in ONNX Runtime, with its own timing of each node: layers are timed as
     they run, folded together with what follows them, in the layouts and with the caches of the whole network.
-    Before and after each the original is run, and what has become slower for both is taken out.
+    After each run the original is run, and what has become slower for both is taken out.
 
     Args:
         graph: an analysed graph.
@@ -66,11 +67,9 @@ def profiled(
         tell(done, networks)
         if done < table.measured:
             continue
-        times = meter.times(counts)
+        times, table.original_ms = meter.times(counts, table.original_ms)
         _note(table, graph, widths, shapes, counts, times)
-        table.original_ms, table.measured = meter.original().median, done + 1
-        if done == 0:
-            table.between_ms = max(table.original_ms - sum(times.values()), 0.0)
+        table.measured = done + 1
         if path is not None:
             table.write(path)
     tell(networks, networks)
@@ -133,35 +132,36 @@ class _Meter:
         self.graph, self.conditions = graph, conditions
         whole = self._model(_everything(graph))
         self.reference = opened(whole, graph.folder, conditions)
-        self.runs: list[float] = []
-
-    def original(self) -> Times:
-        """The original's own time so far."""
-        return Times.of(self.runs)
 
     def _model(self, counts: Counts) -> onnx.ModelProto:
         made = rewrite_model(self.graph, lay_out(self.graph, copies_for(self.graph, counts)))
         return constant_weights(made)
 
-    def times(self, counts: Counts) -> dict[int, float]:
-        """Milliseconds of each operator at some widths.
+    def times(self, counts: Counts, original: float | None) -> tuple[dict[int, float], float]:
+        """Milliseconds of each operator at some widths, and of the original.
 
-        As on a machine that is as fast as it was in the median of all runs of the original.
+        What the nodes took says how a run's time is shared out among them; how long the run is comes from
+        runs that nothing is written about, as the median of their ratio to the original's. ``original`` is
+        its milliseconds in a table that is begun.
         """
         with tempfile.TemporaryDirectory(prefix="conet-graph-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(marked(self._model(counts)), path, self.graph.folder)
+            plain = Timed(path, self.conditions)
             candidate = Timed(path, self.conditions, configure_profile(Path(folder)))
+            wholes: list[float] = []
             beside: list[float] = []
             for _ in rounds(RUNS, SECONDS):
                 candidate.run()
+                wholes.append(plain.run())
                 beside.append(self.reference.run())
             events = Path(candidate.session.end_profiling())
             optimized = onnx.load(str(Path(folder) / "optimized.onnx"), load_external_data=False)
             found = operator_times(events, optimized, self.graph)
-        self.runs += beside
-        slowed = statistics.median(beside) / statistics.median(self.runs)
-        return {index: ms / slowed for index, ms in found.items()}
+        original = original or statistics.median(beside)
+        whole = original * statistics.median(map(truediv, wholes, beside))
+        stretched = whole / max(sum(found.values()), 1e-9)
+        return {index: ms * stretched for index, ms in found.items()}, original
 
 
 def _everything(graph: Graph) -> Counts:

@@ -26,7 +26,7 @@ from conet_graph.report.plots import (
     rank_top,
     themed,
 )
-from conet_graph.report.run import Run
+from conet_graph.report.run_drawing import draw_network
 from conet_graph.report.tables import (
     comparison_table,
     course_table,
@@ -35,6 +35,7 @@ from conet_graph.report.tables import (
     swatch,
     trials_table,
 )
+from conet_graph.search.recorded import RecordedRun
 
 _MAIN_SETTINGS = (
     *("trials", "epochs", "delta", "mu", "gamma", "phi", "start_width", "own_widths", "warm"),
@@ -44,7 +45,7 @@ _STATES = ("running", "finished", "failed", "interrupted")
 _NO_TRIAL = '<p class="note">No trial has been measured yet.</p>'
 
 
-def write_page(run: Run, path: Path) -> None:
+def write_page(run: RecordedRun, path: Path) -> None:
     """Write the page of a run.
 
     Raises:
@@ -54,7 +55,7 @@ def write_page(run: Run, path: Path) -> None:
     atomic_write(path, [page(run).encode()])
 
 
-def page(run: Run) -> str:
+def page(run: RecordedRun) -> str:
     """The page of a run as HTML."""
     name = PurePath(run.about.get("model", "unnamed network")).name
     with themed(ON_PAGE):
@@ -87,7 +88,7 @@ _DECISIONS_NOTE = (
 )
 
 
-def _header(run: Run, name: str) -> str:
+def _header(run: RecordedRun, name: str) -> str:
     status = run.status if run.status in _STATES else "unknown"
     given = {key: value for key, value in run.settings.items() if value not in (None, False)}
     main = _chips({key: given[key] for key in _MAIN_SETTINGS if key in given})
@@ -115,7 +116,7 @@ def _value(value: object) -> str:
     return "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cards(run: Run) -> str:
+def _cards(run: RecordedRun) -> str:
     cards = []
     counted = [t.parameters for t in run.trials if t.parameters is not None]
     if counted:
@@ -140,8 +141,8 @@ def _cards(run: Run) -> str:
 
 
 def _plot(
-    run: Run,
-    draw: Callable[[Axes, Run], list[Dot]],
+    run: RecordedRun,
+    draw: Callable[[Axes, RecordedRun], list[Dot]],
     shape: tuple[float, float],
     label: str,
     kind: str = "plot",
@@ -152,7 +153,7 @@ def _plot(
     return f'<div class="{kind}">{inline_svg(figure, label, axes, dots)}</div>'
 
 
-def _widths(run: Run) -> str:
+def _widths(run: RecordedRun) -> str:
     if not run.trials:
         return section("Channel sizes per trial", "", _NO_TRIAL)
     chips = "".join(
@@ -167,7 +168,7 @@ def _widths(run: Run) -> str:
     return section("Channel sizes per trial", note, plot, f'<div class="chips">{chips}</div>')
 
 
-def _progress(run: Run) -> str:
+def _progress(run: RecordedRun) -> str:
     if not any(trial.epochs for trial in run.trials):
         return section("Parameters and accuracy", "", _NO_TRIAL)
     shape = (4.0, 2.9)
@@ -182,7 +183,7 @@ def _progress(run: Run) -> str:
     return section("Parameters and accuracy over trials", "", f'<div class="trio">{"".join(plots)}</div>')
 
 
-def _ranks(run: Run) -> str:
+def _ranks(run: RecordedRun) -> str:
     if not any(trial.ranks for trial in run.trials):
         return section("Rank of each size over epochs", "", _NO_TRIAL)
     top = rank_top(run)
@@ -207,7 +208,7 @@ def _ranks(run: Run) -> str:
     return section("Rank of each size over epochs", note, f'<div class="panels">{"".join(panels)}</div>')
 
 
-def _slopes(run: Run) -> str:
+def _slopes(run: RecordedRun) -> str:
     title = "Rank-slope per trial"
     if not run.last_outcomes:
         return section(title, "", _NO_TRIAL)
@@ -215,9 +216,9 @@ def _slopes(run: Run) -> str:
     return section(title, note, _plot(run, draw_slopes, (11.0, 4.2), title, "plot wide"))
 
 
-def _drawing(run: Run) -> str:
+def _drawing(run: RecordedRun) -> str:
     title = "The network"
-    drawn = run.drawing
+    drawn = draw_network(run)
     if drawn is None:
         return section(title, "No ONNX file of this run could be read, so there is no drawing.")
     if drawn.svg is None:
@@ -229,7 +230,7 @@ def _drawing(run: Run) -> str:
     return section(title, note, canvas(drawn.svg))
 
 
-def _footer(run: Run) -> str:
+def _footer(run: RecordedRun) -> str:
     about = run.about
     digest = about.get("sha256", "")[:16]
     return (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from conet_graph.analysis.analysis import Analysis
 from conet_graph.report.colors import FROZEN, size_color
-from conet_graph.report.run import Run
+from conet_graph.search.recorded import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Palette:
         return Palette(names, {name: k for k, name in enumerate(names)})
 
     @staticmethod
-    def of_run(run: Run, analysis: Analysis) -> Palette:
+    def of_run(run: RecordedRun, analysis: Analysis) -> Palette:
         """A run's sizes, found in a network by the layers that produce them.
 
         The names of sizes belong to the network that was searched; layers keep theirs in all of its

@@ -25,12 +25,13 @@ from conet_graph.report.plots import (
     size_label,
     themed,
 )
-from conet_graph.report.run import Run
+from conet_graph.report.run_drawing import draw_network
+from conet_graph.search.recorded import RecordedRun
 
 _DPI = 160
 
 
-def write_plots(run: Run, folder: Path) -> list[Path]:
+def write_plots(run: RecordedRun, folder: Path) -> list[Path]:
     """Write every plot of a run as PNG and SVG, and the drawing of its network where there is one.
 
     Returns:
@@ -56,26 +57,26 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
                 path = folder / f"{name}.{kind}"
                 atomic_write(path, [data.getvalue()])
                 written.append(path)
-    drawn = run.drawing
+    drawn = draw_network(run)
     if drawn is not None and drawn.svg is not None:
         written.append(folder / "network.svg")
         atomic_write(written[-1], [drawn.svg.encode()])
     return written
 
 
-def _widths(run: Run) -> Figure:
+def _widths(run: RecordedRun) -> Figure:
     figure = new_figure(8.0, 4.4)
     draw_widths(figure.add_subplot(title="Channel sizes per trial"), run)
     return figure
 
 
-def _slopes(run: Run) -> Figure:
+def _slopes(run: RecordedRun) -> Figure:
     figure = new_figure(8.0, 4.4)
     draw_slopes(figure.add_subplot(title="Rank-slope per trial"), run)
     return figure
 
 
-def _progress(run: Run) -> Figure:
+def _progress(run: RecordedRun) -> Figure:
     figure = new_figure(11.0, 3.4)
     titles = ("Parameters", "Accuracy", "Accuracy against parameters")
     for k, draw in enumerate((draw_parameters, draw_accuracy, draw_tradeoff)):
@@ -83,7 +84,7 @@ def _progress(run: Run) -> Figure:
     return figure
 
 
-def _ranks(run: Run) -> Figure:
+def _ranks(run: RecordedRun) -> Figure:
     columns = min(6, max(1, len(run.sizes)))
     rows = max(1, math.ceil(len(run.sizes) / columns))
     width, height = 1.9 * columns + 0.5, 1.35 * rows + 0.35
@@ -104,13 +105,13 @@ def _ranks(run: Run) -> Figure:
     return figure
 
 
-def _final(run: Run) -> Figure:
+def _final(run: RecordedRun) -> Figure:
     figure = new_figure(min(14.0, max(6.0, 0.24 * len(run.sizes) + 1.5)), 3.6)
     draw_final(figure.add_subplot(title="Last widths beside the first"), run)
     return figure
 
 
-_FIGURES: dict[str, Callable[[Run], Figure]] = {
+_FIGURES: dict[str, Callable[[RecordedRun], Figure]] = {
     "widths": _widths,
     "ranks": _ranks,
     "slopes": _slopes,

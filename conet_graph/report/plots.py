@@ -22,7 +22,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.report.colors import FEW, size_color
 from conet_graph.report.layout import separated
 from conet_graph.report.markup import count, percent, short_count
-from conet_graph.report.run import Run
+from conet_graph.search.recorded import RecordedRun
 
 # Curves are named at their ends up to this many sizes; more would overlap.
 MOST_LABELS = 24
@@ -92,7 +92,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw_widths(axes: Axes, run: Run) -> list[Dot]:
+def draw_widths(axes: Axes, run: RecordedRun) -> list[Dot]:
     """Channel sizes per trial (the paper's Fig. 5)."""
     curves = {k: run.course(size) for k, size in enumerate(run.sizes)}
     axes.set_ylabel("channels")
@@ -102,7 +102,7 @@ def draw_widths(axes: Axes, run: Run) -> list[Dot]:
     return dots
 
 
-def draw_slopes(axes: Axes, run: Run) -> list[Dot]:
+def draw_slopes(axes: Axes, run: RecordedRun) -> list[Dot]:
     """The rank-slope of every size in every trial, and the delta below which a size shrinks."""
     curves: dict[int, list[tuple[int, float]]] = {}
     for k, size in enumerate(run.sizes):
@@ -120,7 +120,7 @@ def draw_slopes(axes: Axes, run: Run) -> list[Dot]:
     return dots
 
 
-def draw_parameters(axes: Axes, run: Run) -> list[Dot]:
+def draw_parameters(axes: Axes, run: RecordedRun) -> list[Dot]:
     """Parameters of the network of each trial."""
     points = [(t.number, float(t.parameters)) for t in run.trials if t.parameters is not None]
     _draw_course(axes, points, PARAMETERS)
@@ -131,7 +131,7 @@ def draw_parameters(axes: Axes, run: Run) -> list[Dot]:
     return [Dot(x, y, f"trial {x}: {count(round(y))} parameters") for x, y in points]
 
 
-def draw_accuracy(axes: Axes, run: Run) -> list[Dot]:
+def draw_accuracy(axes: Axes, run: RecordedRun) -> list[Dot]:
     """Test accuracy at the end of each trial."""
     points = [(t.number, t.accuracy) for t in run.trials if t.accuracy is not None]
     _draw_course(axes, points, ACCURACY)
@@ -141,7 +141,7 @@ def draw_accuracy(axes: Axes, run: Run) -> list[Dot]:
     return [Dot(x, y, f"trial {x}: {percent(y)}") for x, y in points]
 
 
-def draw_tradeoff(axes: Axes, run: Run) -> list[Dot]:
+def draw_tradeoff(axes: Axes, run: RecordedRun) -> list[Dot]:
     """Accuracy against parameters, trial after trial, and compared networks (the paper's Fig. 6)."""
     known = [
         (t.number, t.parameters, t.accuracy) for t in run.trials if t.parameters and t.accuracy is not None
@@ -171,7 +171,7 @@ def draw_tradeoff(axes: Axes, run: Run) -> list[Dot]:
     return [Dot(p, a, f"trial {n}: {count(p)} parameters, {percent(a)}") for n, p, a in known]
 
 
-def draw_ranks(axes: Axes, run: Run, size: int, top: float) -> None:
+def draw_ranks(axes: Axes, run: RecordedRun, size: int, top: float) -> None:
     """Rank curves of one size (Fig. 3): one line a trial, the later the stronger; y up to ``top``."""
     trials = [t for t in run.trials if t.ranks.get(run.sizes[size].name)]
     color = size_color(size, len(run.sizes))
@@ -191,13 +191,13 @@ def draw_ranks(axes: Axes, run: Run, size: int, top: float) -> None:
     axes.set_yticks([0, top / 2, top], labels=["0", f"{top / 2:g}", f"{top:g}"])
 
 
-def rank_top(run: Run) -> float:
+def rank_top(run: RecordedRun) -> float:
     """The upper end of all rank axes: the largest rank, rounded up to a fifth."""
     ranks = (y for t in run.trials for curve in t.ranks.values() for _, y in curve)
     return max(0.2, math.ceil(max(ranks, default=1.0) * 5 - 1e-9) / 5)
 
 
-def draw_final(axes: Axes, run: Run) -> None:
+def draw_final(axes: Axes, run: RecordedRun) -> None:
     """The last width of each size beside its first."""
     pairs = [(k, run.first_and_last(size)) for k, size in enumerate(run.sizes)]
     known = [(k, pair) for k, pair in pairs if pair is not None]
@@ -215,13 +215,16 @@ def draw_final(axes: Axes, run: Run) -> None:
     axes.set_ylabel("channels (line: first trial)")
 
 
-def size_label(run: Run, size: int, limit: int = 12) -> str:
+def size_label(run: RecordedRun, size: int, limit: int = 12) -> str:
     """A size's name as matplotlib may print it: short, of its fonts' letters, and no formula."""
     return shown(run.sizes[size].name, limit)[1:-1].replace("$", r"\$")
 
 
 def _draw_sizes(
-    axes: Axes, run: Run, curves: Mapping[int, Sequence[tuple[int, float]]], said: Callable[[float], str]
+    axes: Axes,
+    run: RecordedRun,
+    curves: Mapping[int, Sequence[tuple[int, float]]],
+    said: Callable[[float], str],
 ) -> list[Dot]:
     """One line a size, named at its end while there is room."""
     total = len(run.sizes)
@@ -243,7 +246,7 @@ def _draw_sizes(
     return dots
 
 
-def _name_ends(axes: Axes, run: Run, ends: Mapping[int, tuple[int, float]]) -> None:
+def _name_ends(axes: Axes, run: RecordedRun, ends: Mapping[int, tuple[int, float]]) -> None:
     """Names to the right of the last points, moved apart where they would overlap.
 
     Sizes that end at one point share a line of text.
@@ -286,7 +289,7 @@ def _draw_course(axes: Axes, points: Sequence[tuple[int, float]], color: str) ->
     )
 
 
-def _trial_axis(axes: Axes, run: Run) -> None:
+def _trial_axis(axes: Axes, run: RecordedRun) -> None:
     last = max((trial.number for trial in run.trials), default=0)
     room = 0.3 if last else 0.6
     axes.set_xlabel("trial")

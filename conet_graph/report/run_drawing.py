@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from conet_graph.analysis.analysis import analysis_of
@@ -12,7 +13,7 @@ from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.report.graph_drawing import draw_graph
 from conet_graph.report.palette import Palette
-from conet_graph.report.run import Run
+from conet_graph.search.recorded import RecordedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,9 @@ class Drawing:
     svg: str | None
 
 
-def draw_network(run: Run) -> Drawing | None:
-    """Draw the network of a search; None where none of its files can be read."""
+@lru_cache(maxsize=1)
+def draw_network(run: RecordedRun) -> Drawing | None:
+    """Draw the network of a search, once for all that show it; None where none of its files can be read."""
     for path, what in _candidates(run):
         if not path.is_file():
             continue
@@ -47,7 +49,7 @@ def draw_network(run: Run) -> Drawing | None:
     return None
 
 
-def _candidates(run: Run) -> Iterator[tuple[Path, str]]:
+def _candidates(run: RecordedRun) -> Iterator[tuple[Path, str]]:
     yield run.folder / "final.onnx", "its final widths"
     for trial in reversed(run.trials):
         yield run.folder / f"trials/{trial.number:03d}.onnx", f"the widths of trial {trial.number}"

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from conet_graph.report.colors import size_color
 from conet_graph.report.markup import UNKNOWN, change, count, duration, named, percent, safe
-from conet_graph.report.run import Compared, Outcome, Run, Size, Trial
+from conet_graph.search.recorded import Compared, Outcome, RecordedRun, RecordedSize, RecordedTrial
 
 _ACTIONS = {1: ("up", "▲", "grows"), -1: ("down", "▼", "shrinks"), 0: ("", "", "stays")}
 # Kinds of networks in a comparison, in the order of the paper's tables.
@@ -34,7 +34,7 @@ def swatch(color: str) -> str:
     return f'<span class="swatch" style="--c:{color}"></span>'
 
 
-def sizes_table(run: Run) -> str:
+def sizes_table(run: RecordedRun) -> str:
     """The last widths beside the first, with what the last measured trial said of each size."""
     known = [(k, size, run.first_and_last(size)) for k, size in enumerate(run.sizes)]
     widest = max((max(pair) for _, _, pair in known if pair), default=1)
@@ -43,7 +43,7 @@ def sizes_table(run: Run) -> str:
     return table(heads, rows)
 
 
-def _size_row(run: Run, k: int, size: Size, pair: tuple[int, int] | None, widest: int) -> str:
+def _size_row(run: RecordedRun, k: int, size: RecordedSize, pair: tuple[int, int] | None, widest: int) -> str:
     color = size_color(k, len(run.sizes))
     trial = next((t for t in reversed(run.trials) if size.name in t.outcomes), None)
     outcome = trial.outcomes[size.name] if trial else None
@@ -84,7 +84,7 @@ def _decimals(number: float | None, digits: int) -> str:
     return UNKNOWN if number is None else f"{number:.{digits}f}"
 
 
-def course_table(run: Run) -> str:
+def course_table(run: RecordedRun) -> str:
     """Width of every size in every trial, and what Algorithm 2 made of it."""
     heads = "".join(f'<th class="n">{trial.number}</th>' for trial in run.trials)
     rows = []
@@ -98,7 +98,7 @@ def course_table(run: Run) -> str:
     )
 
 
-def _course_cell(trial: Trial, size: Size) -> str:
+def _course_cell(trial: RecordedTrial, size: RecordedSize) -> str:
     width, outcome = trial.widths.get(size.name), trial.outcomes.get(size.name)
     if width is None:
         return "<td></td>"
@@ -116,7 +116,7 @@ def _course_cell(trial: Trial, size: Size) -> str:
     return f'<td class="{name}" title="{safe(said)}">{width.width}{mark}</td>'
 
 
-def trials_table(run: Run) -> str:
+def trials_table(run: RecordedRun) -> str:
     """One row a trial."""
     heads = (
         *("trial", "status", "#parameters", "#MACs", "#test accuracy", "#epochs", "#time"),

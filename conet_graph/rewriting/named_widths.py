@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.analysis.explain import explain
-from conet_graph.analysis.layers import layer_names
+from conet_graph.analysis.layers import layer_names, layers_by_name
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Channels, Group
 
 # Groups by number, and for each how many channels a class has where the name counts them.
@@ -35,15 +35,10 @@ def find_groups(graph: Graph, name: str) -> Found:
     found = found or [k for k, g in enumerate(groups) if g.size == name and g.free]
     if found:
         return {k: groups[k].multiple for k in found}
-    names = layer_names(graph)
-    for layer in graph.result(LAYERS):
-        if name == names[layer.op.index]:
-            return _on_output(channels, layer)
-    for layer in graph.result(LAYERS):
-        weight = layer.op.input(layer.weight_slot)
-        if name in (layer.op.name, weight, weight.removesuffix(".weight")):
-            return _on_output(channels, layer)
-    known = [*names.values(), *(g.id for g in groups)]
+    layers = layers_by_name(graph)
+    if name in layers:
+        return _on_output(channels, layers[name])
+    known = [*layer_names(graph).values(), *(g.id for g in groups)]
     close = difflib.get_close_matches(name, known, 3) or known[:3]
     raise BadUsage(f"There is no layer or group {shown(name)}; close are {', '.join(map(shown, close))}.")
 

@@ -22,6 +22,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
 from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.fresh import Fresh
 from conet_graph.passes.widths.relabel import CannotHave
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model
 from conet_graph.rewriting.named_widths import asked_counts
@@ -33,7 +34,9 @@ from conet_graph.verification.report import Report, require
 from conet_graph.verification.runtime import RUNTIME, first_line, open_session
 from conet_graph.verification.verification import verify
 
-INITS = ("keep", "fresh")
+# What becomes of the weights, and how fresh ones are drawn.
+DRAWS = {"fresh": "default", "fresh-kaiming": "kaiming"}
+INITS = ("keep", *DRAWS)
 
 
 def plan(
@@ -51,7 +54,7 @@ def plan(
 
     Args:
         model: the original, or what ``analyze`` found out about it.
-        init: 'keep' the weights, or draw 'fresh' ones.
+        init: 'keep' the weights, or draw 'fresh' ones as PyTorch does ('fresh-kaiming': as He et al. 2015).
         noise: share a copied channel's outgoing weights out unequally, so that copies can grow apart.
         seed: of fresh weights, of noise, of random rankings and of the draw of calibration inputs.
         calibrate: unlabelled inputs by which a narrowed network keeps its function: a file or folder as
@@ -140,7 +143,7 @@ def planned(
 
     """
     if init not in INITS:
-        raise BadUsage(f"--init is {init!r}: choose 'keep' or 'fresh'.")
+        raise BadUsage(f"--init is {init!r}: choose 'keep', 'fresh' or 'fresh-kaiming'.")
     channels = graph.result(CHANNELS)
     copies, kept = copies.copy(), list[KeptGroup]()
     while True:
@@ -169,7 +172,8 @@ def rewritten(graph: Graph, made: Plan, layout: Layout | None = None) -> onnx.Mo
         if not set(layout.tensors) <= set(made.tensors) <= known:
             raise BadUsage("The plan's tensors do not fit this model: make the plan again.")
         layout.tensors = made.tensors
-    return rewrite_model(graph, layout, made.seed if made.init == "fresh" else None)
+    fresh = None if made.init == "keep" else Fresh(made.seed, DRAWS[made.init])
+    return rewrite_model(graph, layout, fresh)
 
 
 def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) -> LoadedModel:

@@ -24,6 +24,7 @@ class RunSettings:
         search: of Algorithm 2.
         training: of a trial.
         augment: vary the training images.
+        cutout: cut small images out, too; the published searches do not.
         image: the side that images are scaled to; their own if None.
         own_widths: start with the file's own widths, not with the search's start width.
         warm: each trial goes on with the last one's weights; otherwise with fresh ones (the paper).
@@ -39,6 +40,7 @@ class RunSettings:
     search: SearchSettings = field(default_factory=SearchSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
     augment: bool = False
+    cutout: bool = False
     image: int | None = None
     own_widths: bool = False
     warm: bool = False

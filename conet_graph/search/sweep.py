@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conet_graph.ir.errors import BadUsage
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
 from conet_graph.search.run_folder import RunFolder
 
 # A search that ends otherwise than with an answer, is killed for instance, is begun again so often.

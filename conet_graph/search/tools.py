@@ -24,7 +24,13 @@ def standard_tools(settings: RunSettings, *, download: bool = False, progress: b
         BadUsage: the data or the device is missing.
 
     """
-    data = open_data(settings.data, augment=settings.augment, image=settings.image, download=download)
+    data = open_data(
+        settings.data,
+        augment=settings.augment,
+        cutout=settings.cutout,
+        image=settings.image,
+        download=download,
+    )
 
     def trial(share: float) -> Trial:
         rate = settings.training.learning_rate * share

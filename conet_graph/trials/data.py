@@ -18,13 +18,21 @@ from conet_graph.trials.splits import SMALL, FileSplit, Step
 ORDER, CROPS, FILES = 0, 1, 2
 
 
-def open_data(spec: str, *, augment: bool = False, image: int | None = None, download: bool = False) -> Data:
+def open_data(
+    spec: str,
+    *,
+    augment: bool = False,
+    cutout: bool = True,
+    image: int | None = None,
+    download: bool = False,
+) -> Data:
     """Open a data set.
 
     Args:
         spec: ``digits``, ``npz:FILE``, ``folder:DIR``, ``cifar10:DIR``, ``cifar100:DIR`` or ``imagenet:DIR``.
         augment: vary the training images: crop, flip and cutout for small ones (digits are not flipped),
             random resized crop and flip for photographs.
+        cutout: whether small images are cut out too, where they are varied.
         image: the side that images are scaled to; their own (224 for photographs) if None.
         download: whether CIFAR may be fetched where it is missing.
 
@@ -40,7 +48,7 @@ def open_data(spec: str, *, augment: bool = False, image: int | None = None, dow
     if augment and not small and isinstance(source.train, FileSplit):
         return Data(replace(source, train=replace(source.train, random_crops=True)))
     side = min(height, width)
-    return Data(source, Augmentation.of_side(side, flip=source.mirrored) if augment else None)
+    return Data(source, Augmentation.of_side(side, flip=source.mirrored, cutout=cutout) if augment else None)
 
 
 @dataclass(frozen=True)

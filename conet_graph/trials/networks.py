@@ -120,7 +120,7 @@ class ZooNetwork:
             name: a name of the zoo, or torchvision:NAME.
             data: what it will be trained on.
             seed: of its weights; torch's global generator is left as it was.
-            options: of `conet_graph.models.build`: width, auxiliary, drop_path.
+            options: of `conet_graph.models.build`: width, widths, auxiliary, drop_path.
 
         Raises:
             BadUsage: there is no such network, or not for such images.

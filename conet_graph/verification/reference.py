@@ -18,19 +18,12 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
+from conet_graph.ir.operators import WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
-# Zero point of the data input, by operator, where the data are integers (ONNX operator specs).
-_ZERO_POINT = {
-    "QLinearConv": 2,
-    "QLinearMatMul": 2,
-    "ConvInteger": 2,
-    "MatMulInteger": 2,
-    "QGemm": 2,
-}
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
 _SUMS = frozenset(["Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "ReduceSum"])
@@ -273,8 +266,9 @@ class _Editor:
         kept = kept.reshape(shape)
         constant = self.graph.constants.get(name)
         dtype = self.graph.dtypes.get(name) if constant is None else constant.tensor.data_type
-        zero = _ZERO_POINT.get(op.op_type, 99)
-        if dtype is None or dtype in FLOATS or not op.input(zero):
+        record = WEIGHTED.get(op.op_type)
+        zero = None if record is None else record.data_zero
+        if dtype is None or dtype in FLOATS or zero is None or not op.input(zero):
             kind = helper.tensor_dtype_to_np_dtype(dtype or onnx.TensorProto.FLOAT)
             return self._multiply(value, kept.astype(kind), output)
         self.model.graph.initializer.append(numpy_helper.from_array(kept, output + "_mask"))

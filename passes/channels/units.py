@@ -484,7 +484,7 @@ class Units(Tracker):
         """Keep channels that an operator selects among, or note that it looks across them."""
         if isinstance(axis, int):
             return
-        if self.free_kept:
+        if self.free_kept or op.input(0) in self.graph.derived:
             self.mix(op, axis)
         else:
             self.keep(op, axis, f"{op.op_type} {shown(op.name)} selects among them (kept by default)")

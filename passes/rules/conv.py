@@ -6,7 +6,7 @@ import numpy as np
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import MICROSOFT
+from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT
 from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.held import hold
 from conet_graph.passes.rules.registry import Table
@@ -72,7 +72,8 @@ def fused_conv(t: Tracker, op: Operator) -> None:
 def conv_integer(t: Tracker, op: Operator) -> None:
     """ConvInteger(x, w, x_zero_point, w_zero_point)."""
     out = convolve(t, op, 0, 1)
-    bind_scale(t, op, op.input(3), out)
+    for slot in CONVOLUTIONS[op.op_type].per_output:
+        bind_scale(t, op, op.input(slot), out)
     t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 
@@ -80,7 +81,7 @@ def conv_integer(t: Tracker, op: Operator) -> None:
 def qlinear_conv(t: Tracker, op: Operator) -> None:
     """QLinearConv(x, xs, xz, w, ws, wz, ys, yz, B)."""
     out = convolve(t, op, 0, 3)
-    for slot in (4, 5):
+    for slot in CONVOLUTIONS[op.op_type].per_output:
         bind_scale(t, op, op.input(slot), out)
     bind_vector(t, op, op.input(8), out)
     t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])

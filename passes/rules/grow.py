@@ -10,18 +10,21 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Entry, Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: Entry) -> Axis:
+def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: Entry) -> Axis | Packed:
     """An output axis that one entry of an input of numbers makes.
 
-    It carries no channels where readers take it for pixels, or where no number in the file stands for it.
+    Read off another value's shape, it is as long as that axis at every width, and carries the same channels.
+    It carries none where readers take it for pixels, or where no number in the file stands for it.
     """
+    if entry.source is not None and entry.source[0] == "dim" and entry.source[1] in t.values:
+        return t.whole(entry.source[1], entry.source[2])
     if entry.value == 1 or votes(t, op.outputs[0]).get(axis, 0) < 0:
         return 0
     stands = entry.source is not None and entry.source[0] == "const"
@@ -35,7 +38,7 @@ def tile(t: Tracker, op: Operator) -> None:
     """Tile(input, repeats): an axis of length 1 becomes as long as it is repeated."""
     axes = t.axes(op.input(0))
     entries = t.numbers(op.input(1))
-    out: list[Axis] = []
+    out: list[Axis | Packed] = []
     for k, units in enumerate(axes):
         if t.dim(op.input(0), k) == 1:
             out.append(_repeated_one(t, op, k, units, entries[k] if entries is not None else Entry(None)))
@@ -52,7 +55,7 @@ def tile(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-def _repeated_one(t: Tracker, op: Operator, axis: int, units: Axis, entry: Entry) -> Axis:
+def _repeated_one(t: Tracker, op: Operator, axis: int, units: Axis, entry: Entry) -> Axis | Packed:
     """One position, repeated."""
     if entry.value == 1:
         return units
@@ -71,7 +74,7 @@ def expand(t: Tracker, op: Operator) -> None:
     if entries is None:
         entries = [Entry(None)] * len(result)
     missing, shift = len(result) - len(axes), len(entries) - len(result)
-    out: list[Axis] = []
+    out: list[Axis | Packed] = []
     wanted: list[Axis | None] = [None] * len(entries)
     for k in range(len(result)):
         place = k + shift

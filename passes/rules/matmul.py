@@ -66,16 +66,6 @@ def fused_matmul(t: Tracker, op: Operator) -> None:
     t.set(op, 0, product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0))))
 
 
-# Slots of the scales and zero points that may lie along the output's channels (operator specs).
-_SCALES = {
-    "MatMulInteger": (3,),
-    "QLinearMatMul": (4, 5),
-    "QGemm": (4, 5),
-    "DynamicQuantizeMatMul": (2, 3),
-    "MatMulIntegerToFloat": (3, 5),
-}
-
-
 @rule(RULES, "MatMulInteger", "QLinearMatMul")
 @rule(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
 def quantised_product(t: Tracker, op: Operator) -> None:
@@ -85,7 +75,7 @@ def quantised_product(t: Tracker, op: Operator) -> None:
         t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
     turned = (bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
     out = product(t, op, facts.data, facts.weight, *turned)
-    for slot in _SCALES[op.op_type]:
+    for slot in facts.per_output:
         bind_scale(t, op, op.input(slot), out[-1])
     if facts.bias is not None:
         bind_vector(t, op, op.input(facts.bias), out[-1])

@@ -56,9 +56,9 @@ def layer_normalization(t: Tracker, op: Operator) -> None:
         t.set(op, k, [*axes[:first], *[0] * (len(axes) - first)])
 
 
-@rule(RULES, "SkipLayerNormalization", domain=MICROSOFT)
+@rule(RULES, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_layer_normalization(t: Tracker, op: Operator) -> None:
-    """SkipLayerNormalization(input, skip, gamma, beta, bias)."""
+    """SkipLayerNormalization(input, skip, gamma, beta, bias); the simplified one has no beta."""
     out = broadcast(t, op, [n for n in op.inputs if n])
     t.mix(op, out[-1])
     t.set(op, 0, out)

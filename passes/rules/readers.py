@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, summed_axis
 from conet_graph.passes.channels.units import Tracker
 from conet_graph.passes.rules import elementwise
 from conet_graph.passes.rules.segments import segments
@@ -53,11 +53,8 @@ def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[in
         return 1, set(range(rank)) - {1}
     if op.op_type in PIXEL_READERS and slot == 0:
         return 1, set(range(rank)) - {1}
-    if op.op_type in PRODUCTS and slot < 2:
-        last = slot == 0
-        turned = bool(op.attr("transA" if slot == 0 else "transB", 0))
-        inner = rank - 1 if last != turned else rank - 2
-        return inner, set(range(rank - 2))
+    if op.op_type in PRODUCTS and slot in (PRODUCTS[op.op_type].data, PRODUCTS[op.op_type].weight):
+        return summed_axis(op, slot, rank), set(range(rank - 2))
     return -1, set()
 
 

@@ -30,6 +30,8 @@ _SAME_SHAPE = {
     "QuantizeLinear": (0,),
     "DequantizeLinear": (0,),
     "Silu": (0,),
+    "SkipLayerNormalization": (0,),
+    "SkipSimplifiedLayerNormalization": (0,),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +11,12 @@ from onnx import numpy_helper
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Graph, Operator, set_attribute
-from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.operators import WEIGHTED, weight_axes
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.channels.units import Ids
-from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.tie_channels import CHANNELS, walk
+from conet_graph.passes.widths.fresh import Fresh, draw_weights
 from conet_graph.passes.widths.relabel import COPIES, CannotHave, Labels, old_positions
 from conet_graph.passes.widths.sharing import Use
 
@@ -197,8 +196,8 @@ def _shares(layout: Labels, name: str, axis: int, whole: bool, seed: int | None)
     return draws[classes, copy]
 
 
-def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -> onnx.ModelProto:
-    """Write the model of a layout; ``fresh_seed`` gives new weights in place of the old ones."""
+def rewrite_model(graph: Graph, layout: Layout, fresh: Fresh | None = None) -> onnx.ModelProto:
+    """Write the model of a layout; ``fresh`` gives new weights in place of the old ones."""
     labels = layout.labels
     model = onnx.ModelProto()
     model.CopyFrom(graph.skeleton)
@@ -215,8 +214,8 @@ def rewrite_model(graph: Graph, layout: Layout, fresh_seed: int | None = None) -
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
         arrays[name] = array
-    if fresh_seed is not None:
-        _fresh_weights(graph, arrays, fresh_seed)
+    if fresh is not None:
+        draw_weights(graph, labels, arrays, fresh)
     changed = set(arrays)
     for name, old in origin.items():
         tensor = model.graph.initializer.add()
@@ -289,19 +288,6 @@ def _taken(array: np.ndarray[Any, Any], axes: dict[int, Ids]) -> np.ndarray[Any,
     return array
 
 
-# Input slot of a weight's zero point, by operator and slot of the weight (ONNX operator specs).
-_ZERO_POINTS = {
-    ("QLinearConv", 3): 5,
-    ("ConvInteger", 1): 3,
-    ("MatMulInteger", 1): 3,
-    ("QLinearMatMul", 3): 5,
-    ("QGemm", 3): 5,
-    ("DequantizeLinear", 0): 2,
-    ("DynamicQuantizeMatMul", 1): 3,
-    ("MatMulIntegerToFloat", 1): 5,
-}
-
-
 def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     """The zero points of a quantised weight, shaped to broadcast with it; None for other weights.
 
@@ -311,7 +297,8 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     """
     rank = len(graph.constants[name].dims)
     for op, slot in graph.consumers.get(name, []):
-        zero = op.input(_ZERO_POINTS.get((op.op_type, slot), 99))
+        at = _zero_slot(op, slot)
+        zero = "" if at is None else op.input(at)
         if zero not in graph.constants:
             continue
         values, shape = graph.array(zero), [1] * rank
@@ -328,11 +315,19 @@ def _zero_point(graph: Graph, name: str) -> np.ndarray[Any, Any] | None:
     return None
 
 
+def _zero_slot(op: Operator, slot: int) -> int | None:
+    """Where the zero point of what an operator reads at a slot stands."""
+    if op.op_type == "DequantizeLinear" and slot == 0:
+        return 2
+    record = WEIGHTED.get(op.op_type)
+    return record.weight_zero if record is not None and slot == record.weight else None
+
+
 def _zero_point_axis(op: Operator, rank: int) -> int:
     """The axis of a weight along which its zero points lie."""
     if op.op_type == "DequantizeLinear":
         return int(op.attr("axis", 1)) % rank
-    return 0 if op.op_type in CONVOLUTIONS or op.attr("transB", 0) else rank - 1
+    return weight_axes(op, WEIGHTED[op.op_type].weight, rank)[1]
 
 
 def with_constants(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
@@ -414,43 +409,3 @@ def _update_declared(model: onnx.ModelProto, labels: Labels, changed: set[str]) 
                 dim.dim_value = len(units)
             elif packed is not None and packed.size is not None:
                 dim.dim_value = packed.size
-
-
-def _fresh_weights(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], seed: int) -> None:
-    """Kaiming weights for layers, zero biases, neutral normalisation; each drawn from its own name."""
-    layers: list[Layer] = graph.result(LAYERS)
-    for layer in layers:
-        name = layer.op.input(layer.weight_slot)
-        if name in graph.constants and graph.constants[name].is_float:
-            old = arrays[name] if name in arrays else graph.array(name)
-            arrays[name] = _kaiming(layer, old, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-        bias = layer.op.input(2) if layer.op.op_type in ("Conv", "ConvTranspose", "Gemm", "FusedConv") else ""
-        _fill(graph, arrays, bias, 0.0)
-    for op in graph.operators:
-        if op.op_type in (
-            "BatchNormalization",
-            "InstanceNormalization",
-            "LayerNormalization",
-            "GroupNormalization",
-        ):
-            for slot, value in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0)):
-                _fill(graph, arrays, op.input(slot), value)
-
-
-def _kaiming(layer: Layer, old: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    if layer.op.op_type in ("MatMul", "FusedMatMul") or (
-        layer.op.op_type == "Gemm" and not layer.op.attr("transB", 0)
-    ):
-        fan_in = old.shape[0] if old.ndim < 2 else old.shape[-2]
-    elif layer.op.op_type == "ConvTranspose":
-        fan_in = old.size // max(old.shape[1], 1)
-    else:
-        fan_in = old.size // max(old.shape[0], 1)
-    drawn = rng.standard_normal(old.shape) * np.sqrt(2.0 / max(fan_in, 1))
-    return np.asarray(drawn, old.dtype)
-
-
-def _fill(graph: Graph, arrays: dict[str, np.ndarray[Any, Any]], name: str, value: float) -> None:
-    if name in graph.constants and graph.constants[name].is_float:
-        old = arrays[name] if name in arrays else graph.array(name)
-        arrays[name] = np.full_like(old, value)

@@ -127,6 +127,21 @@ CASES: dict[str, tuple[str, Weights, int]] = {
         {"w": floats(2, 16, 5), "r": floats(2, 16, 4), "k": floats(3, 8), "b": floats(3)},
         1,
     ),
+    "one column read by a recurrent layer": (
+        "g (float[1,4,6,1] x) => (float[1,10] y) {"
+        " t = Transpose<perm=[3,0,1,2]>(x) z = Constant<value_ints=[0,0,-1]>() r = Reshape(t, z)"
+        " h, l = GRU<hidden_size=5>(r, w, u) a = Constant<value_ints=[0,5]>() p = Transpose<perm=[1,0,2]>(l)"
+        " s = Constant<value_ints=[1]>() q = Squeeze(p, s) v = Reshape(q, a) y = Concat<axis=1>(v, q) }",
+        {"w": floats(1, 15, 24), "u": floats(1, 15, 5)},
+        0,
+    ),
+    "axes of one in another order": (
+        "g (float[1,1,6] x) => (float[1,1,2,3] y) {"
+        " t = Transpose<perm=[1,0,2]>(x) z = Constant<value_ints=[1,0,2,-1]>() r = Reshape(t, z)"
+        " c = Softmax<axis=0>(r) e = Add(c, r) y = Transpose<perm=[1,0,2,3]>(e) }",
+        {},
+        0,
+    ),
     "steps joined with the batch, with a first state": (
         "g (float[1,4,3,5,5] x) => (float[1,2,6] y) {"
         " s = Constant<value_ints=[4,3,5,5]>() r = Reshape(x, s) c = Conv(r, w)"
@@ -336,11 +351,44 @@ def test_a_wrong_rule_is_noticed_and_the_batch_kept(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_free_batch_is_the_files_own_business() -> None:
+    model = network("g (float[n,3,4,4] x) => (float[n,3,4,4] y) { y = Softmax<axis=1>(x) }", {})
+    assert batches(to_torch(model)).checked.startswith("equal to ONNX Runtime")
     model = network("g (float[n,3,4,4] x) => (float[n,3,4,4] y) { y = Softmax<axis=0>(x) }", {})
-    module = to_torch(model)
+    with pytest.warns(BatchWarning, match="the images of a batch otherwise than each alone"):
+        module = to_torch(model)
     x = floats(5, 3, 4, 4)
     assert largest_difference(in_torch(module, {"x": x}), in_runtime(model.proto, {"x": x})) < 1e-5
+
+
+def test_a_free_batch_that_only_one_image_fits_is_taken_for_one() -> None:
+    model = network(
+        "g (float[n,3,4,4] x) => (float[n,6] y) {"
+        " c = Conv(x, w) s = Constant<value_ints=[1,96]>() r = Reshape(c, s) y = MatMul(r, m) }",
+        {"w": floats(6, 3, 1, 1), "m": floats(96, 6)},
+    )
+    module = to_torch(model)
     assert batches(module).checked.startswith("equal to ONNX Runtime")
+    x = floats(3, 3, 4, 4)
+    alone = [in_runtime(model.proto, {"x": x[k : k + 1]})[0] for k in range(3)]
+    assert largest_difference(in_torch(module, {"x": x}), [np.concatenate(alone)]) < 1e-5
+    again = in_runtime(from_torch(module, model).proto, {"x": x[:1]})
+    assert largest_difference(again, alone[0][None]) == 0
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_branch_that_a_constant_chooses_is_computed(chosen: bool) -> None:
+    text = (
+        "g (float[1,3,4,4] x) => (float[1,3,4,4] y) { c = Conv(x, w)"
+        " y = If(chosen) <then_branch = t () => (float[1,3,4,4] a) { a = Relu(c) },"
+        " else_branch = e () => (float[1,3,4,4] b) { b = Softmax<axis=1>(c) }> }"
+    )
+    model = network(text, {"w": floats(3, 3, 1, 1), "chosen": np.bool_(chosen)})
+    assert off_alone(model, to_torch(model)) < 1e-5
+
+
+def test_outputs_that_are_the_same_for_all_images_prove_nothing() -> None:
+    model = network("g (float[1,3] x) => (float[1,4] y) { y = MatMul(x, w) }", {"w": floats(3, 4) * 0})
+    assert batches(to_torch(model)).checked.startswith("not checked: its outputs are the same")
 
 
 def test_batches_are_known_of_our_own_modules_only() -> None:

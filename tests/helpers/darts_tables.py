@@ -5,6 +5,12 @@ in7 the input rank of convolution 7; two halves that are concatenated are joined
 -> number of convolutions of a cell -> size -> who speaks for it.
 """
 
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
 NORMAL = {
     "C0": "out0 in3 in11 out21 out23",
     "C1": "out1 in7 in15 in19",
@@ -57,3 +63,13 @@ TABLES = {
     "darts14": {24: NORMAL, 25: AFTER, 2: {"C0": "out0 out1"}},
     "dartsplus7": {26: PLUS_NORMAL, 27: PLUS_AFTER, 8: PLUS_REDUCTION},
 }
+
+
+def conv_names(module: nn.Module) -> list[list[str]]:
+    """Names of the convolution weights in each cell, in the order in which the cell builds them."""
+    cells: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters():
+        cell = re.match(r"cells\.(\d+)\.", name)
+        if cell and parameter.ndim == 4:
+            cells.setdefault(int(cell[1]), []).append(name)
+    return [cells[index] for index in sorted(cells)]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conet_graph.indicators import LayerIndicators, Voice, rank_slope, size_indicators
+from conet_graph.indicators import LayerIndicators, Voice, rank_slope
 from conet_graph.indicators.slope import mean_condition, mean_rank
 
 BLANK = LayerIndicators(0.0, 0.0, 0, 0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
@@ -41,14 +41,3 @@ def test_two_halves_are_one_voice() -> None:
     ranks = {"l": 0.2, "r": 0.4, "c": 0.9}
     layers = {name: replace(BLANK, out_rank=rank) for name, rank in ranks.items()}
     assert mean_rank([Voice("out", ("l", "r")), Voice("out", ("c",))], layers) == pytest.approx(0.6)
-
-
-def test_a_size_over_a_trial() -> None:
-    course = ((0.1, 9), (0.5, 8), (0.4, 7))
-    epochs = [{"a": replace(BLANK, out_rank=r, out_condition=k)} for r, k in course]
-    found = size_indicators({"s0": [Voice("out", ("a",))], "mute": []}, epochs)
-    assert list(found) == ["s0"]
-    assert found["s0"].ranks == (0.1, 0.5, 0.4)
-    assert found["s0"].condition == 7
-    assert found["s0"].slope == pytest.approx(0.4)
-    assert found["s0"].peak == 1

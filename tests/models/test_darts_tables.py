@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from darts_tables import TABLES
+from darts_tables import TABLES, conv_names
 
 from conet_graph.analysis.analysis import analyze
-from conet_graph.models import conv_names
 from conet_graph.models.export import export_onnx
 
 

@@ -10,12 +10,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from darts_tables import conv_names
 from torch import nn
 
 from conet_graph.models import (
     ZOO,
     build,
-    conv_names,
     digits,
     export_module,
     export_onnx,

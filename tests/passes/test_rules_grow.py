@@ -101,3 +101,18 @@ def test_one_number_of_two_axes_is_one_size() -> None:
     )
     new = rewidthed(net, widths={"w": 4})
     assert new.shape("w2")[0] == new.shape("w")[0] == 4
+
+
+LIKE = {
+    "zeros like a map": "n = Shape(a) o = ConstantOfShape(n) z = Max(a, o)",
+    "one number expanded as a map": "n = Shape(a) e = Expand(half, n) t = Tanh(e) z = Mul(a, t)",
+    "expanded as another map is": "m = Conv(a, ws) n = Shape(a) e = Expand(m, n) t = Tanh(e) z = Mul(a, t)",
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", LIKE)
+def test_what_takes_another_s_shape_has_its_channels(kind: str, scale: float) -> None:
+    net = parsed(f"{FREE}<{WEIGHTS}, float half = {{0.5}}>{{a = Conv(x, w) {LIKE[kind]} {END}}}")
+    assert (8, 1) in free(net)
+    assert rewidthed(net, scale=scale).shape("w")[0] == 8 * scale

@@ -130,3 +130,13 @@ def test_what_no_layer_produces_stays(kind: str) -> None:
     assert next(g for g in freed.groups if g.id == group.id).free
     made_plan = cg.plan(LoadedModel(net), scale=0.5, multiple_of=1)
     assert [(g.old_width, g.new_width) for g in made_plan.groups] == [(12, 6)]
+
+
+def test_an_embedding_is_a_layer() -> None:
+    net = parsed(
+        "agraph (int64[2,7] x) => (float[2,7,5] y)<float[20,12] table, float[12,5] wy>"
+        "{e = Gather(table, x) r = Relu(e) y = MatMul(r, wy)}"
+    )
+    assert [(g.width, g.reason) for g in analysis_of(analysed(LoadedModel(net))).groups if g.free] == [
+        (12, None)
+    ]

@@ -67,6 +67,18 @@ def test_elements_scattered_along_channels() -> None:
     rewidthed(net, scale=0.5)
 
 
+def test_places_that_constants_compute() -> None:
+    """The table is put together in the graph, from ranges, as one exporter leaves it."""
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, float[3,8,1,1] wu, int64[1,1] first = {{0}}, int64[1,3] some = {{0,1,2}},"
+        " int64[2] size = {1,3}, int64[1] last = {-1}>{a = Conv(x, w) u = Conv(a, wu)"
+        " i = Expand(first, size) j = Expand(some, size) k = Unsqueeze(i, last) l = Unsqueeze(j, last)"
+        " where = Concat<axis=-1>(k, l) z = ScatterND(a, where, u) y = Conv(z, wy)}"
+    )
+    assert sorted(free(net)) == [(3, 1), (3, 1), (5, 1)]
+    rewidthed(net, scale=0.5)
+
+
 def test_places_that_are_no_slice_stay() -> None:
     net = assigning(ASSIGNED["the first channels"])
     table = grid(*ASSIGNED["the first channels"])

@@ -18,7 +18,7 @@ from conet_graph.passes import analysed
 from conet_graph.report.analysis_page import write_analysis_page
 from conet_graph.report.page import page
 from conet_graph.report.plot_files import write_plots
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
 
 HOSTILE = (
     "<script>alert(1)</script>",

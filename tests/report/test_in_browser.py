@@ -16,7 +16,7 @@ from conet_graph.models.export import export_onnx
 from conet_graph.passes import analysed
 from conet_graph.report.analysis_page import write_analysis_page
 from conet_graph.report.page import write_page
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

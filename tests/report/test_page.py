@@ -15,7 +15,7 @@ from parsed_page import Page
 
 from conet_graph.models.export import export_onnx
 from conet_graph.report.page import page
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
 
 
 @pytest.fixture(scope="module")

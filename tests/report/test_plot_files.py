@@ -12,7 +12,7 @@ from PIL import Image
 from conet_graph.ir.errors import BadUsage
 from conet_graph.report.plot_files import write_plots
 from conet_graph.report.plots import rank_top
-from conet_graph.report.run_data import read_run
+from conet_graph.search.read_run import read_run
 
 
 def test_five_plots_in_two_forms_with_a_curve_for_each_size(tmp_path: Path) -> None:

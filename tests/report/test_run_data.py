@@ -10,7 +10,7 @@ import pytest
 from made_run import make_run
 
 from conet_graph.ir.errors import BadUsage
-from conet_graph.report.run_data import find_runs, read_run
+from conet_graph.search.read_run import find_runs, read_run
 
 
 def altered(folder: Path, *statements: str) -> Path:

@@ -10,8 +10,8 @@ import pytest
 
 from conet_graph.indicators import LayerIndicators
 from conet_graph.ir.errors import BadUsage
-from conet_graph.report.run_data import read_run
 from conet_graph.search.algorithm import SizeState
+from conet_graph.search.read_run import read_run
 from conet_graph.search.run_store import Compared, EpochRecord, RunStore, TrialRow
 from conet_graph.search.voices import Size
 

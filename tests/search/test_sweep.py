@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from conet_graph.ir.errors import BadUsage
+from conet_graph.report.sweep_plot import write_picture
 from conet_graph.search.algorithm import SizeState
 from conet_graph.search.run_store import RunStore, TrialRow
 from conet_graph.search.sweep import Job, LocalProcesses, Result, grid, result_of, rows_of, run_job
-from conet_graph.search.sweep_plot import write_picture
 
 MODEL = Path("m.onnx")
 

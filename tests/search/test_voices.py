@@ -6,10 +6,9 @@ from pathlib import Path
 
 import golden_text
 import pytest
-from darts_tables import TABLES
+from darts_tables import TABLES, conv_names
 
 from conet_graph.ir.load import load_model
-from conet_graph.models import conv_names
 from conet_graph.models.export import export_onnx
 from conet_graph.passes import analysed
 from conet_graph.search.voices import Size, Speakers, speakers_of

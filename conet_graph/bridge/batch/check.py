@@ -38,10 +38,18 @@ _TIMES_ALONE = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """What the comparison gave, in words; ``fault`` is what is wrong with three images, '' if nothing."""
+    """What the comparison gave, in words.
+
+    Attributes:
+        checked: in one phrase.
+        fault: what is wrong with three images, '' if nothing.
+        mixed: whether the file, which leaves the batch free, itself gives images otherwise in a batch.
+
+    """
 
     checked: str
     fault: str = ""
+    mixed: bool = False
 
 
 def compare(
@@ -59,40 +67,78 @@ def compare(
     reason = _not_to_be_checked(graph)
     if reason:
         return Finding(f"not checked: {reason}")
+    given = held if held else _free(graph)
+    count = IMAGES if batches(module).only is None else 1
     try:
         session = _session(model)
-        count = IMAGES if held and batches(module).only is None else 1
-        images = [_images(graph, held, k) for k in range(count)]
+        images = [_images(graph, given, k) for k in range(count)]
         alone = [session.run(None, feeds) for feeds in images]
     except Exception as error:  # any: what ONNX Runtime raises on what it cannot run
         return Finding(f"not checked: ONNX Runtime does not run it ({first_line(error)})")
+    joined = _joined_inputs(images, given)
+    if not held:
+        return _as_the_file(session, module, joined, alone)
     axes = batches(module).output_axes
     if len({tuple(np.shape(part) for part in outputs) for outputs in alone}) > 1:
         return Finding("not checked", "its outputs have another shape for each image")
     wanted = _joined_outputs(alone, axes)
     try:
-        made = _run(module, _joined_inputs(images, held))
+        made = _run(module, joined)
     except Exception as error:  # any: what PyTorch raises on shapes that do not fit
-        what = f"three images at once fail in PyTorch ({first_line(error)})" if held else first_line(error)
-        return Finding("it fails in PyTorch", what)
+        return Finding("it fails in PyTorch", f"three images at once fail in PyTorch ({first_line(error)})")
     off = _largest(made, wanted)
+    if off <= TOLERANCE and count > 1 and _alike(alone):
+        return Finding("not checked: its outputs are the same for every image that was tried")
     if off <= TOLERANCE:
-        return Finding(f"equal to ONNX Runtime, largest difference {off:.0e}")
+        return Finding(_equal(off))
     return _judged(module, images, held, made, wanted, off)
+
+
+def _alike(alone: list[list[Any]]) -> bool:
+    """Whether no output differs between the images."""
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(alone[0], alone[1], strict=True))
+
+
+def _equal(off: float) -> str:
+    return f"equal to ONNX Runtime, largest difference {off:.0e}"
+
+
+def _differs(off: float) -> str:
+    return f"differs from ONNX Runtime by {off:.0e} of the largest magnitude"
+
+
+def _free(graph: Graph) -> dict[str, Held]:
+    """The inputs whose first axis is free."""
+    shapes = {name: graph.shape(name) for name in graph.inputs}
+    return {name: Held(0) for name, shape in shapes.items() if shape and not isinstance(shape[0], int)}
+
+
+def _as_the_file(session: Any, module: fx.GraphModule, joined: Arrays, alone: list[list[Any]]) -> Finding:
+    """A file that takes any batch: the module beside ONNX Runtime on three images at once."""
+    try:
+        wanted = session.run(None, joined)
+    except Exception as error:  # any: what ONNX Runtime raises on what it cannot run
+        return Finding("not checked", f"ONNX Runtime does not run three images at once ({first_line(error)})")
+    try:
+        made = _run(module, joined)
+    except Exception as error:  # any: what PyTorch raises on shapes that do not fit
+        return Finding(f"it fails in PyTorch ({first_line(error)})")
+    off = _largest(made, wanted)
+    fixed = [bool(np.shape(w)) and np.shape(w) == np.shape(a) for w, a in zip(wanted, alone[0], strict=True)]
+    mixed = any(fixed) or _largest(_joined_outputs(alone, (0,) * len(wanted)), wanted) > 10 * TOLERANCE
+    return Finding(_equal(off) if off <= TOLERANCE else _differs(off), mixed=mixed)
 
 
 def _judged(
     module: fx.GraphModule,
     images: list[Arrays],
-    held: Mapping[str, Held] | None,
+    held: Mapping[str, Held],
     made: list[Any],
     wanted: list[Any],
     off: float,
 ) -> Finding:
     """Whether the batch is to blame: not if the module is as far off with each image alone."""
-    differs = f"differs from ONNX Runtime by {off:.0e} of the largest magnitude"
-    if not held:
-        return Finding(differs)
+    differs = _differs(off)
     try:
         single = _joined_outputs([_run(module, feeds) for feeds in images], batches(module).output_axes)
     except Exception as error:  # any: what PyTorch raises on shapes that do not fit
@@ -128,15 +174,15 @@ def _session(model: LoadedModel) -> Any:
         return ort.InferenceSession(str(path), options, providers=providers)
 
 
-def _images(graph: Graph, held: Mapping[str, Held] | None, seed: int) -> Arrays:
-    """Inputs of one image (of three, where the batch is free); what all images share has one seed."""
+def _images(graph: Graph, held: Mapping[str, Held], seed: int) -> Arrays:
+    """Inputs of one image; what all images share has one seed."""
     named: dict[str, int] = {}
     made: Arrays = {}
     for number, name in enumerate(graph.inputs):
-        rng = np.random.default_rng([number, seed if held and name in held else 0])
+        rng = np.random.default_rng([number, seed if name in held else 0])
         shape = []
         for axis, dim in enumerate(graph.shape(name) or ()):
-            usual = IMAGES if axis == 0 and not held else _SIDE
+            usual = 1 if axis == 0 else _SIDE
             shape.append(dim if isinstance(dim, int) else named.setdefault(dim or f"{name} {axis}", usual))
         made[name] = _drawn(rng, graph.dtypes.get(name, onnx.TensorProto.FLOAT), shape)
     return made
@@ -151,11 +197,9 @@ def _drawn(rng: np.random.Generator, kind: int, shape: list[int]) -> np.ndarray[
     return np.asarray(rng.integers(0, 256 if dtype == np.uint8 else 2, shape), dtype)
 
 
-def _joined_inputs(images: list[Arrays], held: Mapping[str, Held] | None) -> Arrays:
+def _joined_inputs(images: list[Arrays], held: Mapping[str, Held]) -> Arrays:
     return {
-        name: np.concatenate([i[name] for i in images], held[name].axis or 0)
-        if held and name in held
-        else array
+        name: np.concatenate([i[name] for i in images], held[name].axis or 0) if name in held else array
         for name, array in images[0].items()
     }
 

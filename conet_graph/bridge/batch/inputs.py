@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import onnx
+
 from conet_graph.bridge.batch.held import Held
 from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
 
 _RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
 # Slots of recurrent operators whose second axis is the batch: the sequence and the first states.
@@ -41,3 +44,18 @@ def _batch_axis(graph: Graph, name: str) -> int:
         if op.op_type in _RECURRENT and not op.domain and slot in _SEQUENCES:
             return 0 if op.attr("layout", 0) else 1
     return 0
+
+
+def for_one_image(model: LoadedModel) -> LoadedModel:
+    """The model with every free first axis of an input declared as one; what was declared of others goes."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.value_info[:]
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = 1
+    for value in proto.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    return LoadedModel(proto, model.path, model.external)

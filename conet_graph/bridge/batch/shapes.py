@@ -49,6 +49,8 @@ def reshape(batching: Batching, site: Site) -> Written | None:
         made = site.call(reshaped_as_computed_around, site.x(0), site.x(1), bool(site.attr("allowzero", 0)))
         return made, Held(0, held.length)
     if place is not None and held.axis is not None:
+        if place != held.axis < len(target) and target[held.axis] is None:
+            target[held.axis] = held.length
         return site.call(reshaped_around, site.x(0), tuple(target), held.axis, place), Held(
             place, held.length
         )
@@ -66,13 +68,13 @@ def _place_after(site: Site, held: Held) -> int | None:
     front = _whole(before[: held.axis])
     if front is None:
         return None
+    found = []
     for place in range(len(after)):
         ahead = _whole(after[:place])
-        if ahead is None:
-            return None
-        if math.prod(ahead) == math.prod(front) and after[place] == held.length:
-            return place
-    return None
+        if ahead is not None and math.prod(ahead) == math.prod(front) and after[place] == held.length:
+            found.append(place)
+    # Among axes of length one any would do; the same one as before is where others look for it.
+    return held.axis if held.axis in found else min(found, default=None)
 
 
 def reshaped_around(x: torch.Tensor, target: tuple[int | None, ...], axis: int, place: int) -> torch.Tensor:

@@ -11,7 +11,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.report.run import Compared, Epoch, Outcome, Run, Size, Trial, Width
+from conet_graph.search.recorded import (
+    Compared,
+    Epoch,
+    Outcome,
+    RecordedRun,
+    RecordedSize,
+    RecordedTrial,
+    Width,
+)
 from conet_graph.search.run_store import FORMAT
 
 DATABASE = "run.sqlite"
@@ -19,7 +27,7 @@ DATABASE = "run.sqlite"
 WAIT_SECONDS = 5.0
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> RecordedRun:
     """Read a run folder; one consistent state of it, also while a search writes there.
 
     Raises:
@@ -42,7 +50,9 @@ def read_run(folder: str | Path) -> Run:
         settings = json.loads(about.get("settings", "{}"))
         if not isinstance(settings, dict):
             raise ValueError("settings are no object")
-        return Run(folder, about, settings, _sizes(database), _trials(database), _comparison(database))
+        return RecordedRun(
+            folder, about, settings, _sizes(database), _trials(database), _comparison(database)
+        )
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -86,10 +96,10 @@ def _clear_errors(path: Path) -> Iterator[None]:
         raise BadUsage(f"{shown(str(path))} is damaged, or no run's database: {reason}.") from None
 
 
-def _sizes(database: sqlite3.Connection) -> tuple[Size, ...]:
+def _sizes(database: sqlite3.Connection) -> tuple[RecordedSize, ...]:
     rows = database.execute("SELECT * FROM sizes ORDER BY position, size")
     return tuple(
-        Size(
+        RecordedSize(
             str(r["size"]),
             _names(r["layers"]),
             _names(r["groups"]),
@@ -107,7 +117,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _trials(database: sqlite3.Connection) -> tuple[Trial, ...]:
+def _trials(database: sqlite3.Connection) -> tuple[RecordedTrial, ...]:
     widths = _widths(database)
     epochs = _epochs(database)
     ranks = _ranks(database)
@@ -116,7 +126,7 @@ def _trials(database: sqlite3.Connection) -> tuple[Trial, ...]:
     for r in database.execute("SELECT * FROM trials ORDER BY trial"):
         number = int(r["trial"])
         found.append(
-            Trial(
+            RecordedTrial(
                 number,
                 str(r["status"]),
                 _maybe_int(r["parameters"]),

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from conet_graph.report.run_drawing import Drawing
+from typing import Any
 
 FINISHED = "finished"
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class RecordedSize:
     """One channel size of a search; ``layers`` are those that produce it."""
 
     name: str
@@ -57,7 +54,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RecordedTrial:
     """One trial, its times in seconds; what is not known yet, or could not be counted, is None."""
 
     number: int
@@ -107,15 +104,15 @@ class Compared:
     seconds: float | None
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, eq=False)
+class RecordedRun:
     """A search as it stands; sizes in the network's order, trials by number."""
 
     folder: Path
     about: Mapping[str, str]
     settings: Mapping[str, Any]
-    sizes: tuple[Size, ...]
-    trials: tuple[Trial, ...]
+    sizes: tuple[RecordedSize, ...]
+    trials: tuple[RecordedTrial, ...]
     comparison: tuple[Compared, ...]
 
     @property
@@ -134,28 +131,21 @@ class Run:
         return sum(trial.overhead_seconds for trial in self.trials)
 
     @cached_property
-    def best(self) -> Trial | None:
+    def best(self) -> RecordedTrial | None:
         """The trial of the best test accuracy, the first of several."""
         measured = [trial for trial in self.trials if trial.accuracy is not None]
         return max(measured, key=lambda trial: trial.accuracy or 0.0, default=None)
-
-    @cached_property
-    def drawing(self) -> Drawing | None:
-        """The network, drawn once for everything that shows it; None where no file of it can be read."""
-        from conet_graph.report.run_drawing import draw_network
-
-        return draw_network(self)
 
     @cached_property
     def last_outcomes(self) -> Mapping[str, Outcome]:
         """What the last measured trial led to, by size."""
         return next((t.outcomes for t in reversed(self.trials) if t.outcomes), {})
 
-    def course(self, size: Size) -> list[tuple[int, int]]:
+    def course(self, size: RecordedSize) -> list[tuple[int, int]]:
         """The size's width in each trial, as (trial, width)."""
         return [(t.number, t.widths[size.name].width) for t in self.trials if size.name in t.widths]
 
-    def first_and_last(self, size: Size) -> tuple[int, int] | None:
+    def first_and_last(self, size: RecordedSize) -> tuple[int, int] | None:
         """Width in the first trial and in the last one; None before the first trial."""
         course = self.course(size)
         return (course[0][1], course[-1][1]) if course else None
