@@ -2,10 +2,10 @@
 
     python benchmarks/bench_calibrated.py net.onnx --calibrate images.npz --test test.npz --out rows.jsonl
 
-``images.npz`` holds an array for each input of the network, ``test.npz`` such arrays and ``answers``, the right
-classes. A row is written for each method, share of the MACs and number of samples; rows that are there already
-are not made again, so an interrupted run goes on. Methods are rankings of ``rewrite --importance``; 'plain' is
-l2 without calibration.
+``images.npz`` holds an array for each input of the network, ``test.npz`` such arrays and ``answers``, the
+right classes. A row is written for each method, share of the MACs and number of samples; rows that are there
+already are not made again, so an interrupted run goes on. Methods are rankings of ``rewrite --importance``;
+'plain' is l2 without calibration.
 """
 
 from __future__ import annotations
