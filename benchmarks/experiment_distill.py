@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, folder: Path) -> Outcome:
     original = cg.load(options.teacher)
     narrow = cg.rewrite(original, cg.plan(original, macs=options.macs))
     data = open_data(options.data)
-    images = open_images(options.data, signature(narrow, "student").image)
+    images = open_images(options.data, signature(narrow, "student").image, augment=("crop", "flip"))
     outcome = Outcome(
         original=accuracy(original, data, folder),
         narrow=accuracy(narrow, data, folder),

@@ -86,7 +86,7 @@ def _is_open(dim: Dim) -> bool:
 def _dim_of(graph: Graph, entry: Entry) -> Dim:
     """The size that an entry of a shape stands for."""
     if entry.value is not None:
-        return int(entry.value)
+        return int(entry.value) if entry.value >= 0 else None
     if entry.source is None or entry.source[0] != "dim":
         return None
     shape = graph.shape(entry.source[1])

@@ -109,10 +109,13 @@ def test_a_layer_in_a_body_is_listed_and_frozen() -> None:
         weights = [weight(f"{name}.weight", 2, 3, 1, 1)]
         return helper.make_graph([conv(name, "x", f"{name}_y")], name, [], [out], weights)
 
-    condition = numpy_helper.from_array(np.array(True), "yes")
+    condition = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["yes"], to=TensorProto.BOOL),
+    ]
     branches = {"else_branch": body("p"), "then_branch": body("q")}
     node = helper.make_node("If", ["yes"], ["y"], name="choice", **branches)
-    loaded = model([node], [condition], ["y"])
+    loaded = model([*condition, node], [], ["y"])
     found = analyze(loaded)
     assert [layer.name for layer in found.layers] == ["p", "q"]
     reasons = [g.reason for g in found.groups]

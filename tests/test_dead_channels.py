@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from rewidth_case import graph_of
 
+from conet_graph.cli import run
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.rewriting.plans import Plan
@@ -309,6 +311,23 @@ def test_a_mask_that_the_file_multiplies_with_counts() -> None:
     graph = graph_of(network(pruned, padded))
     assert count_dead(graph) == 3
     assert without_dead(graph)[2].ok
+
+
+def test_the_command_says_what_it_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(network(zero_rows, pointwise), tmp_path / "model.onnx")
+    model, out, plan = (str(tmp_path / name) for name in ("model.onnx", "out.onnx", "plan.json"))
+    assert run(["analyze", model]) == 0
+    assert (
+        "3 dead channels, which 'rewrite --lossless' drops without loss: 3 of g0" in capsys.readouterr().out
+    )
+    assert run(["rewrite", model, "-o", out, "--lossless", "--plan", plan]) == 0
+    told = capsys.readouterr().out
+    assert "3 dead channels dropped, no others: the original's own outputs are kept" in told
+    assert "not kept" not in told
+    assert run(["verify", model, out, "--plan", plan]) == 0
+    capsys.readouterr()
+    assert run(["rewrite", out, "-o", str(tmp_path / "again.onnx"), "--lossless"]) == 1
+    assert "No channel of this network can go" in capsys.readouterr().err
 
 
 def test_one_kind_of_request_at_a_time() -> None:

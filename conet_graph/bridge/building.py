@@ -18,7 +18,7 @@ from conet_graph.bridge.converters import CONVERTERS
 from conet_graph.bridge.placement import place_values
 from conet_graph.bridge.site import Converted, NotConverted, Site
 from conet_graph.bridge.upstream import convert_upstream
-from conet_graph.ir.errors import Refused, shown
+from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph, Operator
 
 # Where a module keeps which of its tensors holds which constant of the graph.
@@ -147,6 +147,20 @@ def _finished(builder: Builder, found: Batches) -> fx.GraphModule:
     module.meta[PATHS] = {name: path for name, path in builder.paths.items() if path in held}
     module.meta[KEY] = found
     return module
+
+
+def paths_of(module: nn.Module) -> dict[str, str]:
+    """The path of each tensor in a module, by the name that it has in the graph.
+
+    Raises:
+        BadUsage: the module was not made by ``to_torch``.
+
+    """
+    meta = getattr(module, "meta", None)
+    if not isinstance(meta, dict) or PATHS not in meta:
+        raise BadUsage("This module was not made by to_torch: its weights have no places in a graph.")
+    paths: dict[str, str] = meta[PATHS]
+    return paths
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:

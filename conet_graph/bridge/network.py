@@ -12,7 +12,7 @@ from torch import fx, nn
 from conet_graph.bridge.batch.check import Finding, compare
 from conet_graph.bridge.batch.inputs import for_one_image, input_batches
 from conet_graph.bridge.batch.report import KEY, Batches, BatchWarning, batches
-from conet_graph.bridge.building import PATHS, built, tensors_of
+from conet_graph.bridge.building import built, paths_of, tensors_of
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
@@ -80,7 +80,7 @@ def _for_one_image(
     if held is None:
         return module, found
     made = built(inner, held)
-    known = made.meta[PATHS]
+    known = paths_of(made)
     if any(n not in graph.constants or graph.constants[n].dims != inner.constants[n].dims for n in known):
         return module, found
     seen = compare(single, inner, made, held)
@@ -113,11 +113,8 @@ def weights_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
         BadUsage: the module was not made by ``to_torch``.
 
     """
-    meta = getattr(module, "meta", None)
-    if not isinstance(meta, dict) or PATHS not in meta:
-        raise BadUsage("This module was not made by to_torch: its weights have no places in a graph.")
     tensors = tensors_of(module)
-    return {name: tensors[path].detach() for name, path in meta[PATHS].items()}
+    return {name: tensors[path].detach() for name, path in paths_of(module).items()}
 
 
 def from_torch(module: nn.Module, model: LoadedModel) -> LoadedModel:

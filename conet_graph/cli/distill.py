@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conet_graph.cli.common import Debug, Json, console, guarded, print_json
+from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def distill(
     image: Annotated[
         int | None, typer.Option(min=1, help="Side of the images, where the network leaves it free.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Height and width of the images, where they are free."),
+    ] = None,
+    augment: Annotated[
+        str, typer.Option(help="Vary the images: none, crop, flip or crop,flip. Text stays as it is.")
+    ] = "none",
+    bgr: Annotated[bool, typer.Option("--bgr", help="The network takes blue first, as OpenCV does.")] = False,
     mean: Annotated[
         str | None,
         typer.Option(metavar="R,G,B", help="Subtracted from pixels of 0 to 1; for folders ImageNet's."),
@@ -67,7 +76,12 @@ def distill(
         teacher=teacher,
         outputs=corresponding(model, original),
         images=open_images(
-            images, signature(model, "student").image, image=image, colours=_colours(mean, std)
+            images,
+            signature(model, "student").image,
+            image=_size(size, image),
+            colours=_colours(mean, std),
+            augment=_variations(augment),
+            bgr=bgr,
         ),
         settings=settings,
         device=chosen_device(device),
@@ -76,10 +90,14 @@ def distill(
     history = _trained(recovery)
     save(recovery.student, output)
     best = min(history, key=lambda epoch: epoch["error"])
+    if best["epoch"] == 0:
+        say("No epoch came nearer to the teacher than the start: what was written is the student as it was.")
     if json:
         print_json(_summary(recovery, history, best, output))
         return
     out = console()
+    height, width = recovery.images.size
+    out.print(f"images: {recovery.images.count} of {height} x {width} (height x width)")
     out.print(f"at first: {_line(history[0])}")
     out.print(f"nearest to the teacher, after epoch {best['epoch']:.0f}: {_line(best)}")
     out.print(f"wrote {output}", soft_wrap=True)
@@ -93,6 +111,7 @@ def _summary(
         "output": str(output),
         "images": recovery.images.count,
         "images_aside": recovery.images.aside_count,
+        "size": list(recovery.images.size),
         "best_epoch": int(best["epoch"]),
         "epochs": history,
     }
@@ -106,6 +125,26 @@ def _colours(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tupl
     return _numbers(mean, "--mean"), _numbers(std, "--std")
 
 
+def _size(size: str | None, side: int | None) -> tuple[int, int] | int | None:
+    if size is None:
+        return side
+    if side is not None:
+        raise BadUsage("--size and --image both say how large the images are: give one of them.")
+    height, _, width = size.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise BadUsage(f"--size {shown(size)} is not HEIGHTxWIDTH, as in 48x192.")
+    return int(height), int(width)
+
+
+def _variations(text: str) -> set[str]:
+    from conet_graph.trials.unlabelled import VARIATIONS
+
+    asked = {part.strip() for part in text.split(",")} - {"none"}
+    if not asked <= VARIATIONS or (asked and "none" in text):
+        raise BadUsage(f"--augment {shown(text)} is none of: none, crop, flip, or crop,flip.")
+    return asked
+
+
 def _numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
@@ -114,7 +153,10 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def _trained(recovery: Recovery) -> list[dict[str, float]]:
-    """Train with a progress bar on a terminal's stderr, gone when done; returns the metrics of all epochs."""
+    """Train; returns the metrics of all epochs.
+
+    On stderr: a progress bar on a terminal, gone when done; elsewhere a line an epoch.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -134,6 +176,8 @@ def _trained(recovery: Recovery) -> list[dict[str, float]]:
             history.append(metrics)
             done = f"epoch {metrics['epoch']:.0f}/{epochs}  error {metrics['error']:.4f}"
             bar.update(task, description=done)
+            if not stderr.is_terminal:
+                print(f"{done}  {metrics['seconds']:.1f} s", file=sys.stderr, flush=True)
     return history
 
 

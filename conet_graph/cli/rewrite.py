@@ -377,7 +377,7 @@ def _show(
             else f", largest difference {report.largest_difference:.1g}"
         )
         out.print(f"verified: valid, runs, equality {report.equality}{tail}", style="green")
-        if report.outputs_error is not None:
+        if report.outputs_error is not None and not made.lossless:
             out.print(
                 f"the function is not kept: on random inputs the outputs are off by"
                 f" {percent(report.outputs_error)} of their variance; --calibrate DATA keeps it, or training",

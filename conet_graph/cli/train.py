@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +59,14 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment", help="Crop, flip and cut out training images.")
     ] = False,
+    sparsify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bn|group",
+            help="Draw channels to exact zeros, for rewrite --lossless: BatchNorm's scales, or whole groups.",
+        ),
+    ] = None,
+    sparsity: Annotated[float, typer.Option(help="How strongly --sparsify draws.")] = 1e-3,
     cutout: Annotated[
         bool, typer.Option("--cutout/--no-cutout", help="Whether --augment cuts small images out.")
     ] = True,
@@ -139,6 +149,8 @@ def train(
         clip=clip,
         auxiliary=auxiliary,
         drop_path=drop_path,
+        sparsify=sparsify,
+        sparsity=sparsity,
         amp=amp,
         channels_last=channels_last,
         compile=compile,
@@ -147,7 +159,14 @@ def train(
     source = open_data(data, augment=augment, cutout=cutout, image=image, download=download)
     network = _network(model, source, settings, fresh=fresh, width=width, widths_from=widths_from, seed=seed)
     show = is_first() and not json
-    trial = ClassificationTrial(source, settings, device, tensorboard=tensorboard, progress=show)
+    trial = ClassificationTrial(
+        source,
+        settings,
+        device,
+        tensorboard=tensorboard,
+        progress=show,
+        shrink=_shrink(network, settings, device),
+    )
     if isinstance(network, FileNetwork):
         network.begin_nearest(source, batch, trial.device)
     out, history = console(), []
@@ -155,6 +174,8 @@ def train(
         history.append(metrics)
         if show:
             out.print(_line(metrics, epochs))
+        elif is_first():
+            print(_line(metrics, epochs), file=sys.stderr, flush=True)  # stdout is for the document
     if not is_first():
         return
     write_trained(network, source, output, keep_batchnorm=keep_batchnorm)
@@ -162,6 +183,22 @@ def train(
         print_json(_summary(history, output))
     else:
         out.print(f"wrote {output}", soft_wrap=True)
+
+
+def _shrink(
+    network: FileNetwork | ZooNetwork, settings: TrainSettings, device: str
+) -> Callable[[float], None] | None:
+    """What --sparsify does after each step."""
+    from conet_graph.trials.distributed import chosen_device
+    from conet_graph.trials.networks import FileNetwork
+    from conet_graph.trials.sparsify import sparsifier
+
+    if settings.sparsify is None:
+        return None
+    if not isinstance(network, FileNetwork):
+        raise BadUsage("--sparsify takes an ONNX file: write the network with 'conet-graph export' first.")
+    network.module.to(chosen_device(device))
+    return sparsifier(network.module, network.source, settings.sparsify, settings.sparsity)
 
 
 def _state(folder: Path | None) -> dict[str, Path | None]:

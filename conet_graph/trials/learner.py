@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +66,12 @@ class Learner:
         schedule: Schedule,
         answers: Answers,
         processes: Processes,
+        shrink: Callable[[float], None] | None = None,
     ) -> None:
-        """Take a module that lies on the device already."""
+        """Take a module that lies on the device already; ``shrink`` is called with each step's rate."""
         self.module, self.data, self.settings, self.schedule = module, data, settings, schedule
         self.answers, self.processes, self.device = answers, processes, processes.device
+        self.shrink = shrink
         on_gpu = self.device.type == "cuda"
         self.autocast = on_gpu if settings.amp is None else settings.amp
         flat = all(p.dim() != 5 for p in module.parameters())
@@ -133,7 +135,8 @@ class Learner:
             yield
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> None:
-        for group, rate in zip(self.optimiser.param_groups, self.schedule.rates(step), strict=True):
+        rates = self.schedule.rates(step)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -149,6 +152,8 @@ class Learner:
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
         self.optimiser.step()
+        if self.shrink is not None:
+            self.shrink(sum(rates) / len(rates))
         self.sums.add(loss, logits, labels)
 
     def look(self) -> None:

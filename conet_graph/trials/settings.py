@@ -29,6 +29,8 @@ class TrainSettings:
         amp: bfloat16 autocast; None means on GPUs.
         channels_last: memory layout; None means wherever the weights allow it (no 3-D convolutions).
         compile: run the module through torch.compile.
+        sparsify: draw channels to exact zeros by 'bn' or 'group' (`conet_graph.trials.sparsify`); None: not.
+        sparsity: how strongly.
         checkpoint_seconds: how often a checkpoint is written within an epoch.
 
     Raises:
@@ -52,6 +54,8 @@ class TrainSettings:
     amp: bool | None = None
     channels_last: bool | None = None
     compile: bool = False
+    sparsify: str | None = None
+    sparsity: float = 1e-3
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -88,5 +92,7 @@ class TrainSettings:
 
     def that_decide(self) -> dict[str, Any]:
         """The settings that decide what is learned: those under which a checkpoint may be continued."""
-        free = ("checkpoint_seconds", "compile")
+        free = ["checkpoint_seconds", "compile"]
+        if self.sparsify is None:
+            free += ["sparsify", "sparsity"]
         return {name: value for name, value in asdict(self).items() if name not in free}

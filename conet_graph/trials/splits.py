@@ -77,8 +77,8 @@ class ArraySplit:
 class FileSplit:
     """Image files, decoded by worker processes as they are needed; ``grey`` or RGB.
 
-    ``random_crops`` is the customary augmentation of ImageNet (random resized crop and flip), for steps that
-    have a key; other steps show the middle of each image.
+    ``random_crops`` is the customary augmentation of ImageNet (random resized crop, and flip unless
+    ``random_flips`` is off), for steps that have a key; other steps show the middle of each image.
     """
 
     paths: Sequence[str]
@@ -86,6 +86,7 @@ class FileSplit:
     width: int
     grey: bool = False
     random_crops: bool = False
+    random_flips: bool = True
     workers: int | None = None
 
     @property
@@ -171,7 +172,8 @@ class _Decoder(Dataset["Tensor | str"]):
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                image = v2.RandomHorizontalFlip()(v2.RandomResizedCrop(size, antialias=True)(image))
+                image = v2.RandomResizedCrop(size, antialias=True)(image)
+                image = v2.RandomHorizontalFlip()(image) if self.split.random_flips else image
         pixels: Tensor = v2.functional.pil_to_tensor(image)
         return pixels.permute(1, 2, 0)
 
@@ -181,6 +183,8 @@ def middle(image: object, size: tuple[int, int]) -> object:
     from torchvision.transforms import v2
 
     height, width = v2.functional.get_size(image)
+    if (height, width) == tuple(size):
+        return image
     margin = MARGIN if min(size) > SMALL else 1.0
     scale = max(size[0] / height, size[1] / width) * margin
     scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class ClassificationTrial:
         *,
         tensorboard: Path | None = None,
         progress: bool = False,
+        shrink: Callable[[float], None] | None = None,
     ) -> None:
         """Take the data and the settings; nothing runs yet.
 
@@ -48,6 +49,7 @@ class ClassificationTrial:
             device: a torch device, or 'auto': a GPU if there is one.
             tensorboard: a folder for the scalars of each epoch, or None.
             progress: show a bar on a terminal's stderr for epochs over two seconds.
+            shrink: called after each step with its learning rate (see `conet_graph.trials.sparsify`).
 
         Raises:
             BadUsage: there is no such device.
@@ -55,7 +57,7 @@ class ClassificationTrial:
         """
         self.data, self.settings = data, settings
         self.tensorboard, self.progress = tensorboard, progress
-        self.device = chosen_device(device)
+        self.device, self.shrink = chosen_device(device), shrink
 
     def __call__(
         self, module: nn.Module, epochs: int, *, seed: int = 0, checkpoint: Path | None = None
@@ -108,7 +110,7 @@ class ClassificationTrial:
         module.to(self.device)
         answers = find_answers(module, data, self.device)
         schedule = make_schedule(settings, module, epochs, steps_per_epoch)
-        return Learner(module, data, settings, schedule, answers, processes)
+        return Learner(module, data, settings, schedule, answers, processes, self.shrink)
 
     def _store(self, checkpoint: Path, epochs: int, seed: int, learner: Learner) -> CheckpointStore:
         made_with: Mapping[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,14 @@ from conet_graph.trials.arrays import colours_of, read_npz, resized, uint8_image
 from conet_graph.trials.augment import Augmentation
 from conet_graph.trials.data import Data
 from conet_graph.trials.randomness import generator
-from conet_graph.trials.sources import IMAGENET_COLOURS, Colours, Source, natural_side, open_source
+from conet_graph.trials.sources import (
+    IMAGENET_COLOURS,
+    IMAGENET_SIDE,
+    Colours,
+    Source,
+    natural_side,
+    open_source,
+)
 from conet_graph.trials.splits import SMALL, ArraySplit, FileSplit, Split
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -24,8 +31,16 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 ASIDE, MOST_ASIDE = 10, 1000
 LEAST = 4
 
+# How training images may be varied.
+CROP, FLIP = "crop", "flip"
+VARIATIONS = frozenset({CROP, FLIP})
+# Files of a folder whose sizes are looked at.
+LOOKED_AT = 200
+
 # An image's shape without the batch; None where the network leaves a size free.
 ImageShape = Sequence[int | None]
+# Height and width.
+Size = tuple[int, int]
 
 
 class _Wanted(NamedTuple):
@@ -37,7 +52,7 @@ class _Wanted(NamedTuple):
     last: bool
 
     @classmethod
-    def of(cls, shape: ImageShape, image: int | None) -> _Wanted:
+    def of(cls, shape: ImageShape, size: Size | None) -> _Wanted:
         if len(shape) != 3:
             raise BadUsage(
                 f"The network's input has {len(shape) + 1} axes: images have 4 (batch and colours too)."
@@ -46,9 +61,12 @@ class _Wanted(NamedTuple):
         channels, height, width = (shape[2], *shape[:2]) if last else shape
         if channels not in (1, 3):
             raise BadUsage(f"The network takes {channels or 'any number of'} channels: images have 1 or 3.")
-        if image is not None and any(side not in (None, image) for side in (height, width)):
-            raise BadUsage(f"The network takes images of {height} x {width}, not of side {image}.")
-        return cls(channels, height or image, width or image, last)
+        asked: tuple[int | None, int | None] = size or (None, None)
+        if any(want and side and want != side for want, side in zip(asked, (height, width), strict=True)):
+            takes = " x ".join("any" if side is None else str(side) for side in (height, width))
+            given = f"side {asked[0]}" if asked[0] == asked[1] else f"{asked[0]} x {asked[1]}"
+            raise BadUsage(f"The network takes images of {takes}, not of {given}.")
+        return cls(channels, height or asked[0], width or asked[1], last)
 
     def refuse(self, found: tuple[int, int, int], spec: str) -> None:
         """Refuse images (height, width, channels) that do not fit."""
@@ -75,6 +93,12 @@ class Images:
 
     data: Data
     channels_last: bool = False
+    bgr: bool = False
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images as the network gets them."""
+        return self.data.shape[1], self.data.shape[2]
 
     @property
     def count(self) -> int:
@@ -101,49 +125,101 @@ class Images:
             yield self._laid_out(images)
 
     def _laid_out(self, images: Tensor) -> Tensor:
+        images = images.flip(1) if self.bgr else images
         return images.permute(0, 2, 3, 1).contiguous() if self.channels_last else images
 
 
 def open_images(
-    spec: str, shape: ImageShape, *, image: int | None = None, colours: Colours | None = None
+    spec: str,
+    shape: ImageShape,
+    *,
+    image: int | Size | None = None,
+    colours: Colours | None = None,
+    augment: Collection[str] = (),
+    bgr: bool = False,
 ) -> Images:
     """Open images without labels.
 
     Args:
         spec: a folder of image files at any depth; an npz file with ``images`` (or ``x_train``), uint8
-            [N, H, W, C] or float32 exactly as the network takes them; or a source as ``open_data`` has them:
-            its training images.
+            [N, H, W, C] or float32 exactly as the network takes them, with or without ``npz:`` before it;
+            or a source as ``open_data`` has them: its training images.
         shape: what the network takes, without the batch: (C, H, W) or (H, W, C), None where free.
-        image: the side that images are scaled to where the network leaves it free.
+        image: the side, or the height and width, that images are scaled to where the network leaves them
+            free. If None: their own size where all have one (a shorter side of 224 at most); squares else.
         colours: mean and standard deviation of each channel, in shares of 255, for uint8 images. If None:
             a source's own; ImageNet's for a folder of colour images (0 and 1 for grey ones); those of the
             images themselves for an npz file.
+        augment: how training images are varied: 'crop' (shifted, or cut out at random where they are
+            photographs), 'flip' (mirrored). Only for images that are as good then: text is not.
+        bgr: whether the network takes blue first; ``colours`` are those of red, green and blue all the same.
 
     Raises:
         BadUsage: there are no such images, they do not fit the network, or they are fewer than four.
 
     """
-    wanted = _Wanted.of(shape, image)
+    if not set(augment) <= VARIATIONS:
+        raise BadUsage(f"Images can be varied by crop and flip, not by {', '.join(sorted(augment))}.")
+    wanted = _Wanted.of(shape, (image, image) if isinstance(image, int) else image)
+    if bgr and wanted.channels != 3:
+        raise BadUsage("The network takes grey images: there is no order of colours to turn around.")
     if Path(spec).is_dir():
         found = _of_folder(spec, wanted)
-    elif spec.endswith(".npz") and not spec.startswith("npz:"):
-        found = _of_npz(spec, wanted)
+    elif spec.endswith(".npz") or spec.startswith("npz:"):
+        found = _of_npz(spec.removeprefix("npz:"), wanted)
     else:
         found = _of_source(spec, wanted)
     wanted.refuse(found.split.size, spec)
     if found.split.count < LEAST:
         raise BadUsage(f"{shown(spec)} has {found.split.count} images: it takes at least {LEAST}.")
-    return Images(_divided(found if colours is None else _recoloured(found, colours, spec)), wanted.last)
+    coloured = found if colours is None else _recoloured(found, colours, spec)
+    return Images(_divided(coloured, augment), wanted.last, bgr)
 
 
 def _of_folder(spec: str, wanted: _Wanted) -> _Found:
     paths = sorted(str(p) for p in Path(spec).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise BadUsage(f"There is no image file (PNG, JPEG, BMP, WebP) in {shown(spec)}.")
-    side = natural_side(paths[0])
-    split = FileSplit(paths, wanted.height or side, wanted.width or side, grey=wanted.channels == 1)
+    height, width = _size_of(paths, wanted, spec)
+    split = FileSplit(paths, height, width, grey=wanted.channels == 1)
     mean, std = IMAGENET_COLOURS if wanted.channels == 3 else ((0.0,), (1.0,))
     return _Found(split, torch.tensor(mean) * 255, torch.tensor(std) * 255)
+
+
+def _size_of(paths: list[str], wanted: _Wanted, spec: str) -> Size:
+    """The size to scale image files to: the network's, and their own where it leaves one free."""
+    if wanted.height is not None and wanted.width is not None:
+        return wanted.height, wanted.width
+    own = _common_size(paths)
+    if own is not None:
+        height, width = own
+        scale = min(1.0, IMAGENET_SIDE / min(own))
+        if wanted.height is not None:
+            scale = wanted.height / height
+        elif wanted.width is not None:
+            scale = wanted.width / width
+        return wanted.height or max(1, round(height * scale)), wanted.width or max(1, round(width * scale))
+    if wanted.height is not None or wanted.width is not None:
+        raise BadUsage(
+            f"The images of {shown(spec)} differ in size, and the network takes any"
+            f" {'width' if wanted.height is not None else 'height'}: say --size HEIGHTxWIDTH."
+        )
+    side = natural_side(paths[0])
+    return side, side
+
+
+def _common_size(paths: list[str]) -> Size | None:
+    """The size (height, width) that image files have in common; None where they differ."""
+    from PIL import Image
+
+    sizes: set[Size] = set()
+    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        try:
+            with Image.open(path) as image:
+                sizes.add((image.height, image.width))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # decoding it will say what is wrong
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _of_npz(spec: str, wanted: _Wanted) -> _Found:
@@ -182,17 +258,19 @@ def _recoloured(found: _Found, colours: Colours, spec: str) -> _Found:
     return _Found(found.split, mean, std)
 
 
-def _divided(found: _Found) -> Data:
+def _divided(found: _Found, augment: Collection[str]) -> Data:
     """Training images that are varied, and images aside that are not."""
     split = found.split
     shuffled = torch.randperm(split.count, generator=generator(0))
     aside = min(MOST_ASIDE, max(1, split.count // ASIDE))
     train, test = (_part(split, part.sort().values) for part in (shuffled[aside:], shuffled[:aside]))
     side = min(split.size[:2])
-    # The teacher sees the same flipped image, whatever it shows: no label can become wrong.
-    varied: Augmentation | None = Augmentation.of_side(side, flip=True, cutout=False)
-    if isinstance(train, FileSplit) and side > SMALL:
-        train, varied = replace(train, random_crops=True), None
+    varied: Augmentation | None = None
+    if isinstance(train, FileSplit) and side > SMALL and CROP in augment:
+        train = replace(train, random_crops=True, random_flips=FLIP in augment)
+    elif augment:
+        varied = Augmentation.of_side(side, flip=FLIP in augment, cutout=False)
+        varied = varied if CROP in augment else replace(varied, pad=0)
     none = torch.zeros(split.count, dtype=torch.int64)
     return Data(
         Source("images", 1, train, none[aside:], test, none[:aside], found.mean, found.std, True), varied

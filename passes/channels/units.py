@@ -138,7 +138,7 @@ class Tracker:
             raise NoRule(CONTRADICTION)
         self.read.add(value)
         if not self.is_constant(value):
-            if value in self.values and self._is_packed(value, axis):
+            if self.packed and value in self.values and self._is_packed(value, axis):
                 return self._unpacked(value, axis % len(self.values[value]))
             return self._known(value)[axis]
         axis %= len(self.graph.constants[value].dims)
@@ -156,7 +156,8 @@ class Tracker:
         if self.is_constant(value):
             return [self.axis(value, k) for k in range(len(self.graph.constants[value].dims))]
         self.read.add(value)
-        return [self.axis(value, k) for k in range(len(self._known(value)))]
+        known = self._known(value)
+        return [self.axis(value, k) for k in range(len(known))] if self.packed else list(known)
 
     def _known(self, value: str) -> list[Axis]:
         if value not in self.values:
@@ -172,6 +173,8 @@ class Tracker:
 
     def wholes(self, value: str) -> list[Axis | Packed]:
         """All axes of a value, for those who can pass packed ones on."""
+        if not self.packed:
+            return list(self.axes(value))
         return [self.whole(value, k) for k in range(self.rank(value))]
 
     def _is_packed(self, value: str, axis: int) -> bool:
@@ -349,7 +352,7 @@ class Units(Tracker):
         self.kept: set[int] = set()
         self.counted: dict[tuple[str, str, int], Ids] = {}  # the first axis that a number counts
         self.count = 1
-        self.reasons: dict[int, str] = {0: "it meets an axis that is not a channel axis"}
+        self.reasons: dict[int, str] = {0: "its positions are pixels, tokens or images, not channels"}
         self.joins = {self.reasons[0]}  # reasons that say no more than that an axis carries no channels
         self._by_reason: dict[str, int] = {}
         self.left: list[Ids] = []

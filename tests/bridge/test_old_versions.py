@@ -58,6 +58,8 @@ CASES: list[Case] = [
     ("BatchNormalization", 7, (2, 3, 4), [floats(3)] * 4, {"epsilon": 1e-3}),
     ("BatchNormalization", 9, (2, 3, 4, 5), [floats(3)] * 4, {}),
     ("BatchNormalization", 15, (2, 3), [floats(3)] * 4, {}),
+    ("InstanceNormalization", 6, (2, 3, 4, 5), [floats(3)] * 2, {}),
+    ("InstanceNormalization", 6, (2, 3, 1, 1), [floats(3)] * 2, {}),
     ("GroupNormalization", 21, (2, 4, 5), [floats(4)] * 2, {"num_groups": 2}),
     ("Dropout", 7, (2, 3), [], {"ratio": 0.3}),
     ("Dropout", 10, (2, 3), [], {"ratio": 0.3}),

@@ -33,7 +33,8 @@ def test_it_writes_a_network_and_one_json_document(slim: Path, tmp_path: Path) -
     out = tmp_path / "out.onnx"
     asked = ("--teacher", SAMPLE, "--images", "digits", "-o", out, "--epochs", 1, "--json")
     result = run(slim, *asked)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert [line.split("  ")[0] for line in result.stderr.splitlines()] == ["epoch 0/1", "epoch 1/1"]
     told = json.loads(result.stdout)
     assert (told["format"], told["output"], told["images"] + told["images_aside"]) == (
         "conet-graph.distill/1",
@@ -52,7 +53,8 @@ def test_it_says_how_near_the_student_came(slim: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     result = run(slim, "--teacher", SAMPLE, "--images", "digits", "-o", out, "--epochs", 1)
     assert result.exit_code == 0
-    first, nearest, wrote = result.stdout.splitlines()
+    images, first, nearest, wrote = result.stdout.splitlines()
+    assert images == "images: 1294 of 8 x 8 (height x width)"
     assert first.startswith("at first: error ")
     assert nearest.startswith("nearest to the teacher, after epoch 1: error 0.")
     assert "same class for" in nearest
@@ -68,6 +70,11 @@ def test_it_says_how_near_the_student_came(slim: Path, tmp_path: Path) -> None:
         (("--images", "digits", "--lr", "-1"), "must be above 0"),
         (("--images", "digits", "--device", "toaster"), "There is no device 'toaster'"),
         (("--images", "digits", "-o", "missing/out.onnx"), "There is no folder"),
+        (("--images", "digits", "--size", "48"), "--size '48' is not HEIGHTxWIDTH"),
+        (("--images", "digits", "--size", "8x8", "--image", "8"), "give one of them"),
+        (("--images", "digits", "--augment", "rotate"), "--augment 'rotate' is none of"),
+        (("--images", "digits", "--augment", "none,crop"), "is none of"),
+        (("--images", "digits", "--bgr"), "grey images"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_no_file(
@@ -87,6 +94,7 @@ def test_a_student_that_only_gets_worse_stays_as_it_was(slim: Path, tmp_path: Pa
     result = run(slim, *asked)
     assert result.exit_code == 0
     assert "nearest to the teacher, after epoch 0" in result.stdout
+    assert "what was written is the student as it was" in result.stderr
     before, after = (to_torch(cg.load(path)).state_dict() for path in (slim, out))
     for name, weight in before.items():
         assert float((after[name] - weight).abs().max()) <= 1e-5 * float(weight.abs().max())

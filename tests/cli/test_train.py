@@ -40,7 +40,9 @@ def run(*arguments: object) -> Result:
 def trained(out: Path, *arguments: object) -> dict[str, object]:
     asked = (SAMPLE, "--data", "digits", "-o", out, "--epochs", 3, "--batch", 64, "--json", *arguments)
     result = run(*asked)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0, result.stderr
+    # The document alone on stdout; how far it is on stderr.
+    assert [line.split()[1] for line in result.stderr.splitlines()] == ["1/3", "2/3", "3/3"]
     told: dict[str, object] = json.loads(result.stdout)
     return told
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conet_graph.ir.errors import BadUsage
 from conet_graph.models import digits
-from conet_graph.trials.unlabelled import open_images
+from conet_graph.trials.unlabelled import Images, open_images
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_a_source_gives_its_training_images_in_its_own_colours() -> None:
 
 
 def test_batches_follow_from_seed_and_epoch_and_leave_out_what_is_aside() -> None:
-    images = open_images("digits", (1, 8, 8))
+    images = open_images("digits", (1, 8, 8), augment=("crop",))
     first, again, other = (
         torch.cat(list(images.train(64, seed=seed, epoch=3, device=CPU))) for seed in (1, 1, 2)
     )
@@ -89,6 +89,64 @@ def test_batches_follow_from_seed_and_epoch_and_leave_out_what_is_aside() -> Non
     assert not torch.equal(first, other)
     assert images.data.augmentation is not None
     assert images.data.augmentation.cutout == 0
+
+
+def _every(images: Images) -> list[bytes]:
+    """All images as they are."""
+    parts = [*images.aside(4, device=CPU), *images.train(4, seed=0, epoch=0, device=CPU)]
+    return [image.numpy().tobytes() for batch in parts for image in batch]
+
+
+def test_nothing_is_varied_unless_it_is_asked_for(tmp_path: Path) -> None:
+    """Text that is mirrored or cut is other text."""
+    array = np.random.default_rng(0).integers(0, 255, (9, 6, 18, 3), np.uint8)
+    spec = write_npz(tmp_path / "lines.npz", images=array)
+    turned = write_npz(tmp_path / "mirrored.npz", images=np.ascontiguousarray(array[:, :, ::-1]))
+    shape = (3, 6, 18)
+    plain, mirrored = set(_every(open_images(spec, shape))), set(_every(open_images(turned, shape)))
+    assert len(plain) == 9
+    flipped = set(_every(open_images(spec, shape, augment=("flip",))))
+    assert flipped <= plain | mirrored
+    assert flipped & mirrored
+    assert not set(_every(open_images(spec, shape, augment=("crop",)))) <= plain | mirrored
+
+
+def write_lines(folder: Path, count: int = 6, height: int = 48, width: int = 192) -> str:
+    folder.mkdir()
+    for k in range(count):
+        Image.fromarray(np.full((height, width, 3), (200, 10 * k, 0), np.uint8)).save(folder / f"{k}.png")
+    return str(folder)
+
+
+def test_images_of_one_size_keep_it_where_the_network_takes_any(tmp_path: Path) -> None:
+    spec = write_lines(tmp_path / "lines")
+    assert open_images(spec, (3, None, None)).size == (48, 192)
+    assert open_images(spec, (3, 32, None)).size == (32, 128)
+    assert open_images(spec, (3, None, None), image=(24, 96)).size == (24, 96)
+    large = write_lines(tmp_path / "photographs", 4, 448, 896)
+    assert open_images(large, (3, None, None)).size == (224, 448)
+
+
+def test_images_of_many_sizes_need_a_size_where_one_side_is_free(tmp_path: Path) -> None:
+    spec = write_images(tmp_path / "images", 6, 20)
+    with pytest.raises(BadUsage, match="differ in size, and the network takes any width: say --size"):
+        open_images(spec, (3, 16, None))
+    assert open_images(spec, (3, 16, None), image=(16, 40)).size == (16, 40)
+
+
+def test_blue_comes_first_where_it_is_asked_for(tmp_path: Path) -> None:
+    spec = write_lines(tmp_path / "lines", 4)
+    colours = ((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
+    plain = next(open_images(spec, (3, 48, 192), colours=colours).aside(1, device=CPU))
+    turned = next(open_images(spec, (3, 48, 192), colours=colours, bgr=True).aside(1, device=CPU))
+    assert torch.equal(plain.flip(1), turned)
+    assert float(plain[0, 0, 0, 0]) == pytest.approx(200 / 255 - 0.1)
+
+
+def test_labels_are_not_asked_for(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 6, 6, 3), np.uint8)
+    spec = write_npz(tmp_path / "some.npz", images=pixels)
+    assert open_images(f"npz:{spec}", (3, 6, 6)).count == 7
 
 
 Maker = Callable[[Path], tuple[str, tuple[int | None, ...]]]

@@ -70,7 +70,14 @@ def scaled(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Te
 def instance_norm(site: Site) -> fx.Node:
     """Over the positions of each channel of each image."""
     epsilon = float(site.attr("epsilon", 1e-5))
-    return site.call(functional.instance_norm, site.x(0), None, None, site.x(1), site.x(2), eps=epsilon)
+    return site.call(normalised_images, site.x(0), site.x(1), site.x(2), epsilon)
+
+
+def normalised_images(
+    x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """Instance normalisation, also of a single position, which ``torch.nn.functional`` refuses."""
+    return torch.instance_norm(x, scale, bias, None, None, True, 0.0, epsilon, True)
 
 
 @converter(CONVERTERS, "LayerNormalization")
@@ -111,7 +118,7 @@ def normalised_rms(x: torch.Tensor, scale: torch.Tensor, start: int, epsilon: fl
 def group_norm(site: Site) -> fx.Node:
     """Over groups of channels; scale and bias are one a channel, before version 21 one a group."""
     groups, epsilon = int(site.attr("num_groups")), float(site.attr("epsilon", 1e-5))
-    norm = functional.group_norm if site.version >= 21 else scaled_by_group
+    norm = torch.group_norm if site.version >= 21 else scaled_by_group
     return site.call(norm, site.x(0), groups, site.x(1), site.x(2), epsilon)
 
 
@@ -121,7 +128,7 @@ def scaled_by_group(
     """Group normalisation with a scale and a bias for each group, as opsets 18 to 20 have it."""
     each = x.shape[1] // groups
     scale, bias = scale.repeat_interleave(each), bias.repeat_interleave(each)
-    return functional.group_norm(x, groups, scale, bias, epsilon)
+    return torch.group_norm(x, groups, scale, bias, epsilon)
 
 
 @converter(CONVERTERS, "LRN")

@@ -1,0 +1,88 @@
+"""Draw accuracy over MACs, a line a method, and print the table: from the rows of ``peer_calibrated.py``.
+
+python benchmarks/plot_calibrated.py docs/data/calibrated.csv --svg docs/images/calibrated.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+Row = dict[str, str]
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The rows in which a method gave a network."""
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if row["macs"]]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: a method a line, a network and share a column, means over seeds."""
+    cases = sorted({(r["network"], r["samples"], -float(r["asked"])) for r in rows})
+    found: dict[str, dict[tuple[str, str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        found[r["method"]][r["network"], r["samples"], -float(r["asked"])].append(100 * float(r["accuracy"]))
+    head = " | ".join(f"{network}, {n} inputs, {-100 * share:.0f} %" for network, n, share in cases)
+    lines = [f"| method | {head} |", "|---|" + "---:|" * len(cases)]
+    for method, cells in found.items():
+        told = " | ".join(f"{mean(cells[case]):.1f}" if case in cells else "" for case in cases)
+        lines.append(f"| {method} | {told} |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """One plot a network, at the number of inputs that has the most rows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    networks = sorted({row["network"] for row in rows})
+    figure, plots = pyplot.subplots(1, len(networks), figsize=(6 * len(networks), 4.5), squeeze=False)
+    for plot, network in zip(plots[0], networks, strict=True):
+        counts = [row["samples"] for row in rows if row["network"] == network]
+        mine = [
+            r for r in rows if r["network"] == network and r["samples"] == max(set(counts), key=counts.count)
+        ]
+        for number, method in enumerate(dict.fromkeys(row["method"] for row in mine)):
+            points: dict[str, list[Row]] = defaultdict(list)
+            for row in mine:
+                if row["method"] == method:
+                    points[row["asked"]].append(row)
+            line = sorted(
+                (mean(float(r["macs"]) for r in p), mean(float(r["accuracy"]) for r in p))
+                for p in points.values()
+            )
+            ours = method.startswith("conet-graph --calibrate")
+            plot.plot(
+                [100 * x for x, _ in line],
+                [100 * y for _, y in line],
+                marker="os^vDP*X"[number % 8],
+                linewidth=2.5 if ours else 1,
+                label=method,
+            )
+        plot.set(title=network, xlabel="MACs, % of the original", ylabel="accuracy, %")
+        plot.grid(alpha=0.3)
+    plots[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(arguments: list[str]) -> None:
+    """Print and draw."""
+    parser = argparse.ArgumentParser(description="Table and plot of calibrated narrowing.")
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--svg", type=Path, required=True)
+    chosen = parser.parse_args(arguments)
+    rows = rows_of(chosen.rows)
+    print(table(rows))
+    draw(rows, chosen.svg)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
