@@ -93,6 +93,20 @@ def one_file(proto: onnx.ModelProto, folder: Path | None = None) -> Iterator[byt
     return serialised(_whole(proto, folder) if has_external(proto) else proto)
 
 
+def save_scratch(proto: onnx.ModelProto, path: Path, folder: Path | None = None) -> None:
+    """Write a model that is soon thrown away: it may be lost in a crash, so nothing waits for the disk.
+
+    Raises:
+        BadUsage, InvalidModel: see ``save_model``.
+
+    """
+    if has_external(proto) or _too_large(proto):
+        save_model(proto, path, folder)
+        return
+    with _one_sentence(path), path.open("wb") as file:
+        file.writelines(serialised(proto))
+
+
 def has_external(proto: onnx.ModelProto) -> bool:
     """Whether some of a model's weights lie outside it."""
     return any(_is_external(t) for t in all_tensors(proto))

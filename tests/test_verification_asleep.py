@@ -18,7 +18,8 @@ from conet_graph.verification.report import Report
 from conet_graph.verification.verification import verify
 
 FRAME = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => ({outputs})
-<float[8,3,3,3] k, float[8,8,3,3] l, float[4,8,3,3] m, float[4,6] second, float[6,2] third,
+<float[8,3,3,3] k, float[8,8,3,3] l, float[4,8,3,3] m, float[4,8,1,1] s1, float[8,4,1,1] s2,
+ float[4,6] second, float[6,2] third,
  float far = {{-{far}.0}}, float half = {{0.5}}, bool yes = {{1}}, int64[3] rows = {{1, 4, -1}}> {{
     a = Conv<pads = [1, 1, 1, 1]>(x, k)
     r = Relu(a)
@@ -61,11 +62,21 @@ def rounded() -> onnx.ModelProto:
     return model_of("c = Conv<pads = [1, 1, 1, 1]>(b, m)\nd = Add(c, far)\ny = Sign(d)", 1000)
 
 
+def closed_gate() -> onnx.ModelProto:
+    """Squeeze and excitation whose gate is shut, and whose first layer ends in zeros, on every input."""
+    body = (
+        "p = GlobalAveragePool(b)\nh = Conv(p, s1)\nn = Add(h, far)\nq = Relu(n)\ne = Conv(q, s2)\n"
+        "f = Add(e, far)\ng = Sigmoid(f)\nw = Mul(b, g)\nv = Add(w, b)\ny = Conv<pads = [1, 1, 1, 1]>(v, m)"
+    )
+    return model_of(body, 20)
+
+
 ASLEEP = {
     "saturated": lambda: saturated(30),
     "nothing found": nothing_found,
     "dead inside": dead_inside,
     "rounded": rounded,
+    "closed gate": closed_gate,
 }
 
 
@@ -95,8 +106,10 @@ def test_what_stands_before_a_sleeping_output_is_compared(kind: str, scale: floa
     assert found.largest_difference < 1e-4
 
 
-@pytest.mark.parametrize("weight", ["k", "l", "m"])
-@pytest.mark.parametrize("kind", ASLEEP)
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [(kind, w) for kind in ASLEEP for w in ("k", "l", "m")] + [("closed gate", "s1"), ("closed gate", "s2")],
+)
 def test_a_fault_before_a_sleeping_output_is_seen(kind: str, weight: str) -> None:
     found = with_fault(ASLEEP[kind](), 0.5, weight, 0.01)
     assert not found.ok

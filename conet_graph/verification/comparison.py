@@ -8,8 +8,9 @@ from pathlib import Path
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
+from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
-from conet_graph.verification.intermediate import opened_inside
+from conet_graph.verification.intermediate import opened_inside, watched
 from conet_graph.verification.judge import Judge, between_images, moved
 from conet_graph.verification.own_form import compare_own_form
 from conet_graph.verification.pair import OURS, Pair, Run, file_session, opened, runs
@@ -36,8 +37,13 @@ def compare(
         shapes: of inputs whose sizes are free, to run with.
 
     """
+    copies = copies_of(graph, plan)
     made = reference(graph, heard_copies(graph, plan))
-    pair = opened(graph, made, path, report, temporary)
+    fresh = ["fresh weights"] if plan.init != "keep" else []
+    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
+    why_not = fresh or random_operators(graph) or apart
+    gates = [] if why_not else gate_layers(graph)
+    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -47,10 +53,7 @@ def compare(
             {"skipped": f"a value of the network has {_largest(graph)} elements: too many to run"}
         )
         return
-    fresh = ["fresh weights"] if plan.init != "keep" else []
-    apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
-    why_not = fresh or random_operators(graph) or apart
-    judge = Judge(graph, report, compares=not why_not)
+    judge = Judge(graph, report, {layer.op.index for layer in gates}, compares=not why_not)
     first = _first_runs(pair, judge, temporary)
     if first is None:
         return
@@ -60,11 +63,12 @@ def compare(
         report.equality = "not checked: " + ", ".join(why_not)
         return
     _more_runs(pair, judge, first)
+    left = judge.missing()
     # With noise in it, what was found dead may come to life.
-    if report.ok and judge.missing() and not any(group.dead for group in plan.groups):
-        inside = opened_inside(graph, copies_of(graph, plan), pair, judge.missing())
+    if report.ok and left and not any(group.dead for group in plan.groups):
+        inside = opened_inside(graph, copies, pair, left)
+        judge.alone |= {layer.op.index for layer in left if inside.left.keys() & set(layer.op.outputs)}
         _more_runs(inside, judge, None)
-        report.intermediate = len(judge.proven & inside.inner)
     judge.conclude()
 
 

@@ -7,37 +7,34 @@ So the layers in question get noise added to what they read, the same in both ne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
 from conet_graph.ir.overridable import FIRST_FREE_IR
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.relabel import Labels, old_positions
 from conet_graph.passes.widths.rewidth import lay_out
 from conet_graph.passes.widths.sharing import QUANTISERS
-from conet_graph.verification.inputs import SIZES, Arrays
-from conet_graph.verification.pair import Pair
+from conet_graph.verification.inputs import SIZES
+from conet_graph.verification.pair import Left, Pair, give_out
 from conet_graph.verification.reference import PREFIX
 from conet_graph.verification.runtime import open_session
 
 # Elements of all intermediate values that are looked at together, and of the noise of one layer.
 MOST_ELEMENTS = 2**26
 MOST_NOISE = 2**20
+# Elements of a value that it costs next to nothing to compare.
+SMALL = 2**16
 _NOISY_TYPES = frozenset([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
-
-Left = dict[str, dict[int, Ids]]
 
 
 @dataclass(frozen=True)
@@ -52,30 +49,22 @@ class Noise:
     new: list[int]
 
 
-@dataclass
-class InsidePair(Pair):
-    """A pair that also gives out intermediate values, and the channels of those that are left."""
-
-    inner: set[str] = field(default_factory=set)
-    left: Left = field(default_factory=dict)
-
-    def narrowed(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """A value of the reference as the rewritten network has it."""
-        for axis, index in self.left.get(name, {}).items():
-            value = np.take(value, index, axis=axis)
-        return value
-
-    def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:
-        """Run the rewritten network, on the noise for the channels that are left."""
-        return super().run_rewritten({name: self.narrowed(name, value) for name, value in feeds.items()})
+def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
+    """The results of layers that are small enough to be compared each time, and what is left of them."""
+    names = [layer.op.outputs[0] for layer in layers]
+    small = [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
+    if not small:
+        return {}
+    labels = lay_out(graph, copies, keeps_function=False).labels
+    return {name: _left(graph, labels, name) for name in small}
 
 
-def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) -> InsidePair:
+def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) -> Pair:
     """The same two networks with noise before layers and their values as further outputs, deepest first."""
-    labels = lay_out(graph, copies).labels
+    labels = lay_out(graph, copies, keeps_function=False).labels
     names: list[str] = []
     noises: list[Noise] = []
-    left: Left = {}
+    left: Left = dict(pair.left)
     room = MOST_ELEMENTS
     for layer in reversed(layers):
         name = next((o for o in layer.op.outputs if o), "")
@@ -83,7 +72,7 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) ->
         if size is None or size > room or name not in graph.dtypes:
             continue
         room -= size
-        if name not in graph.outputs:
+        if name not in graph.outputs and name not in left:
             names.append(name)
             left[name] = _left(graph, labels, name)
         op, slot = _where(graph, layer)
@@ -96,15 +85,14 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) ->
             left[noise.name] = {axis: index for axis, index in kept.items() if noise.old[axis] > 1}
     reference = _opened_up(graph, pair.reference_path, names, [(n, n.old) for n in noises])
     rewritten = _opened_up(graph, pair.rewritten_path, names, [(n, n.new) for n in noises])
-    return InsidePair(
+    return Pair(
         open_session(reference, fused=False),
         open_session(rewritten, fused=False),
         reference,
         rewritten,
         pair.size,
         pair.shapes,
-        inner=set(names),
-        left=left,
+        left,
     )
 
 
@@ -181,8 +169,7 @@ def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[No
     for node in nodes:
         added = before.get(node.output[0])
         model.graph.node.extend([node] if added is None else [added, node])
-    for name in names:
-        model.graph.output.append(helper.make_tensor_value_info(name, graph.dtypes[name], None))
+    give_out(graph, model, names)
     made = path.with_name(f"inside_{path.name}")
-    save_model(model, made, path.parent)
+    save_scratch(model, made, path.parent)
     return made

@@ -27,11 +27,12 @@ class Judge:
 
     A value that is empty, constant or lost in rounding agrees with anything. So a value counts only once it
     was seen to move with the input by more than it may differ; the networks are equal when nothing differs
-    and every layer leads to such a value.
+    and every layer leads to such a value. ``alone`` holds the numbers of operators for which only their own
+    value speaks, and through which nothing speaks for what stands before them.
     """
 
-    def __init__(self, graph: Graph, report: Report, *, compares: bool) -> None:
-        self.graph, self.report, self.compares = graph, report, compares
+    def __init__(self, graph: Graph, report: Report, alone: set[int], *, compares: bool) -> None:
+        self.graph, self.report, self.alone, self.compares = graph, report, alone, compares
         self.base = tolerance(graph)
         self.proven: set[str] = set()
         self.noisy = False
@@ -99,6 +100,8 @@ class Judge:
             if op is None or op.index in seen:
                 continue
             seen.add(op.index)
+            if op.index in self.alone and name not in op.outputs:
+                continue
             self._unproven.pop(op.index, None)
             pending += op.inputs
             if op.subgraphs():
@@ -110,6 +113,7 @@ class Judge:
 
     def conclude(self) -> None:
         """Say what the comparison came to."""
+        self.report.intermediate = len(self.proven - set(self.graph.outputs))
         if not self.report.ok or not self.compares:
             return
         left = self.missing()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.verification.pair import OURS, Run, file_session, named
 from conet_graph.verification.reference import own_form
 from conet_graph.verification.report import Report
@@ -24,7 +24,7 @@ def compare_own_form(graph: Graph, run: Run, report: Report, temporary: Path) ->
         return  # ONNX Runtime runs the plain form of it only
     place = temporary / "form.onnx"
     try:
-        save_model(own_form(graph), place, graph.folder)
+        save_scratch(own_form(graph), place, graph.folder)
         form = open_session(place, fused=False)
         found = named(form, form.run(None, run.feeds))
     except Exception as error:

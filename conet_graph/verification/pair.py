@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.save import save_model
+from conet_graph.ir.load import load_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, Shapes, drawn
 from conet_graph.verification.reference import Reference, the_file
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import RUNTIME, first_line, lacks_an_operator, open_session
 
+Left = dict[str, dict[int, NDArray[np.int64]]]
 OURS = "a fault of conet-graph, please report it"
 
 
@@ -45,7 +50,11 @@ class Run:
 
 @dataclass
 class Pair:
-    """The open sessions, where their files lie, and a size of free axes at which the reference runs."""
+    """The open sessions, and where their files lie.
+
+    ``size`` is one of free axes at which the reference runs; ``left`` says of values inside, which both give
+    out, what channels the rewritten network has of them: for each axis, the old position of each new one.
+    """
 
     reference: Any
     rewritten: Any
@@ -53,6 +62,7 @@ class Pair:
     rewritten_path: Path
     size: int | None = None
     shapes: Shapes = field(default_factory=dict)
+    left: Left = field(default_factory=dict)
 
     def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
@@ -78,10 +88,13 @@ class Pair:
 
         """
         doing(RUNTIME, "running the rewritten network")
-        return named(self.rewritten, self.rewritten.run(None, feeds))
+        mine = {name: self.narrowed(name, value) for name, value in feeds.items()}
+        return named(self.rewritten, self.rewritten.run(None, mine))
 
     def narrowed(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """A value of the reference as the rewritten network has it: outputs stay as they are."""
+        """A value of the reference as the rewritten network has it: inputs and outputs stay as they are."""
+        for axis, index in self.left.get(name, {}).items():
+            value = np.take(value, index, axis=axis)
         return value
 
 
@@ -90,11 +103,17 @@ def named(session: Any, outputs: list[Any]) -> dict[str, Any]:
     return {entry.name: value for entry, value in zip(session.get_outputs(), outputs, strict=True)}
 
 
-def opened(graph: Graph, made: Reference, path: Path, report: Report, temporary: Path) -> Pair | None:
-    """Open both networks; None where that fails, and the report says why."""
+def opened(
+    graph: Graph, made: Reference, path: Path, report: Report, temporary: Path, left: Left
+) -> Pair | None:
+    """Open both networks, the values of ``left`` given out too.
+
+    None where that fails, and the report says why.
+    """
     place = temporary / "reference.onnx"
     try:
-        save_model(made.model, place, graph.folder)
+        give_out(graph, made.model, left)
+        save_scratch(made.model, place, graph.folder)
         made.model = onnx.ModelProto()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
         reference = open_session(place, fused=False)
@@ -109,17 +128,29 @@ def opened(graph: Graph, made: Reference, path: Path, report: Report, temporary:
         return None
     doing(RUNTIME, "loading the rewritten network")
     try:
-        return Pair(reference, open_session(path, fused=False), place, path)
+        if left:
+            model = onnx.ModelProto()
+            model.CopyFrom(load_model(path).proto)
+            give_out(graph, model, left)
+            path = path.with_name("watched.onnx")
+            save_scratch(model, path, path.parent)
+        return Pair(reference, open_session(path, fused=False), place, path, left=left)
     except Exception as error:
         report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
         return None
+
+
+def give_out(graph: Graph, model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Make values of a network outputs of a model of it."""
+    for name in names:
+        model.graph.output.append(helper.make_tensor_value_info(name, graph.dtypes[name], None))
 
 
 def file_session(graph: Graph, temporary: Path) -> Any | None:
     """The user's own file in a session; None where ONNX Runtime does not load it."""
     place = temporary / "original.onnx"
     try:
-        save_model(the_file(graph), place, graph.folder)
+        save_scratch(the_file(graph), place, graph.folder)
         return open_session(place, fused=False)
     except ConetGraphError:
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.save import save_model
+from conet_graph.ir.save import save_scratch
 from conet_graph.rewriting.plans import Plan
 from conet_graph.verification.comparison import compare
 from conet_graph.verification.inputs import Shapes
@@ -36,7 +36,7 @@ def verify(
     report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
         path = Path(temporary) / "rewritten.onnx"
-        save_model(rewritten, path, folder)
+        save_scratch(rewritten, path, folder)
         check_valid(graph, path, rewritten, folder, report)
         if report.ok:
             compare(graph, path, plan, report, Path(temporary), shapes)
