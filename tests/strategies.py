@@ -704,4 +704,4 @@ def models(draw: st.DrawFn, exclude: Collection[str] = ()) -> onnx.ModelProto:
     return build(network)
 
 
-from tests import input_blocks  # noqa: E402, F401 (registers its blocks, which are made of what is above)
+from tests import input_blocks, widening_blocks  # noqa: E402, F401 (both register blocks made of the above)

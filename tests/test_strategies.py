@@ -96,7 +96,7 @@ def test_shrinks_to_two_plain_blocks() -> None:
     smallest = find(
         networks(),
         lambda network: "tile" in {kind for kind, _ in network.blocks},
-        settings=settings(derandomize=True, database=None, suppress_health_check=QUIET),
+        settings=settings(derandomize=True, database=None, suppress_health_check=QUIET, max_examples=1000),
     )
     assert sorted(smallest.blocks) == [("conv", 0), ("tile", 0)]
     assert smallest == Network(17, 2, 4, smallest.blocks, ("gap_gemm", 0))
@@ -105,7 +105,13 @@ def test_shrinks_to_two_plain_blocks() -> None:
 def test_failure_prints_the_blocks() -> None:
     described: list[str] = []
 
-    @settings(derandomize=True, database=None, suppress_health_check=QUIET, phases=[Phase.generate])
+    @settings(
+        derandomize=True,
+        database=None,
+        suppress_health_check=QUIET,
+        phases=[Phase.generate],
+        max_examples=1000,
+    )
     @given(models())
     def fails(model: onnx.ModelProto) -> None:
         described.append(describe(model))

@@ -63,10 +63,17 @@ def runner(model: onnx.ModelProto) -> Runs:
     options.intra_op_num_threads, options.log_severity_level = threads(), 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    size = entry.shape[0] if isinstance(entry.shape[0], int) else 64
-    return lambda x: np.concatenate(
-        [session.run(None, {entry.name: x[i : i + size]})[0] for i in range(0, len(x) // size * size, size)]
-    )
+    fixed = isinstance(entry.shape[0], int)
+    size = entry.shape[0] if fixed else 64
+
+    def run(x: Floats) -> NDArray[Any]:
+        # A file for so many images at once gets whole batches only.
+        end = len(x) // size * size if fixed else len(x)
+        return np.concatenate(
+            [session.run(None, {entry.name: x[i : i + size]})[0] for i in range(0, end, size)]
+        )
+
+    return run
 
 
 def module_runner(module: nn.Module) -> Runs:
@@ -295,7 +302,7 @@ def measured(narrow: Callable[[], Made], images: Floats, right: NDArray[Any], wa
         outputs = run(images)
     except Exception as error:  # a peer may refuse a network in any way
         return ["", f"failed: {type(error).__name__}", "", f"{time.perf_counter() - start:.1f}"]
-    error = float(((outputs - wanted) ** 2).mean() / wanted.var(axis=0).mean())
+    error = float(((outputs - wanted[: len(outputs)]) ** 2).mean() / wanted.var(axis=0).mean())
     accuracy = float((outputs.argmax(1) == right[: len(outputs)]).mean())
     return [f"{share:.4f}", f"{accuracy:.4f}", f"{error:.4f}", f"{seconds:.1f}"]
 

@@ -146,7 +146,8 @@ def meet(
     prediction = Prediction.of(graph, table)
     now = prediction.original_ms
     original = original_of(graph, conditions)
-    whole = candidate_of(graph, np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64), conditions)
+    everything = np.ones(len(graph.result(CHANNELS).units.frozen_class), np.int64)
+    whole = candidate_of(graph, everything, conditions)
     before, _, constant = raced(original, whole)
     share = goal.number if goal.is_share else goal.number / before.median
     if share >= 1:
@@ -154,8 +155,11 @@ def meet(
     budget = now * share / constant
     tried: list[Met] = []
     for _ in range(TRIES):
-        asked = replace(request, latency_ms=min(budget, now), predicted=prediction)
-        copies = choose_copies(graph, asked) if choose is None else choose(asked)
+        asked = replace(request, latency_ms=budget, predicted=prediction)
+        if budget >= now:  # constant weights alone are fast enough
+            copies = everything
+        else:
+            copies = choose_copies(graph, asked) if choose is None else choose(asked)
         predicted = prediction.milliseconds(_counts(graph, copies)) / now * constant
         candidate = candidate_of(graph, copies, conditions)
         first, second, ratio = raced(original, candidate)

@@ -63,7 +63,7 @@ def profiled(
     widths = Widths(graph)
     shapes = shapes_of(graph, widths.operators)
     meter = _Meter(graph, conditions)
-    for done, counts in enumerate(_networks(graph, alignment, networks)):
+    for done, counts in enumerate(networks_for(graph, alignment, networks)):
         tell(done, networks)
         if done < table.measured:
             continue
@@ -95,7 +95,7 @@ def _begun(graph: Graph, conditions: Conditions, networks: int, path: Path | Non
     return found
 
 
-def _networks(graph: Graph, alignment: Alignment, networks: int) -> Iterator[Counts]:
+def networks_for(graph: Graph, alignment: Alignment, networks: int) -> Iterator[Counts]:
     """Classes that each group keeps: the original, even shares, then shares of every size in every group."""
     groups = graph.result(CHANNELS).groups
     steps = step_ladder(graph, alignment)[0]
@@ -107,9 +107,7 @@ def _networks(graph: Graph, alignment: Alignment, networks: int) -> Iterator[Cou
     rest = max(networks - 1 - len(EVEN), 0)
     rng = np.random.default_rng(0)
     # Latin hypercube: every group takes every share once, in an order of its own.
-    drawn = (
-        np.array([(rng.permutation(rest) + 0.5) / rest for _ in groups]) if rest else np.zeros((len(now), 0))
-    )
+    drawn = np.array([rng.permutation(rest) for _ in groups]).reshape(len(now), rest) + 0.5
     yield now
     for share in [*[np.full(len(now), s) for s in EVEN], *drawn.T / max(rest, 1)][: networks - 1]:
         taken = np.maximum(np.rint(share * most), 1).astype(np.int64) * steps

@@ -21,7 +21,7 @@ from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.passes.channels.components import components
 
 # The strength of a reason to freeze channels that nothing lifts.
-STRONGEST = 2
+STRONGEST = 3
 # An equation with more positions is looked through for repetitions.
 LONG = 4096
 
@@ -498,8 +498,13 @@ class Units(Tracker):
         self.kept.add(self.frozen(reason))
 
     def strength(self, unit: int) -> int:
-        """How much the reason of a frozen unit says: the generic one least, what is kept by default more."""
-        return 0 if unit == 0 else 1 if unit in self.kept else STRONGEST
+        """How much the reason of a frozen unit says: the generic one least, then what is kept by default.
+
+        That an operator joins channels with an axis that carries none says less than any other reason.
+        """
+        if unit == 0 or unit in self.kept:
+            return int(unit != 0)
+        return 2 if self.reasons[unit] in self.joins else STRONGEST
 
     def not_understood(self, op: Operator, why: str, reason: str) -> None:
         """Note an operator that could not be described."""

@@ -95,7 +95,8 @@ def outcome(path: Path) -> str:
     try:
         return _rewritten(path)
     except OwnFault as error:
-        if "differs by" in str(error):  # of mutants that read memory nobody has written, in ONNX Runtime
+        # Of some mutants ONNX Runtime's values and onnx's sizes are memory that nobody has written.
+        if "differs by" in str(error) or "Inferred=" in str(error):
             return "VerificationFailed"
         raise Wrong(str(error)) from error
     except ConetGraphError as error:

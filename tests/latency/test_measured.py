@@ -16,7 +16,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.latency.events import marked, operator_times
 from conet_graph.latency.meeting import Goal, meet, require_slower
 from conet_graph.latency.prediction import Prediction
-from conet_graph.latency.profile import profiled
+from conet_graph.latency.profile import networks_for, profiled
 from conet_graph.latency.sessions import Conditions, conditions_of
 from conet_graph.latency.table import Table
 from conet_graph.rewriting.alignment import Alignment
@@ -54,6 +54,17 @@ def test_a_network_is_as_fast_as_asked() -> None:
         meet(graph, WidthRequest(), Goal.parse("10000"), table, Conditions())
     with pytest.raises(Refused, match="cannot be reached"):
         meet(graph, WidthRequest(min_width=64), Goal.parse("0.1"), table, Conditions())
+
+
+def test_every_group_takes_every_share_once() -> None:
+    b = GraphBuilder()
+    b.output(b.conv(b.conv(b.conv(b.input("x", [1, 3, 8, 8]), 160), 320), 10))
+    found = np.array(list(networks_for(graph_of(b.build()), Alignment(), 14)))
+    assert found[:4, :2].tolist() == [[160, 320], [120, 240], [80, 160], [40, 80]]
+    assert sorted(found[4:, 0].tolist()) == [8, 24, 40, 56, 72, 88, 104, 120, 136, 152]
+    assert sorted(found[4:, 1].tolist()) == [16, 48, 80, 112, 144, 176, 208, 240, 272, 304]
+    assert found[4:, 0].tolist() != (found[4:, 1] // 2).tolist()  # in an order of its own
+    assert set(found[:, 2].tolist()) == {found[0, 2]}  # what is frozen stays
 
 
 def test_a_goal_that_is_met_is_refused_at_once() -> None:

@@ -150,6 +150,18 @@ def shuffled(g: GraphBuilder, x: str) -> str:
     return g.conv(g.conv(b, 8, 3, group=8), 16, group=4)
 
 
+def tiled(g: GraphBuilder, x: str) -> str:
+    """Channels repeated as a whole, added to channels of a convolution, and grouped."""
+    repeated = g.op("Tile", g.conv(x, 6, 3), g.ints(1, 2, 1, 1))
+    return g.conv(g.add(g.conv(x, 12, 3), repeated), 12, group=2)
+
+
+def each_repeated(g: GraphBuilder, x: str) -> str:
+    """Every channel three times, side by side."""
+    repeated = g.op("Tile", g.unsqueeze(g.conv(x, 6, 3), 2), g.ints(1, 1, 3, 1, 1))
+    return g.add(g.reshape(repeated, 2, 18, 4, 4), g.conv(x, 18, 3))
+
+
 def involution(g: GraphBuilder, x: str) -> str:
     """Kernels of four groups by nine positions, over features of four groups by four channels."""
     features = g.conv(x, 16, 3, name="features")
@@ -180,9 +192,10 @@ def test_positions_of_an_involution_are_no_channels() -> None:
         rewidthed(model, scale=scale)
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.5, 2.0, 3.0])
-def test_a_shuffle_of_copies_stays_a_shuffle(scale: float) -> None:
-    made = rewidthed(network(shuffled), scale=scale)
+@pytest.mark.parametrize("make", [shuffled, tiled, each_repeated], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
+def test_copies_keep_a_shuffle_a_shuffle_and_a_repetition_one(make: Make, scale: float) -> None:
+    made = rewidthed(network(make), scale=scale)
     assert not made.plan.kept
 
 
