@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.units import Ids
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
@@ -63,12 +64,9 @@ def compare(
         report.equality = "not checked: " + ", ".join(why_not)
         return
     _more_runs(pair, judge, first)
-    left = judge.missing()
     # With noise in it, what was found dead may come to life.
-    if report.ok and left and not any(group.dead for group in plan.groups):
-        inside = opened_inside(graph, copies, pair, left)
-        judge.alone |= {layer.op.index for layer in left if inside.left.keys() & set(layer.op.outputs)}
-        _more_runs(inside, judge, None)
+    if not any(group.dead for group in plan.groups):
+        _look_inside(graph, copies, pair, judge)
     judge.conclude()
 
 
@@ -101,13 +99,31 @@ def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> Run | None:
     return last
 
 
-def _more_runs(pair: Pair, judge: Judge, first: Run | None) -> None:
+def _look_inside(graph: Graph, copies: Ids, pair: Pair, judge: Judge) -> None:
+    """Compare what unproven layers give, as many at a time as there is room for."""
+    tried: set[int] = set()
+    while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
+        inside = opened_inside(graph, copies, pair, left)
+        seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
+        judge.alone |= seen
+        _more_runs(inside, judge, None, seen)
+        if seen <= tried:
+            return
+        tried |= seen
+
+
+def _more_runs(pair: Pair, judge: Judge, first: Run | None, wanted: set[int] | None = None) -> None:
     """Run on other kinds of inputs while the values that were compared leave layers unproven.
 
-    An output that moved between two runs of the reference is alive in both.
+    An output that moved between two runs of the reference is alive in both. ``wanted`` holds the numbers of
+    the operators that it is about, all if not given.
     """
+
+    def missing() -> bool:
+        return any(wanted is None or layer.op.index in wanted for layer in judge.missing())
+
     for draw in range(len(DRAWS)):
-        if not judge.report.ok or not judge.missing():
+        if not judge.report.ok or not missing():
             return
         run = pair.run_reference(1 if first is None else first.batch, range(draw, draw + 1))
         if isinstance(run, str):
@@ -117,6 +133,6 @@ def _more_runs(pair: Pair, judge: Judge, first: Run | None) -> None:
             judge.look(pair, first)
             continue
         judge.accept(first, moved(first, run))
-        if judge.missing():
+        if missing():
             judge.look(pair, run)
             judge.accept(run, moved(run, first))
