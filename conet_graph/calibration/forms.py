@@ -24,9 +24,6 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Picker = Callable[[int], NDArray[np.int64] | None]
 
-# Features a layer may have in one block: its matrix of second moments has the square of that.
-MOST_FEATURES = 6144
-
 
 @dataclass(frozen=True)
 class Form:
@@ -147,7 +144,7 @@ def _map_rows(y: Array, groups: int, pick: Picker) -> Floats:
 def _convolution(op: Operator, weight: Array) -> Form | None:
     groups = int(op.attr("group", 1))
     kernel = tuple(weight.shape[2:])
-    if not kernel or weight.shape[0] % groups or math.prod(weight.shape[1:]) > MOST_FEATURES:
+    if not kernel or weight.shape[0] % groups:
         return None
     window = _Window.of(op, kernel)
 
@@ -171,8 +168,6 @@ def _transposed(op: Operator, weight: Array) -> Form | None:
     kernel = tuple(weight.shape[2:])
     rank = len(kernel)
     if not kernel or weight.shape[0] % groups:
-        return None
-    if weight.shape[0] // groups * math.prod(kernel) > MOST_FEATURES:
         return None
     window = _Window.of(op, kernel)
     plain = _Window(kernel, (1,) * rank, window.dilations, (0,) * 2 * rank, "NOTSET")
@@ -229,8 +224,6 @@ def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
     turned = bool(op.attr("transA" if on_the_left else "transB", 0))
     inputs_first = turned == on_the_left
     data_turned = bool(op.attr("transB" if on_the_left else "transA", 0))
-    if weight.shape[0 if inputs_first else 1] > MOST_FEATURES:
-        return None
 
     def table(x: Array, lay: bool) -> Array:
         x = np.swapaxes(x, -1, -2) if lay and x.ndim > 1 else x
@@ -249,7 +242,7 @@ def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
 
 def _recurrent(weight: Array) -> Form | None:
     """The input side: W [directions, gates, input]; the targets are products of the original's own."""
-    if weight.ndim != 3 or weight.shape[2] > MOST_FEATURES:
+    if weight.ndim != 3:
         return None
     return Form(
         1,

@@ -237,5 +237,10 @@ def _feeds(arrays: Mapping[str, Array], wanted: Mapping[str, _Wanted], count: in
 def some(feeds: Feeds, samples: int) -> Feeds:
     """So many samples of feeds at most, spread over them."""
     each = max(len(next(iter(feeds[0].values()))), 1)
-    count = min(len(feeds), max(samples // each, 2))
+    return spread(feeds, max(samples // each, 2))
+
+
+def spread(feeds: Feeds, count: int) -> list[dict[str, Array]]:
+    """So many feeds at most, from first to last."""
+    count = min(len(feeds), count)
     return [feeds[k] for k in np.unique(np.linspace(0, len(feeds) - 1, count).round().astype(int))]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conet_graph.calibration.importance import knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
+from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
 from conet_graph.calibration.sizes import costs_at
@@ -58,6 +59,7 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
     """
     if not any(group.free for group in graph.result(CHANNELS).groups):
         choose_copies(graph, request)  # says why
+    data = within_memory(graph, data)
     original = with_constants(graph, {})
     judge = Judge(graph, original, judged_values(graph), data.aside)
     how = request.importance
@@ -128,12 +130,15 @@ def refitted(
         progress: told what is done, and how much of it.
 
     """
+    given, data = data, within_memory(graph, data)
     judge = Judge(graph, with_constants(graph, {}), judged_values(graph), data.aside)
     made = refit(graph, layout, model, data.fit, lambda share: progress("refitting", share))
     before = judge.error(model)
     after = judge.error(made.applied(model))
     if after >= before:
         made, after = Refit(layers=made.layers, left=made.left), before
+    if data.count < given.count:
+        made.left.append(f"{data.count} of {given.count} inputs were used: memory holds no more at once")
     made.errors = {
         "plain": _finite(_plain_error(graph, layout, judge, before)),
         "ranked": _finite(before),

@@ -8,7 +8,7 @@ lost, later ones make up for. A branch that ends in a sum is fitted to what the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import onnx
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import RIDGES, Doubles, Moments
+from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
 from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
 from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, bounds_behind, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
@@ -115,6 +116,9 @@ class _Refitter:
         start = form.matrix(weight).astype(np.float64) * form.gain
         place = bias_place(self.graph, layer, stages.model, start.shape[0] * start.shape[2])
         self.fitted.add(name)
+        if start.shape[1] > MOST_FEATURES:
+            self._compensate(layer, form, start, place, name)
+            return
         bounds = None if place is None else self._bounds(layer)
         rows = Rows([])
         seen, aside = self._moments(layer, form, None if bounds is None else rows)
@@ -137,6 +141,30 @@ class _Refitter:
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
             self._put(place, bias.reshape(-1), name)
+
+    def _compensate(
+        self, layer: Layer, form: Form, start: Doubles, place: BiasPlace | None, name: str
+    ) -> None:
+        """What is done for a layer that is too large to be fitted."""
+        starts = [start, *self._compensated(layer, form, start)]
+        rows = self._some_rows(layer, form)
+        best, bias, before, after = best_start(rows, starts, self._bias(place, start), place is not None)
+        improved = after < before
+        self.made.layers.append(LayerFit(layer.op.name, before, after, RIDGES[-1] if improved else None))
+        if not improved:
+            return
+        weight = self.new.weight(name)
+        self.made.before[name] = checksum(weight)
+        self.new.set_weight(name, form.weight((starts[best] / form.gain).astype(np.float32), weight.shape))
+        self.made.tensors[name] = self.new.weight(name)
+        if place is not None:
+            self._put(place, bias.reshape(-1), name)
+
+    def _some_rows(self, layer: Layer, form: Form) -> Iterator[tuple[Array, Array]]:
+        for k in range(self.count):
+            x, y = self.new.values[layer.op.input(layer.data_slot)][k], self._target(layer, k)
+            pick = Picks([layer.op.index, k], ROWS // self.count + 1)
+            yield form.rows(x, y.shape, pick), form.targets(y, pick)
 
     def _bounds(self, layer: Layer) -> Bounds | None:
         """What a rectifier behind the layer, or behind the sum it ends in, cuts off."""

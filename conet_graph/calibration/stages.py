@@ -72,6 +72,7 @@ class Stages:
         self.left.update(o.name for o in self.model.graph.output)
         self.left.update(wanted)
         self.done = [False] * len(self.spans)
+        self.peak = 0  # bytes of all values that were kept at once
         names = {v.name for v in self.model.graph.input}
         self.values: dict[str, list[Array]] = {
             name: [plain(feed[name]) for feed in feeds] for name in names if feeds and name in feeds[0]
@@ -135,6 +136,7 @@ class Stages:
             for name, value in zip(wanted, outputs, strict=True):
                 found[name].append(value)
         self.values.update(found)
+        self.peak = max(self.peak, sum(_nbytes(v) for values in self.values.values() for v in values))
 
     def _session(self, number: int, reads: list[str], wanted: list[str]) -> Any:
         inputs = [
@@ -200,6 +202,11 @@ def _refusing() -> Iterator[None]:
     except Exception as error:
         text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise Refused(f"The network cannot be calibrated, ONNX Runtime says: {text}") from None
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of an array; 0 for a sequence or a map, which are rare and small."""
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _reads(nodes: Sequence[onnx.NodeProto]) -> set[str]:

@@ -77,8 +77,9 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
     if form is None:
         return None
     matrix = form.matrix(weight) * np.float32(form.gain)
-    per = form.per_channel
+    per = max(form.per_channel, _run(classes) if form.blocks == 1 and form.per_channel == 1 else 1)
     coarse = matrix.shape[1] > MOST_DETAIL and per > 1
+    flat = coarse and form.per_channel == 1
     moments = Moments()
     for k in range(len(stages.feeds)):
         x, shape = stages.values[value][k], stages.values[output][k].shape
@@ -86,15 +87,25 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
         features = form.rows(x, shape, first_row).shape[2] // (per if coarse else 1)
         pick.limit = most_rows(features, form.blocks) // len(stages.feeds) + 1
         rows = form.rows(x, shape, pick)
-        if coarse:  # the kernel's middle speaks for all of its positions
+        if flat:  # every place of a flattened map is a row
+            rows = np.ascontiguousarray(np.swapaxes(rows.reshape(1, rows.shape[1], -1, per), 2, 3))
+            rows = rows.reshape(1, -1, rows.shape[3])
+        elif coarse:  # the kernel's middle speaks for all of its positions
             rows = rows.reshape(*rows.shape[:2], -1, per)[..., per // 2]
         moments.add(rows, np.zeros((form.blocks, rows.shape[1], 0), np.float32))
     system = moments.system(True)
     if coarse:
         matrix = matrix.reshape(form.blocks, -1, per * matrix.shape[2])
-        per = 1
-    of_feature = np.repeat(classes.reshape(form.blocks, -1), per, axis=1)
+        classes, per = classes[:: per if flat else 1], 1
+    of_feature = np.repeat(classes.reshape(form.blocks, -1), per if coarse else form.per_channel, axis=1)
     if of_feature.shape != matrix.shape[:2]:
         return None
     spread = float(np.einsum("bfo,bfo->", matrix, system.xx.astype(np.float32) @ matrix))
     return Reading(layer, of_feature, system.xx.astype(np.float32), matrix, spread)
+
+
+def _run(classes: Ids) -> int:
+    """How many channels of one class lie side by side, where it is the same number everywhere; else 1."""
+    cuts = np.flatnonzero(np.diff(classes)) + 1
+    lengths = np.diff(np.concatenate([[0], cuts, [len(classes)]]))
+    return int(lengths[0]) if len(set(lengths.tolist())) == 1 else 1

@@ -69,11 +69,11 @@ def show_errors(out: Console, fit: Refit) -> None:
     if not fit.names:
         out.print("nothing refitted: no fit brings the outputs nearer", style="yellow")
     for sentence in fit.left[:4]:
-        out.print(f"not refitted: {plain(sentence)}")
+        out.print(f"note: {plain(sentence)}")
 
 
 def percent(error: float | None) -> str:
     """An error as people read it."""
     if error is None:
         return "a number that is not finite"
-    return f"{100 * error:.3g} %" if error < 10 else "more than ten times"
+    return f"{100 * error:.3g} %" if error < 10 else "over 1000 %"

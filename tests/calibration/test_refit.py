@@ -165,3 +165,32 @@ def test_outputs_that_say_nothing_are_refused() -> None:
     )
     with pytest.raises(Refused, match="same for all"):
         cg.plan(model, macs=0.5, calibrate={"x": RNG.standard_normal((48, 3, 6, 6)).astype(np.float32)})
+
+
+def test_a_layer_too_large_to_be_fitted_is_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a Flatten 288 features, of 40 inputs: what follows from the channels that stay is found."""
+    monkeypatch.setattr("conet_graph.calibration.refit.MOST_FEATURES", 100)
+    monkeypatch.setattr("conet_graph.calibration.statistics.MOST_DETAIL", 100)
+    first = redundant(8, 3, 1, 1)
+    model = network(
+        "g (float[n,3,6,6] x) => (float[m,k] y)"
+        " { a0 = Conv (x, w0)  h = Relu (a0)  f = Flatten (h)  y = Gemm <transB=1> (f, w, b) }",
+        {"w0": first, "w": weight(5, 8 * 36), "b": weight(5)},
+    )
+    x = RNG.standard_normal((40, 3, 6, 6)).astype(np.float32)
+    made = cg.plan(model, widths={"a0": 4}, calibrate={"x": x})
+    new = RNG.standard_normal((8, 3, 6, 6)).astype(np.float32)
+    (wanted,), (found,) = answers(model, x=new), answers(cg.rewrite(model, made), x=new)
+    assert np.abs(wanted - found).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_memory_bounds_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conet_graph.calibration.memory.MOST_BYTES", 200_000)
+    model = network(
+        "g (float[n,3,6,6] x) => (float[m,k,i,j] y) { a0 = Conv (x, w0)  h = Relu (a0)  y = Conv (h, w, b) }",
+        {"w0": weight(8, 3, 1, 1), "w": weight(5, 8, 1, 1), "b": weight(5)},
+    )
+    x = RNG.standard_normal((96, 3, 6, 6)).astype(np.float32)
+    made = cg.plan(model, macs=0.5, calibrate={"x": x})
+    assert made.refit is not None
+    assert any("of 96 inputs were used" in sentence for sentence in made.refit.left)
