@@ -130,9 +130,12 @@ def test_a_layer_in_a_body_has_parameters_and_no_known_macs() -> None:
         node = helper.make_node("Conv", ["x", f"{name}_w"], [f"{name}_y"], name=name)
         return helper.make_graph([node], name, [], [out], [weight(f"{name}_w", 2, 3, 1, 1)])
 
-    condition = numpy_helper.from_array(np.array(True), "yes")
+    asked = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["yes"], to=TensorProto.BOOL),
+    ]
     node = helper.make_node("If", ["yes"], ["y"], else_branch=body("p"), then_branch=body("q"))
-    found = cost_of([node], [condition], [1, 3, 4, 4])
+    found = cost_of([*asked, node], [], [1, 3, 4, 4])
     assert found.parameters == 12
     assert found.macs is None
     assert found.uncounted == ("p", "q")

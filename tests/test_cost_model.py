@@ -103,9 +103,12 @@ def test_a_weight_inside_a_body_is_a_parameter_that_stays() -> None:
     b.conv(b.input("x", ["N", 3, 4, 4]), 4, name="a")
     b.output(b.conv("a", 5))
     model = b.build()
-    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    model.graph.node.append(
-        helper.make_node("If", ["yes"], ["z"], else_branch=body("p"), then_branch=body("q"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Cast", ["most"], ["yes"], to=onnx.TensorProto.BOOL),
+            helper.make_node("If", ["yes"], ["z"], else_branch=body("p"), then_branch=body("q")),
+        ]
     )
     model.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["N", 2, 4, 4]))
     for seed in range(3):
