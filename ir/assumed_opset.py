@@ -12,6 +12,8 @@ from conet_graph.ir.scopes import opset_of
 
 # Before this IR version a model had no field for the opset: it was the first (onnx/docs/Versioning.md).
 _FIRST_IR_WITH_OPSETS = 3
+# From this one on (2021) no exporter was without it: where it is missing, the file is damaged.
+_FIRST_IR_OF_TODAY = 8
 
 
 def assume_opset(loaded: LoadedModel) -> None:
@@ -21,6 +23,8 @@ def assume_opset(loaded: LoadedModel) -> None:
     """
     proto = loaded.proto
     if opset_of(proto.opset_import) or any(opset_of(f.opset_import) for f in proto.functions):
+        return
+    if proto.ir_version >= _FIRST_IR_OF_TODAY:
         return
     if not any(node.domain in ("", "ai.onnx") for node in proto.graph.node):
         return

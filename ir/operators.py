@@ -152,6 +152,37 @@ def fan_in(op: Node, slot: int, shape: Sequence[int]) -> int:
     return max(1, shape[inner] * math.prod(shape[2:]) // max(groups, 1))
 
 
+def spelled_out(equation: str, ranks: Sequence[int]) -> str:
+    """An Einsum's equation with its result, and with digits for the axes that an ellipsis stands for.
+
+    They are aligned at the right, so the last axis of an ellipsis is '9', the one before it '8'.
+
+    >>> spelled_out("...i,ij", [3, 2])
+    '89i,ij->89j'
+
+    Raises:
+        ValueError: the equation does not fit operands of these ranks.
+
+    """
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        raise ValueError("another number of operands")
+    hidden = [rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term]
+    if max(hidden, default=0) > 9 or min(hidden, default=0) < 0:
+        raise ValueError("an ellipsis of no possible length")
+    if not arrow:
+        letters = left.replace(",", "").replace(".", "")
+        once = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+        result = ("..." if hidden else "") + once
+    digits = "0123456789"
+    for slot, term in enumerate(terms):
+        terms[slot] = term.replace("...", digits[10 - (ranks[slot] - len(term) + 3) :], 1)
+        if len(terms[slot]) != ranks[slot]:
+            raise ValueError("an operand of another rank")
+    return ",".join(terms) + "->" + result.replace("...", digits[10 - max(hidden, default=0) :], 1)
+
+
 def is_matrix_product(equation: str) -> bool:
     """Whether an Einsum of a map and a matrix is a MatMul, written otherwise.
 

@@ -16,7 +16,15 @@ from conet_graph.analysis.layers import (
     stored_size,
 )
 from conet_graph.ir.graph import Dim, Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED, summed_axis
+from conet_graph.ir.operators import (
+    CONVOLUTIONS,
+    KNOWN_DOMAINS,
+    PRODUCTS,
+    RECURRENT,
+    WEIGHTED,
+    spelled_out,
+    summed_axis,
+)
 from conet_graph.passes.classify_edges import Layer
 
 _NORMS = (
@@ -176,12 +184,14 @@ def _weightless_products(graph: Graph, counted: dict[int, int | None]) -> dict[i
 
 def _einsum_macs(graph: Graph, op: Operator) -> int | None:
     """Multiply-accumulates of an Einsum of two operands: the product of all its letters' sizes."""
-    terms = str(op.attr("equation", "")).replace(" ", "").partition("->")[0].split(",")
+    shapes = [graph.shape(name) or () for name in op.inputs]
+    try:
+        equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
+    except ValueError:
+        return None
+    terms = equation.partition("->")[0].split(",")
     sizes: dict[str, Dim] = {}
-    for slot, term in enumerate(terms):
-        shape = graph.shape(op.input(slot))
-        if "." in term or shape is None or len(shape) != len(term):
-            return None
+    for term, shape in zip(terms, shapes, strict=True):
         for axis, letter in enumerate(term):
             size = _batch(shape[:1]) if axis == 0 else shape[axis]
             if not isinstance(sizes.get(letter), int) or sizes[letter] == 1:

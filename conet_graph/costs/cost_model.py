@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import root_constant
 from conet_graph.costs.cost import is_weight, layer_macs, parameters, product_macs, weights_of
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED, summed_axis
+from conet_graph.ir.operators import (
+    CONVOLUTIONS,
+    KNOWN_DOMAINS,
+    PRODUCTS,
+    RECURRENT,
+    WEIGHTED,
+    spelled_out,
+    summed_axis,
+)
 from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
@@ -131,11 +139,13 @@ class CostModel:
     def _einsum_terms(self, op: Operator) -> list[Term]:
         """The lengths of all letters of an Einsum; none where they are not known."""
         rows: dict[str, int] = {}
-        operands = str(op.attr("equation", "")).replace(" ", "").partition("->")[0].split(",")
-        for slot, letters in enumerate(operands):
-            shape = self.graph.shape(op.input(slot))
-            if shape is None or len(shape) != len(letters):
-                return []
+        shapes = [self.graph.shape(name) or () for name in op.inputs]
+        try:
+            equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
+        except ValueError:
+            return []
+        for slot, letters in enumerate(equation.partition("->")[0].split(",")):
+            shape = shapes[slot]
             for axis, letter in enumerate(letters):
                 size = shape[axis]
                 if not isinstance(size, int) and axis > 0:

@@ -115,11 +115,11 @@ def write_checkpoint(checkpoint: Any, path: Path, metadata: dict[str, str] | Non
     import torch
 
     buffer = io.BytesIO()
-    torch.save(_as_torch(checkpoint), buffer)
+    torch.save(as_torch(checkpoint), buffer)
     atomic_write(path, [buffer.getvalue()])
 
 
-def _as_torch(checkpoint: Any) -> Any:
+def as_torch(checkpoint: Any) -> Any:
     """What a safetensors file held, as PyTorch's tensors."""
     from safetensors.torch import load
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.rewriting.checkpoint_file import SAFE_SUFFIX, read_checkpoint, write_checkpoint
+from conet_graph.rewriting.checkpoint_file import SAFE_SUFFIX, as_torch, read_checkpoint, write_checkpoint
 
 FORMAT = "conet-graph.checkpoint/1"
 MODULE, MOMENTUM = "module.", "momentum."
@@ -121,7 +121,8 @@ class CheckpointStore:
     def _read(self, path: Path) -> Checkpoint:
         name = shown(str(path))
         try:
-            tensors, metadata = read_checkpoint(path)
+            held, metadata = read_checkpoint(path)
+            tensors = as_torch(held)
             state = json.loads(metadata["state"])
             progress, made_with = Progress(**state["progress"]), dict(state["made_with"])
             intact = metadata["crc32"] == _checksum(tensors, metadata["state"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import MICROSOFT, PRODUCTS
+from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out
 from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
@@ -82,14 +82,14 @@ def quantised_product(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-_DIGITS = "876543210"
-
-
 @rule(RULES, "Einsum")
 def einsum(t: Tracker, op: Operator) -> None:
     """Einsum: equal letters are equal axes."""
-    equation = str(op.attr("equation", "")).replace(" ", "")
-    left, _, result = _spelled_out(t, op, equation).partition("->")
+    ranks = [t.rank(name) for name in op.inputs]
+    try:
+        left, _, result = spelled_out(str(op.attr("equation", "")), ranks).partition("->")
+    except ValueError:
+        raise NoRule("its equation does not fit an operand") from None
     terms = left.split(",")
     places: dict[str, list[tuple[int, int]]] = {}
     for slot, term in enumerate(terms):
@@ -103,25 +103,6 @@ def einsum(t: Tracker, op: Operator) -> None:
         if letter not in result:
             _contract_letter(t, op, found)
     t.set(op, 0, [axes[letter] for letter in result])
-
-
-def _spelled_out(t: Tracker, op: Operator, equation: str) -> str:
-    """An equation with its result, and with digits for the axes that an ellipsis stands for.
-
-    They are aligned at the right, so the last axis of an ellipsis is '0', the one before it '1'.
-    """
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    hidden = [t.rank(op.input(slot)) - len(term) + 3 for slot, term in enumerate(terms) if "..." in term]
-    if max(hidden, default=0) > 9 or min(hidden, default=0) < 0:
-        raise NoRule("its equation does not fit an operand")
-    if not arrow:
-        letters = left.replace(",", "").replace(".", "")
-        once = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-        result = ("..." if hidden else "") + once
-    for slot, term in enumerate(terms):
-        terms[slot] = term.replace("...", _DIGITS[9 - (t.rank(op.input(slot)) - len(term) + 3) :], 1)
-    return ",".join(terms) + "->" + result.replace("...", _DIGITS[9 - max(hidden, default=0) :], 1)
 
 
 def _contract_letter(t: Tracker, op: Operator, found: list[tuple[int, int]]) -> None:
