@@ -46,12 +46,21 @@ def random_widths(graph: Graph, seed: int) -> NDArray[np.int64]:
 
 
 def check(graph: Graph, copies: NDArray[np.int64], init: str = "keep") -> None:
-    plan, layout = planned(graph, copies, init, noise=False, seed=0)
+    try:
+        plan, layout = planned(graph, copies, init, noise=False, seed=0)
+    except Refused as refusal:
+        # A file without weights makes them of their shape alone: they cannot be shared out among copies.
+        assert "through ConstantOfShape of its weight" in str(refusal)
+        return
     plan = Plan.loads(plan.dumps())
     report = verify(graph, rewritten(graph, plan, layout), plan, graph.folder)
     assert report.ok, report.failures
     if init == "keep" and "skipped" not in report.runs[0]:
-        assert report.equality == "passed"
+        # A network asleep on every input is looked into by noise, which would wake what is dead in it.
+        asleep = any(group.dead for group in plan.groups) and report.equality.startswith(
+            "not checked: no input tried shows"
+        )
+        assert report.equality == "passed" or asleep
 
 
 @needs_corpus

@@ -14,6 +14,7 @@ from pretended_gpu import on_pretended_gpu
 from torch import nn
 
 from conet_graph.bridge import to_torch, weights_by_name
+from conet_graph.bridge.batch.report import BatchWarning
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.verification.inputs import random_inputs
@@ -90,7 +91,8 @@ def test_sizes_that_go_into_a_layer_are_brought_to_its_weights() -> None:
         weighted = Gemm (flat, w, b)
         y = Add (x, weighted)
     }"""
-    module = to_torch(LoadedModel(parser.parse_model(text)))
+    with pytest.warns(BatchWarning, match="follows the file"):  # what it adds counts the images
+        module = to_torch(LoadedModel(parser.parse_model(text)))
     x = torch.randn(2, 3)
     outputs_alike(module, [x])
     expected = torch.tensor([2.0, 3.0]) @ torch.tensor([[1.0, 2, 3], [4, 5, 6]]) + torch.tensor([0.0, 0, 1])
