@@ -78,7 +78,8 @@ def table(rows: list[dict[str, object]]) -> str:
         ranks = [x for row in mine for x in row[f"rank {kind}"]]  # type: ignore[attr-defined]
         found = [row[f"slope {kind}"] for row in mine]
         together = [x for part in found for x in part]  # type: ignore[attr-defined]
-        agree = f"{np.corrcoef(*found[:2])[0, 1]:.2f}" if len(found) > 1 else ""
+        told = len(found) > 1 and all(np.std(part) for part in found[:2])
+        agree = f"{np.corrcoef(*found[:2])[0, 1]:.2f}" if told else "-"
         lines.append(
             f"| {init} | {'speak' if kind == 'all' else 'silent'} | {width} | {statistics.mean(ranks):.3f}"
             f" | {statistics.mean(together):.4f} | {agree} |"

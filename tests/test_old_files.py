@@ -109,7 +109,7 @@ RELU_1 = helper.make_node("Relu", ["a"], ["c"], consumed_inputs=[0])
 CASES = [(1, RELU_1, 1), (2, RELU_1, 1), (3, RELU, 8), (3, UPSAMPLE_7, 8), (3, RELU_1, 5), (4, RELU, 9)]
 
 
-@pytest.mark.parametrize(("ir_version", "node", "opset"), [*CASES, (8, RELU, 18)])
+@pytest.mark.parametrize(("ir_version", "node", "opset"), [*CASES, (7, RELU, 14)])
 def test_an_opset_is_assumed_and_said(
     ir_version: int, node: onnx.NodeProto, opset: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +124,14 @@ def test_an_opset_is_assumed_and_said(
     assert cg.load(path).assumed is not None
     assert cg.load(out).assumed is None
     assert run(["verify", str(path), str(out), "--plan", str(tmp_path / "p")]) == 0
+
+
+def test_a_file_of_today_without_an_opset_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(without_opset(8, RELU), tmp_path / "m.onnx")
+    assert run(["analyze", str(tmp_path / "m.onnx")]) == 2
+    assert "The model imports no opset" in capsys.readouterr().err
 
 
 def test_operators_of_no_opset_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,9 @@ def test_names_are_shown_short_and_printable() -> None:
     assert shown("conv1") == "'conv1'"
     assert shown("a\nb\x1b[31m\0") == r"'a\nb\x1b[31m\x00'"
     assert len(shown("n" * 10**6)) <= 82
-    assert shown("模" * 100).isascii()
+    assert shown("模型") == "'模型'"  # letters of all scripts are readable
+    assert shown("a\u202eb") == r"'a\u202eb'"  # but nothing turns the line round
+    assert len(shown("模" * 100)) <= 82
     path = "/tmp/" + "folder/" * 30 + "model.onnx"
     assert shown(path).startswith("'/tmp/folder")
     assert shown(path).endswith("/model.onnx'")
