@@ -32,7 +32,7 @@ def images_of_folder(folder: Path, shape: Shape, samples: int, seed: int) -> NDA
     channels, height, width, last = _layout(shape)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:samples])
     if height is None or width is None:
-        side = _natural_side(paths[0])
+        side = natural_side(paths[0])
         height, width = height or side, width or side
     pixels = np.stack([_middle(paths[k], (height, width), channels == 1) for k in chosen])
     mean, std = (MEAN, STD) if channels == 3 else ((0.0,), (1.0,))
@@ -79,7 +79,8 @@ def _arranged(images: NDArray[Any], last: bool) -> NDArray[np.float32]:
     return np.ascontiguousarray(images if last else images.transpose(0, 3, 1, 2), np.float32)
 
 
-def _natural_side(path: Path) -> int:
+def natural_side(path: str | Path) -> int:
+    """The side of images like the first one: its own where it is small, ImageNet's for photographs."""
     from PIL import Image
 
     try:

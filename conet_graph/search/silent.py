@@ -84,8 +84,9 @@ def _branch_from(graph: Graph, by_index: dict[int, Layer], value: str, source: s
 
 def _stems(graph: Graph, names: dict[int, str], by_index: dict[int, Layer]) -> set[str]:
     """Convolutions that read an input of the graph; they are silent beside other producers of their size."""
+    inputs = set(graph.inputs)
     return {
         names[index]
         for index, layer in by_index.items()
-        if layer.kind == "conv" and layer.op.input(layer.data_slot) in graph.inputs
+        if layer.kind == "conv" and layer.op.input(layer.data_slot) in inputs
     }

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conet_graph.calibration.images import natural_side
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.trials.arrays import class_labels, colours_of, read_npz, resized, uint8_images
-from conet_graph.trials.splits import SMALL, ArraySplit, FileSplit, Split
+from conet_graph.trials.splits import ArraySplit, FileSplit, Split
 
 HELP = "digits, npz:FILE, folder:DIR, cifar10:DIR, cifar100:DIR or imagenet:DIR"
 IMAGENET_SIDE = 224
@@ -190,18 +191,6 @@ def _folder(place: str, image: int | None, download: bool) -> Source:
             f"{shown(place)}: train/ and {test}/ have not the same classes: {shown(odd)} is in one only."
         )
     return _of_files("folder", sets, image or natural_side(sets[0].samples[0][0]))
-
-
-def natural_side(path: str) -> int:
-    """The side of images like the first one: its own where it is small, ImageNet's for photographs."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as first:
-            side = min(first.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return IMAGENET_SIDE  # decoding it will say what is wrong
-    return side if side <= SMALL else IMAGENET_SIDE
 
 
 def _of_files(name: str, sets: list[Any], side: int) -> Source:

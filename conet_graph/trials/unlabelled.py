@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conet_graph.calibration.images import natural_side
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.trials.arrays import colours_of, read_npz, resized, uint8_images
 from conet_graph.trials.augment import Augmentation
@@ -21,7 +22,6 @@ from conet_graph.trials.sources import (
     IMAGENET_SIDE,
     Colours,
     Source,
-    natural_side,
     open_source,
 )
 from conet_graph.trials.splits import SMALL, ArraySplit, FileSplit, Split
