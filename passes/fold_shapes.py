@@ -32,7 +32,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (inline_branches, split_sequences, unpick, assign_slices, write_means):
+        for rewrite in (inline_branches, split_sequences, unpick, write_means):
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -52,6 +52,7 @@ class FoldShapes:
             kept = [op.proto for op in graph.operators if op.outputs[0] not in graph.constants]
             graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
             drop_unused_constants(graph)
+        assign_slices(graph)
         drop_expands(graph)
         _tell_shapes(graph)
 
