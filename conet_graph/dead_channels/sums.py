@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.dead_channels.alike import Numbers, alike
+from conet_graph.dead_channels.alike import Numbers, alike, all_differ
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
@@ -17,6 +17,8 @@ from conet_graph.passes.shapes.constant_values import value_of
 Weights = NDArray[Any]
 # Weights that are looked at together: few enough to stay in the cache.
 BLOCK = 2**18
+# So many inputs of each output are enough to see that most have no bounds.
+GLANCE = 8
 
 
 @dataclass(frozen=True)
@@ -132,17 +134,26 @@ def output_of(layer: Layer, data: Along | None, low: float, high: float, masked:
     highs = np.full(groups * inputs, high) if data is None else data.high
     if layer.partial:
         lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
-    hears = np.empty((groups, outputs, inputs), np.bool_)
-    least, most = np.empty((groups, outputs)), np.empty((groups, outputs))
+    low_in, high_in = lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1)
+    least, most = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
+    todo = np.flatnonzero(~_endless_at_a_glance(layer.weight, low_in, high_in).all(axis=0))
     step = max(1, BLOCK * outputs // layer.weight.size)
-    for start in range(0, outputs, step):
-        part = slice(start, start + step)
+    for start in range(0, len(todo), step):
+        part = todo[start : start + step]
         up, down = signed_sums(layer.weight[:, part])
-        hears[:, part] = (up != 0) | (down != 0)
-        bounds = _bounds(up, down, lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1))
-        least[:, part], most[:, part] = bounds
+        least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Output(Along(*bounds, *_likeness(layer, data, masked)), hears)
+    return Output(Along(*bounds, *_likeness(layer, data, masked)), _heard(layer.weight))
+
+
+def _heard(weight: Weights) -> NDArray[np.bool_]:
+    """Which inputs each output hears: [groups, outputs, inputs]."""
+    heard: NDArray[np.bool_] = weight[..., 0] != 0
+    # Of most kernels one number is enough to tell.
+    if not heard.all():
+        unclear = np.nonzero(~heard)
+        heard[unclear] = (weight[unclear] != 0).any(axis=1)
+    return heard
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
@@ -155,6 +166,20 @@ def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
     one = np.ones(kernel, weight.dtype)
     shape = weight.shape[:3]
     return (up.reshape(-1, kernel) @ one).reshape(shape), (down.reshape(-1, kernel) @ one).reshape(shape)
+
+
+def _endless_at_a_glance(weight: Weights, low: Numbers, high: Numbers) -> NDArray[np.bool_]:
+    """Outputs of which a few weights show that they have no bounds: [groups, outputs].
+
+    Behind a ReLU nearly all: one positive and one negative weight are enough.
+    """
+    some = weight[:, :, :GLANCE]
+    up, down = (some > 0).any(axis=3), (some < 0).any(axis=3)
+    no_low, no_high = np.isneginf(low[..., :GLANCE]), np.isposinf(high[..., :GLANCE])
+    endless_up = (up & no_high) | (down & no_low)
+    endless_down = (up & no_low) | (down & no_high)
+    found: NDArray[np.bool_] = endless_up.any(axis=2) & endless_down.any(axis=2)
+    return found
 
 
 def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
@@ -201,7 +226,7 @@ def _likeness(layer: Layer, data: Along | None, masked: bool) -> tuple[NDArray[n
         # Depthwise: channels that are alike stay alike under the same filter.
         bucket = np.repeat(data.kind, outputs)
         weight = weight * data.factor.astype(weight.dtype)[:, None, None, None]
-    elif data is not None and groups == 1 and not masked and len(np.unique(data.kind)) < inputs:
+    elif data is not None and groups == 1 and not masked and not all_differ(data.kind):
         weight = _folded(weight, data)
     rows = weight.reshape(groups * outputs, -1)
     if layer.bias.any():
