@@ -412,6 +412,8 @@ def test_multiples_are_found_however_rows_begin(length: int, empty: int) -> None
 def test_what_is_nearly_a_constant_is_no_multiple_of_one() -> None:
     """Channel 1 is a constant, and channel 0 but for a weight that no product of floats shows."""
     least = np.float32(1e-45)
-    found = Along(np.array([-np.inf, -2.0]), np.array([np.inf, -2.0]), np.array([0, 0]), np.array([least, 1.0]))
+    found = Along(
+        np.array([-np.inf, -2.0]), np.array([np.inf, -2.0]), np.array([0, 0]), np.array([least, 1.0])
+    )
     kind = constants_alike(found).kind
     assert kind[0] != kind[1]

@@ -114,7 +114,8 @@ def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
 
 def _directions(length: int, count: int) -> Numbers:
     """Vectors [length, count] of numbers within -1 and 1 that repeat no pattern."""
-    return np.cos(np.arange(1.0, length * count + 1) ** 2).reshape(length, count)
+    numbers: Numbers = np.cos(np.arange(1.0, length * count + 1) ** 2)
+    return numbers.reshape(length, count)
 
 
 def _same_direction(rows: NDArray[Any], signed: Numbers, one: int, two: int) -> bool:

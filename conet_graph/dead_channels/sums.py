@@ -148,7 +148,7 @@ def output_of(layer: Layer, data: Along | None, low: float, high: float, masked:
 
 def _heard(weight: Weights) -> NDArray[np.bool_]:
     """Which inputs each output hears: [groups, outputs, inputs]."""
-    heard: NDArray[np.bool_] = weight[..., 0] != 0
+    heard = np.asarray(weight[..., 0] != 0, np.bool_)
     # Of most kernels one number is enough to tell.
     if not heard.all():
         unclear = np.nonzero(~heard)
@@ -178,8 +178,7 @@ def _endless_at_a_glance(weight: Weights, low: Numbers, high: Numbers) -> NDArra
     no_low, no_high = np.isneginf(low[..., :GLANCE]), np.isposinf(high[..., :GLANCE])
     endless_up = (up & no_high) | (down & no_low)
     endless_down = (up & no_low) | (down & no_high)
-    found: NDArray[np.bool_] = endless_up.any(axis=2) & endless_down.any(axis=2)
-    return found
+    return np.asarray(endless_up.any(axis=2) & endless_down.any(axis=2), np.bool_)
 
 
 def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
