@@ -191,26 +191,18 @@ def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Nu
         high: the largest.
 
     """
-    unknown = np.asarray(~(np.isfinite(up) & np.isfinite(down)).all(axis=2), np.bool_)
-    has_up, has_down = up > 0, down < 0
+    ups, downs = up.astype(np.float64), down.astype(np.float64)
+    some_low, some_high = _finite(low)[:, 0, :, None], _finite(high)[:, 0, :, None]
+    with np.errstate(invalid="ignore"):
+        least = (ups @ some_low + downs @ some_high)[..., 0]
+        most = (ups @ some_high + downs @ some_low)[..., 0]
+    endless_up = endless_down = ~(np.isfinite(least) & np.isfinite(most))  # of weights that are no numbers
     no_low, no_high = np.isneginf(low), np.isposinf(high)
-    endless_up: NDArray[np.bool_] = unknown | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
-    endless_down: NDArray[np.bool_] = unknown | ((has_up & no_low) | (has_down & no_high)).any(axis=2)
-    least = _sums(up, down, low, high, ~endless_down)
-    most = _sums(up, down, high, low, ~endless_up)
+    if no_low.any() or no_high.any():
+        has_up, has_down = up > 0, down < 0
+        endless_up = endless_up | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
+        endless_down = endless_down | ((has_up & no_low) | (has_down & no_high)).any(axis=2)
     return np.where(endless_down, -np.inf, least), np.where(endless_up, np.inf, most)
-
-
-def _sums(up: Weights, down: Weights, by_up: Numbers, by_down: Numbers, where: NDArray[np.bool_]) -> Numbers:
-    """Positive weights times ``by_up`` and negative ones times ``by_down``, summed over the inputs."""
-    total = np.zeros(where.shape)
-    group, output = np.nonzero(where)
-    if len(group):
-        # Where a bound is endless, the weights in that direction are zero in these rows.
-        ups = up[group, output] * _finite(by_up)[group, 0]
-        downs = down[group, output] * _finite(by_down)[group, 0]
-        total[group, output] = (ups + downs).sum(axis=1)
-    return total
 
 
 def _finite(bounds: Numbers) -> Numbers:
