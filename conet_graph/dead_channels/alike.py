@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def _several(bucket: Ids) -> list[Ids]:
     """The buckets with more than one position, each as its positions."""
     if all_differ(bucket):
         return []
+    if not bucket.any():
+        return [np.arange(len(bucket))]
     order = np.argsort(bucket, kind="stable")
     same = np.diff(bucket[order]) == 0
     if not same.any():
@@ -63,6 +66,8 @@ def _by_direction(rows: NDArray[Any], names: Ids) -> tuple[Ids, Numbers]:
     number, signed = names.copy(), np.where(usable, length, 1.0)
     with np.errstate(all="ignore"):
         order, shadows, crowd = _crowds(rows, np.flatnonzero(usable), length)
+    if not len(order):
+        return number, signed
     signed[order[shadows < 0]] *= -1
     along = np.abs(shadows)
     for at, row in enumerate(order):
@@ -89,8 +94,8 @@ def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numb
     crowd = np.zeros(len(usable), np.int64)
     for column in beginnings.T:
         usable, crowd = _told_apart(usable, np.abs(column[usable] / length[usable]), crowd)
-    if not len(usable):
-        return usable, np.empty(0), crowd
+        if not len(usable):
+            return usable, np.empty(0), crowd
     # All rows at once are not copied: they may be a large layer's weights.
     some = rows if len(usable) * 2 > len(rows) else rows[usable]
     whole = (some @ _directions(rows.shape[1], 1).astype(rows.dtype))[:, 0].astype(np.float64)
@@ -112,6 +117,7 @@ def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
     return rows[order[several]], parted[several]
 
 
+@lru_cache(maxsize=64)
 def _directions(length: int, count: int) -> Numbers:
     """Vectors [length, count] of numbers within -1 and 1 that repeat no pattern."""
     numbers: Numbers = np.cos(np.arange(1.0, length * count + 1) ** 2)

@@ -80,8 +80,11 @@ def dead_channels(graph: Graph, masked: bool = False) -> Dead:
 
 def dead_among(graph: Graph, dropped: Mask) -> Dead:
     """The dead channels to be counted on where these classes go: all, if others stay as they are."""
-    if graph.has(DEAD) and np.array_equal(graph.result(DEAD).lossless(dropped), dropped):
-        return graph.result(DEAD)
+    if graph.has(DEAD):
+        lossless = graph.result(DEAD).lossless(dropped)
+        # Where none of them is dead, none is when less is known.
+        if np.array_equal(lossless, dropped) or not lossless.any():
+            return graph.result(DEAD)
     return dead_channels(graph, masked=True)
 
 
