@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.search.network import Network, largest
+from conet_graph.search.network import Limits, Network
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import Compared, RunStore
 from conet_graph.search.runner import Tools, epochs_of
@@ -26,8 +26,6 @@ KINDS = ("conet", "uniform", "flat", "random", "original")
 MATCHED = ("uniform", "flat", "random")
 # In what they are to cost no more: parameters, multiply-accumulates, or both.
 MATCHES = ("params", "macs", "both")
-# The widest factor by which the file's own widths are scaled.
-WIDEST = 64.0
 # Tells the seeds of a comparison apart from those of the search.
 COMPARISON = 1_000_003
 
@@ -145,23 +143,13 @@ class Comparison:
         low, high = math.log(bounds.min_width), math.log(bounds.max_width)
         return self._at_equal_cost({name: math.exp(rng.uniform(low, high)) for name in own})
 
-    def _fits(self, widths: dict[str, int]) -> bool:
-        """Whether widths cost no more than the found ones, in what is matched."""
-        parameters, macs = self.network.cost(widths)
-        by = {"params": parameters <= self.cost[0], "macs": macs <= self.cost[1]}
-        return all(by.values()) if self.match == "both" else by[self.match]
-
     def _at_equal_cost(self, shape: dict[str, float]) -> dict[str, int]:
         """Widths in these proportions that cost as much as the found ones, or just less."""
-        units = {
-            name: math.lcm(multiple, self.settings.search.multiple)
-            for name, multiple in self.network.multiples.items()
-        }
-
-        def scaled(factor: float) -> dict[str, int]:
-            return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
-
-        widths = largest(scaled, self._fits, 0.0, WIDEST)
+        parameters, macs = self.cost
+        limits = Limits(
+            parameters if self.match != "macs" else None, macs if self.match != "params" else None
+        )
+        widths = self.network.filled(shape, limits, self.settings.search.multiple)
         if widths is None:
             raise BadUsage("No other network is as small as the one that was found.")
         return widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from conet_graph.search.voices import Size, speakers_of
 Widths = Mapping[str, int]
 # Halvings of the factor by which widths are scaled into a budget.
 ROUNDS = 40
+# The widest factor by which proportions are scaled.
+WIDEST = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ class Network:
 
         if self.fits(states, limits):
             return dict(states)
-        widths = largest(scaled, lambda tried: self._fits(tried, limits), 0.0, 1.0)
+        widths = largest(scaled, lambda tried: self.keeps(tried, limits), 0.0, 1.0)
         if widths is None:
             raise Refused(
                 "The budget (--max-params, --max-macs) is too small for the smallest widths: raise it, or"
@@ -132,7 +135,26 @@ class Network:
 
     def fits(self, states: Mapping[str, SizeState], limits: Limits) -> bool:
         """Whether the widths keep the budgets."""
-        return self._fits({name: state.width for name, state in states.items()}, limits)
+        return self.keeps({name: state.width for name, state in states.items()}, limits)
+
+    def filled(self, shape: Mapping[str, float], limits: Limits, multiple: int = 1) -> dict[str, int] | None:
+        """Widths in these proportions that use the budgets up as far as whole channels can.
+
+        Args:
+            shape: of every size; only proportions count.
+            limits: at least one budget.
+            multiple: what widths are rounded to multiples of.
+
+        Returns:
+            The widths; None where not even the narrowest fit.
+
+        """
+        units = {name: math.lcm(unit, multiple) for name, unit in self.multiples.items()}
+
+        def scaled(factor: float) -> dict[str, int]:
+            return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
+
+        return largest(scaled, lambda widths: self.keeps(widths, limits), 0.0, WIDEST)
 
     def rounded(self, wished: Mapping[str, float], settings: SearchSettings) -> dict[str, int]:
         """The nearest allowed widths.
@@ -149,7 +171,8 @@ class Network:
                 raise BadUsage(f"Size {shown(name)}: {error}") from None
         return found
 
-    def _fits(self, widths: Widths, limits: Limits) -> bool:
+    def keeps(self, widths: Widths, limits: Limits) -> bool:
+        """Whether widths keep the budgets."""
         if limits == Limits():
             return True
         parameters, macs = self.cost(widths)
