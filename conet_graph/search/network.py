@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,10 +89,36 @@ class Network:
             Refused: its sizes are not told apart as this network's are.
 
         """
+        return self._same_sizes(trained).at(widths, seed, "keep")
+
+    def narrowed(self, trained: LoadedModel, share: float) -> Iterator[tuple[str, LoadedModel, int, int]]:
+        """A trained network of this structure without the weakest share of one size, for every size.
+
+        Sizes that have nothing to spare are left out.
+
+        Yields:
+            The size, the network, the size's width before and after.
+
+        Raises:
+            Refused: its sizes are not told apart as this network's are.
+
+        """
+        other = self._same_sizes(trained)
+        now = other.own_widths()
+        for name, width in now.items():
+            unit = other.multiples[name]
+            left = width - max(unit, round(share * width / unit) * unit)
+            if left >= unit:
+                yield name, other.at({**now, name: left}, 0, "keep"), width, left
+
+    def _same_sizes(self, trained: LoadedModel) -> Network:
         other = Network(trained)
         if [(s.name, s.layers) for s in other.sizes] != [(s.name, s.layers) for s in self.sizes]:
-            raise Refused("This network's sizes do not survive a rewrite one by one: search without --warm.")
-        return other.at(widths, seed, "keep")
+            raise Refused(
+                "This network's sizes do not survive a rewrite one by one: search with fresh weights (no"
+                " --warm, and --rule conet, slopes or pairs)."
+            )
+        return other
 
     def at(self, widths: Widths, seed: int, init: str = "fresh") -> LoadedModel:
         """The network at other widths.
