@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,12 +126,15 @@ class Experiment:
         for row in self.found.read():
             if row == {**row, **self.place, "kind": kind, "draw": draw}:
                 return row["shape"]
-        begun = time.perf_counter()
+        begun = time.process_time()
         folder = self.options.work / f"{self.options.network}-{self.options.base}-{kind}-{draw}"
-        shape, trained = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
-        minutes = round((time.perf_counter() - begun) / 60, 2)
-        row = {**self.place, "kind": kind, "draw": draw, "shape": shape, "trained_epochs": trained}
-        self.found.add({**row, "minutes": minutes})
+        found = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
+        shape, epochs, accuracy = found
+        row = {
+            **self.place, "kind": kind, "draw": draw, "shape": shape, "epochs": epochs,
+            "held_out_accuracy": accuracy, "minutes": round((time.process_time() - begun) / 60, 2),
+        }  # fmt: skip
+        self.found.add(row)
         print(json.dumps(row), flush=True)
         return shape
 
@@ -166,9 +169,10 @@ def _milliseconds(model: Any) -> float:
     return round(Times.of([timed.run() for _ in rounds(LEAST_ROUNDS, RACE_SECONDS / 4)]).median, 4)
 
 
-def _seeds(text: str) -> Iterator[int]:
-    first, _, last = text.partition("-")
-    return iter(range(int(first), int(last or first) + 1))
+def _seeds(text: str) -> Sequence[int]:
+    ends, _, step = text.partition("/")
+    first, _, last = ends.partition("-")
+    return range(int(first), int(last or first) + 1, int(step or 1))
 
 
 def main() -> None:
@@ -182,7 +186,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--base", type=int, default=8, help="base width of compound scaling: the budget")
     parser.add_argument("--kinds", nargs="+", default=["compound"], choices=[*BASELINES, *SEARCHES])
-    parser.add_argument("--seeds", type=_seeds, default=range(8), help="one, or a range as 0-7")
+    parser.add_argument("--seeds", type=_seeds, default=range(8), help="one, a range as 0-7, or 0-7/2")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--train", type=int, default=10_000, help="training images")
@@ -195,7 +199,6 @@ def main() -> None:
         return
     if options.npz is None:
         parser.error("--npz is missing")
-    options.seeds = list(options.seeds)
     if options.device == "cpu":
         torch.set_num_threads(1)
     Experiment(options).run()
