@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,10 @@ class WidthRequest:
     ``predicted`` gives its time beforehand, from the classes of each group: then the widths are those of the
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
-    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
-    8 by default), in smaller steps where a group is narrow or the target would be missed. With
-    ``multiple_of`` they are multiples of that, whatever is missed. ``widths`` are taken as they are.
+    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
+    default of 8, and for a size without knowledge wide groups' of 16), in smaller steps where a group is
+    narrow or the target would be missed. With ``multiple_of`` they are multiples of that, whatever is missed.
+    ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -128,7 +129,12 @@ class _Chooser:
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
         # until a target cannot be met with them.
-        self.ladder = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))
+        alignment = alignment_of(request.multiple_of, request.runtime)
+        by_size = any(target is not None for target in (request.params, request.macs, request.weight_bytes))
+        if not by_size or request.knowledge is not None:
+            # A scale says the widths, a table their times, and known losses are least in small steps.
+            alignment = replace(alignment, wide=1)
+        self.ladder = step_ladder(graph, alignment)
         self.steps = self.ladder[0]
 
     def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
