@@ -1,28 +1,30 @@
-"""Rewrites of zoo, torchvision and timm networks, each verified: the table in docs/REWRITES.md.
+"""Rewrites of zoo, torchvision and timm networks, each verified: docs/REWRITES.md.
 
-Every network has fresh weights, is exported into a temporary folder, and is rewritten at half and
-three quarters of its widths, at random narrower widths (three seeds) and at five quarters. Examples:
+Every network has fresh weights, is exported into a temporary folder, and is rewritten at half, three
+quarters and five quarters of its widths, and at random narrower ones. What is in the rows already is not
+measured again. Examples:
 
     python benchmarks/rewrite_coverage.py --source torchvision --only 'resnet|densenet'
-    python benchmarks/rewrite_coverage.py --largest 12 --seconds 600 --table docs/REWRITES.md
+    python benchmarks/rewrite_coverage.py --largest 12 --seconds 600
+    python benchmarks/rewrite_coverage.py --summary
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import re
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from coverage import Case, TooLarge, export, networks, prepared, sentence, silence
+from exports import TooLarge, choices, networks, sentence, silence, written
 from numpy.typing import NDArray
+from rows import DATA, Row, Rows, put_summary
 
 from conet_graph import models
 from conet_graph.ir.errors import Refused
@@ -33,53 +35,27 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
-from conet_graph.verification.report import Report
 from conet_graph.verification.verification import verify
 
 Copies = NDArray[np.int64]
-SEEDS = (0, 1, 2)
-OUT_OF_TIME = "out of time"
-TOO_LARGE = "over --largest"
-LEFT_OUT = (OUT_OF_TIME, TOO_LARGE)
-HEADER = (
-    "| network | layers | changed | 0.5 | 0.75 | random x3 | 1.25 | seconds |\n"
-    "|---|---:|---:|---|---|---|---|---:|"
+SCALES = ("0.5", "0.75", "1.25")
+SEED = 0
+KEY = ("source", "network")
+COLUMNS = (
+    *KEY,
+    "exporter",
+    "rewrite",
+    "layers",
+    "changed",
+    "equality",
+    "exact",
+    "why",
+    "difference",
+    "seconds",
 )
-INTRODUCTION = """# Rewrites: which networks come out right at other widths
-
-Networks with fresh weights, exported (TorchScript-based exporter, or the dynamo-based one where that fails;
-BatchNorm folded, in zoo networks kept), rewritten with the weights kept, and verified: checker, strict shape
-inference, a run in ONNX Runtime, and equality with the original.
-
-- *Changed*: the layers (operators with a weight) whose output channels were changed by one of the rewrites.
-- *exact*: the result equals the original (narrower: with the dropped channels zeroed) within the tolerance.
-- *inexact (what)*: valid, and it runs; the operators named mix channels, so equality cannot be asked for.
-- *refused (reason)*: an error that says why, and no file. *FAILED*: verification found a fault.
-- 0.5, 0.75, 1.25: every free size times that. Random: a random part of each free size, three seeds.
-
-"""
-
-
-@dataclass
-class Row:
-    """What came of one network."""
-
-    name: str
-    layers: int = 0
-    changed: int = 0
-    results: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    not_run: str = ""
-
-    def text(self) -> str:
-        """The row in markdown."""
-        if self.not_run:
-            return f"| {self.name} | | | not run: {self.not_run} | | | | |"
-        randoms = Counter(v for k, v in self.results.items() if k.startswith("random"))
-        random = "; ".join(f"{n}x {told}" if len(randoms) > 1 else told for told, n in randoms.items())
-        shown = [self.results["0.5"], self.results["0.75"], random, self.results["1.25"]]
-        share = f"{100 * self.changed / self.layers:.0f} %" if self.layers else "-"
-        return f"| {self.name} | {self.layers} | {share} | {' | '.join(shown)} | {self.seconds:.0f} |"
+FILE = DATA / "rewrites.csv"
+PAGE = DATA.parent / "REWRITES.md"
+VERDICTS = ("passed", "failed", "not checked", "refused", "error", "not run")
 
 
 def scaled(channels: Channels, factor: float) -> Copies:
@@ -103,150 +79,111 @@ def random_widths(channels: Channels, seed: int) -> Copies:
     return copies
 
 
-def attempt(graph: Graph, copies: Copies) -> str:
-    """Rewrite and verify; what came of it."""
+def attempt(graph: Graph, copies: Copies) -> dict[str, object]:
+    """Rewrite and verify: the verdict of ``equality``, and why it, or exactness, is not what it could be."""
+    begun = time.perf_counter()
     try:
         plan, layout = planned(graph, copies, "keep", noise=False, seed=0)
         report = verify(graph, rewritten(graph, plan, layout), plan, graph.folder)
     except Refused as error:
-        return f"refused ({sentence(error)})"
-    except Exception as error:  # any: a bug of ours, which one cell shows and others survive
-        return f"FAILED ({sentence(error)})"
-    return told(report)
+        return {"equality": "refused", "why": error}
+    except Exception as error:  # any: a bug of ours, which one row shows and others survive
+        return {"equality": "error", "why": sentence(error)}
+    verdict, _, why = report.equality.partition(": ")
+    kinds = Counter(reason.split(" ", 1)[0] for reason in report.inexact_because)
+    told = [*report.failures, *[run["skipped"] for run in report.runs if "skipped" in run], why]
+    told += [f"mixes channels: {', '.join(kinds)}"] if kinds else []
+    told += [f"{len(plan.kept)} groups kept: {plan.kept[0].reason}"] if plan.kept else []
+    return {
+        "changed": changed(graph, copies, {group.id for group in plan.kept}),
+        "equality": verdict if report.ok else "failed",
+        "exact": "yes" if report.exact else "no",
+        "why": "; ".join(filter(None, told)),
+        "difference": "" if report.largest_difference is None else report.largest_difference,
+        "seconds": time.perf_counter() - begun,
+    }
 
 
-def told(report: Report) -> str:
-    """A report in a few words."""
-    if not report.ok:
-        return "FAILED (" + "; ".join(report.failures).replace("|", "/")[:160] + ")"
-    if not report.exact:
-        kinds = Counter(reason.split(" ", 1)[0] for reason in report.inexact_because)
-        return "inexact (" + ", ".join(kinds) + ")"
-    skipped = [run["skipped"] for run in report.runs if "skipped" in run]
-    return "exact" if report.equality == "passed" and not skipped else f"unchecked ({skipped or 'no run'})"
-
-
-def measure(row: Row, graph: Graph) -> None:
-    """All rewrites of one analysed network."""
+def changed(graph: Graph, copies: Copies, kept: set[str]) -> int:
+    """How many layers have other output channels."""
     channels = graph.result(CHANNELS)
-    wanted = {f"{factor}": scaled(channels, factor) for factor in (0.5, 0.75, 1.25)}
-    wanted |= {f"random {seed}": random_widths(channels, seed) for seed in SEEDS}
-    changed: set[int] = set()
-    for label, copies in wanted.items():
-        row.results[label] = attempt(graph, copies)
-        if row.results[label].startswith("refused"):
-            continue
-        for layer in graph.result(LAYERS):
-            classes = channels.layer_axes[layer.op.index][1]
-            if any((copies[g.classes] != 1).any() for g in channels.groups_on(classes)):
-                changed.add(layer.op.index)
-    row.layers, row.changed = len(graph.result(LAYERS)), len(changed)
+    axes = (channels.layer_axes[layer.op.index][1] for layer in graph.result(LAYERS))
+    groups = ([g for g in channels.groups_on(axis) if g.id not in kept] for axis in axes)
+    return sum(any((copies[g.classes] != 1).any() for g in found) for found in groups)
 
 
-def write(source: str, name: str, smallest: int, path: Path, largest: float) -> None:
-    """Build the network, and export it into ``path``."""
-    if source == "zoo":
-        models.export_onnx(name, path)
-        return
-    model, image = prepared(source, name, smallest, largest)
-    try:
-        export(model, image, Case(source, name, "torchscript", False), path, dynamic=False)
-    except Exception:  # any: what this exporter cannot do, the other one may
-        export(model, image, Case(source, name, "dynamo", False), path, dynamic=False)
-
-
-def run(source: str, name: str, smallest: int, largest: float) -> Row:
-    """The row of one network."""
-    row = Row(f"{source} {name}")
-    begun = time.perf_counter()
+def measure(source: str, name: str, smallest: int, largest: float) -> list[dict[str, object]]:
+    """The rows of one network, a row a rewrite."""
+    cells: dict[str, object] = {"source": source, "network": name, "rewrite": "all"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
             with silence():
-                write(source, name, smallest, path, largest)
+                cells["exporter"] = written(source, name, smallest, largest, path)
         except TooLarge:
-            row.not_run = TOO_LARGE
-            return row
+            return []
         except Exception as error:  # any: what a network of another library raises is a row
-            row.not_run = sentence(error)
-            return row
+            return [{**cells, "equality": "not run", "why": sentence(error)}]
         try:
             graph = analysed(load_model(path))
         except Exception as error:  # any: a bug of ours
-            row.results = dict.fromkeys(("0.5", "0.75", "1.25", "random"), f"FAILED ({sentence(error)})")
-            return row
-        measure(row, graph)
-    row.seconds = time.perf_counter() - begun
-    return row
+            return [{**cells, "equality": "error", "why": sentence(error)}]
+        channels = graph.result(CHANNELS)
+        wanted = {factor: scaled(channels, float(factor)) for factor in SCALES}
+        wanted[f"random {SEED}"] = random_widths(channels, SEED)
+        cells["layers"] = len(graph.result(LAYERS))
+        return [{**cells, "rewrite": told, **attempt(graph, copies)} for told, copies in wanted.items()]
 
 
 def summary(rows: list[Row]) -> str:
-    """What the table says, in a few lines."""
-    ran = [r for r in rows if not r.not_run]
-    counts = Counter(result.split(" ", 1)[0] for r in ran for result in r.results.values())
-    layers, changed = sum(r.layers for r in ran), sum(r.changed for r in ran)
-    results = ", ".join(f"{counts[k]} {k}" for k in ("exact", "inexact", "unchecked", "refused", "FAILED"))
-    lines = [
-        f"{len(ran)} networks, {sum(counts.values())} rewrites: {results}.",
-        f"{changed} of {layers} layers were changed.",
-    ]
-    for why in LEFT_OUT:
-        left = [r.name for r in rows if r.not_run == why]
-        if left:
-            lines.append(f"Not run, {why}: {', '.join(left)}.")
-    return "\n".join(f"- {line}" for line in lines)
+    """What the rows say: a table, and all that did not pass."""
+    lines = [f"| networks | {' | '.join(VERDICTS)} | exact |", "|---|" + "---:|" * (len(VERDICTS) + 1)]
+    for source in ("zoo", "torchvision", "timm"):
+        ours = [r for r in rows if r["source"] == source]
+        verdicts = Counter(r["equality"] for r in ours)
+        cells = [str(verdicts[v]) for v in VERDICTS] + [str(sum(r["exact"] == "yes" for r in ours))]
+        lines.append(f"| {source}: {len({r['network'] for r in ours})} | {' | '.join(cells)} |")
+    others: dict[tuple[str, ...], list[str]] = {}
+    for r in rows:
+        if r["equality"] != "passed":
+            told = (r["source"], r["network"], r["equality"], r["why"])
+            others.setdefault(told, []).append(r["rewrite"])
+    lines += ["", "Not passed:" if others else "All passed."]
+    for (source, name, verdict, why), rewrites in others.items():
+        lines.append(f"- {source} `{name}` ({', '.join(rewrites)}): {verdict}: {why}")
+    dates = sorted(r["made"][:10] for r in rows)
+    lines += ["", f"Measured from {dates[0]} to {dates[-1]}."]
+    return "\n".join(lines)
 
 
 def chosen_networks(chosen: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     """The networks that the options ask for, the zoo first."""
-    source = chosen.source
-    if source in (None, "zoo"):
-        started = not chosen.start or chosen.start in models.names()
-        yield from (("zoo", n, 0) for n in models.names() if started and chosen.only in n)
-    if source != "zoo":
-        yield from networks(source, chosen.only, chosen.limit, chosen.start)
-
-
-def options(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Rewrites of many networks, each verified.")
-    parser.add_argument("--source", choices=("zoo", "torchvision", "timm"), help="default: all")
-    parser.add_argument("--only", default="", help="regular expression that the name matches")
-    parser.add_argument("--start", default="", help="leave out what stands before this network")
-    parser.add_argument("--limit", type=int, default=10**6, help="the first N of each source")
-    parser.add_argument("--largest", type=float, default=150, help="millions of parameters at most")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start none after this time")
-    parser.add_argument("--table", type=Path, help="write the table here, after every network")
-    parser.add_argument("--append", action="store_true", help="add to the file instead")
-    return parser.parse_args(arguments)
+    if chosen.source in (None, "zoo"):
+        yield from (("zoo", name, 0) for name in models.names() if re.search(chosen.only, name))
+    if chosen.source != "zoo":
+        yield from networks(chosen.source, chosen.only)
 
 
 def main(arguments: list[str]) -> int:
-    """Print a row a network, then the summary; 1 where a rewrite failed."""
-    import torch
-
-    torch.set_num_threads(1)
-    chosen = options(arguments)
+    """Measure what is missing, then write the summary into the page; 1 where a rewrite failed."""
+    chosen = choices("Rewrites of many networks, each verified.", ("zoo", "torchvision", "timm"))
+    wanted = chosen.parse_args(arguments)
     warnings.simplefilter("ignore")
     begun = time.perf_counter()
-    command = shlex.join(["python", "benchmarks/rewrite_coverage.py", *arguments])
-    before = INTRODUCTION
-    if chosen.append and chosen.table is not None and chosen.table.exists():
-        before = chosen.table.read_text("utf-8") + "\n"
-    rows: list[Row] = []
-    print(HEADER)
-    for source, name, smallest in chosen_networks(chosen):
-        late = time.perf_counter() - begun > chosen.seconds
-        late_row = Row(f"{source} {name}", not_run=OUT_OF_TIME)
-        rows.append(late_row if late else run(source, name, smallest, chosen.largest))
-        if rows[-1].not_run not in LEFT_OUT:
-            print(rows[-1].text(), flush=True)
-        if chosen.table is not None:
-            body = "\n".join(r.text() for r in rows if r.not_run not in LEFT_OUT)
-            section = f"## `{command}`\n\n{summary(rows)}\n\n{HEADER}\n{body}\n"
-            chosen.table.write_text(before + section, "utf-8")
-    print("\n" + summary(rows))
-    return int("FAILED" in "".join(r.text() for r in rows))
+    rows = Rows(FILE, COLUMNS, KEY)
+    if not wanted.summary:
+        import torch
+
+        torch.set_num_threads(1)
+        for source, name, smallest in chosen_networks(wanted):
+            late = time.perf_counter() - begun > wanted.seconds
+            if not late and not rows.has([source, name], wanted.before):
+                found = measure(source, name, smallest, wanted.largest)
+                rows.put(found)
+                for row in found:
+                    print(source, name, *(row.get(c, "") for c in COLUMNS[3:]), sep=" | ", flush=True)
+    put_summary(PAGE, "rewrite_coverage.py", summary(rows.rows))
+    return int(any(row["equality"] in ("failed", "error") for row in rows.rows))
 
 
 if __name__ == "__main__":

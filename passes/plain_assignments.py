@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Graph, Operator, Shape
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.index_tables import Places, places
 
 # Slice has taken its numbers as inputs since this opset.
@@ -71,7 +72,7 @@ def _fits(found: Places, shape: Shape) -> bool:
         length = shape[axis]
         if at is None:
             continue
-        if not isinstance(length, int) or len(np.unique(at)) < len(at):
+        if not isinstance(length, int) or len(distinct(at)) < len(at):
             return False
         if at.min(initial=0) < 0 or at.max(initial=0) >= length:
             return False

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pruners
 import torch
-from coverage import Case, build, export, sentence, smallest_image
+from exports import Case, build, export, sentence, smallest_image
 from torch import nn
 
 Row = dict[str, Any]

@@ -1,16 +1,18 @@
-"""The table of peer_coverage.py: a row a network, the totals last."""
+"""What peer_coverage.py found: a row for each network and peer as CSV, and the totals as tables."""
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 PRUNERS = ("Torch-Pruning", "torch-kirigami", "onnxsim", "conet-graph")
 BACK = ("onnx2torch", "onnx2pytorch", "conet-graph to_torch")
 WEIGHTS = ("fresh", "random")
-LEGEND = """A cell is *convolutions changed / all, parameters left, result*, or how far it came.
-
+COLUMNS = ("network", "weights", "peer", "changed", "convolutions", "parameters", "result", "version", "made")
+LEGEND = """
 - *equal*: the result is the original with the dropped channels masked (largest difference under 1e-4 of the
   largest magnitude, or four times what a nudge of the input by a millionth does; PyTorch modules in float64).
 - *differs*: it runs and is not equal. *mixing*: it is not equal, in a network in which an operator mixes
@@ -33,19 +35,8 @@ def outcome(row: Row, mixing: bool) -> str:
     return {"yes": "equal"}.get(row["equal"], row["equal"])
 
 
-def cell(row: Row | None, mixing: bool) -> str:
-    """A pruner's cell."""
-    if row is None:
-        return ""
-    if "changed" not in row:
-        return outcome(row, mixing)
-    return f"{row['changed']}/{row['layers']}, {row['parameters']:.2f}, {outcome(row, mixing)}"
-
-
-def back_cell(row: Row | None) -> str:
-    """A converter's cell."""
-    if row is None:
-        return ""
+def back_cell(row: Row) -> str:
+    """What came of a converter's row."""
     if "error" in row:
         return "does not run" if row.get("built") else "does not convert"
     told = "equal" if row["equal"] == "yes" else "differs"
@@ -73,19 +64,33 @@ def header(first: str, peers: tuple[str, ...]) -> list[str]:
 
 
 def table(rows: list[Row]) -> str:
-    """All of it as markdown."""
+    """The totals as markdown."""
     found = Rows(rows)
-    parts = [LEGEND]
-    for weights in WEIGHTS:
-        lines = header(f"network ({weights} weights)", PRUNERS)
-        for network in found.networks:
-            cells = [cell(found.by_key.get((network, weights, p)), found.mixing(network)) for p in PRUNERS]
-            lines.append(f"| {network} | " + " | ".join(cells) + " |")
-        parts.append("\n".join([*lines, *totals(found, weights)]) + "\n")
-    parts.append(back_table(found))
+    tables = ([*header(f"{weights} weights", PRUNERS), *totals(found, weights)] for weights in WEIGHTS)
+    parts = [LEGEND, *("\n".join(lines) + "\n" for lines in tables), back_table(found)]
     if found.without_file:
         parts.append(f"No file: {', '.join(found.without_file)}: neither exporter takes them.\n")
     return "\n".join(parts)
+
+
+def write_csv(rows: list[Row], path: Path) -> None:
+    """A row for each network, kind of weights and peer: what it changed, what is left, and the result."""
+    found = Rows(rows)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for (network, _, peer), row in found.by_key.items():
+            if peer in BACK:
+                writer.writerow({**row, "result": back_cell(row)})
+            elif peer in PRUNERS:
+                told = {
+                    **row,
+                    "convolutions": row.get("layers"),
+                    "result": outcome(row, found.mixing(network)),
+                }
+                if "changed" in row:
+                    told["parameters"] = f"{row['parameters']:.2f}"
+                writer.writerow(told)
 
 
 def totals(found: Rows, weights: str) -> list[str]:
@@ -123,15 +128,12 @@ def _all(found: Rows, network: str, weights: str) -> list[Row]:
 
 
 def back_table(found: Rows) -> str:
-    """The way back to PyTorch: only networks in which a converter fails have a row of their own."""
-    lines = header("narrowed by conet-graph, back to PyTorch", BACK)
+    """The way back to PyTorch."""
     counts: dict[str, list[str]] = {peer: [] for peer in BACK}
     for network in found.networks:
-        rows = [found.by_key.get((network, "random", peer)) for peer in BACK]
-        cells = [back_cell(row) for row in rows]
-        for peer, told in zip(BACK, cells, strict=True):
-            counts[peer] += [told] if told else []
-        if any(told not in ("", "equal") for told in cells):
-            lines.append(f"| {network} | " + " | ".join(cells) + " |")
+        for peer in BACK:
+            row = found.by_key.get((network, "random", peer))
+            counts[peer] += [] if row is None else [back_cell(row)]
     told = (f"{c.count('equal')} of {len(c)}" if c else "not run" for c in counts.values())
+    lines = header("narrowed by conet-graph, back to PyTorch", BACK)
     return "\n".join([*lines, "| **equal to the file** | " + " | ".join(told) + " |"]) + "\n"

@@ -7,7 +7,7 @@ result equals the original with the dropped channels masked, which is read off t
 goes on where it was. Examples:
 
     python benchmarks/peers/peer_coverage.py --source torchvision --rows build/peers.jsonl
-    python benchmarks/peers/peer_coverage.py --only-table --rows build/peers.jsonl
+    python benchmarks/peers/peer_coverage.py --only-table --rows build/peers.jsonl --csv build/peers.csv
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import case
-from coverage import networks, sentence
-from coverage_table import table
+from coverage_table import table, write_csv
+from exports import networks, sentence
+from rows import stamp
 
 Row = dict[str, Any]
 Jobs = dict[str, tuple[Callable[..., Row], tuple[Any, ...], Path | None]]
@@ -121,7 +122,7 @@ def measure(chosen: argparse.Namespace, source: str, name: str, smallest: int, k
                 function, arguments, file = jobs[peer]
                 ready = file is None or file.exists()
                 row = limited(chosen, function, *arguments) if ready else {"error": "there is no file"}
-                rows.append({**label, "peer": peer, **row})
+                rows.append({**label, "peer": peer, **row, **stamp()})
     return rows
 
 
@@ -148,6 +149,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     everybody = [*case.TORCH_PEERS, *case.ONNX_PEERS, *case.BACK]
     parser.add_argument("--peers", nargs="+", default=everybody, choices=everybody)
     parser.add_argument("--only-table", action="store_true", help="print what the rows say, run nothing")
+    parser.add_argument("--csv", type=Path, help="write what came of each network and peer here")
     return parser.parse_args(arguments)
 
 
@@ -169,7 +171,10 @@ def main(arguments: list[str]) -> None:
         with chosen.rows.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         print(f"{source} {name}: {len(rows)} rows, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    print(table(known_rows(chosen.rows)))
+    rows = known_rows(chosen.rows)
+    if chosen.csv is not None:
+        write_csv(rows, chosen.csv)
+    print(table(rows))
 
 
 if __name__ == "__main__":
