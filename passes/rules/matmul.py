@@ -5,7 +5,7 @@ from __future__ import annotations
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import enter as rule
 from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out
-from conet_graph.passes.channels.units import Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.conv import bind_scale, bind_vector
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import Table
@@ -15,7 +15,7 @@ RULES: Table = {}
 
 def product(
     t: Tracker, op: Operator, a: int, b: int, trans_a: bool = False, trans_b: bool = False
-) -> list[Axis]:
+) -> list[Axis | Packed]:
     """The axes of a (batched) matrix product of the inputs at two slots; the inner axes are tied."""
     left, right = op.input(a), op.input(b)
     rank_a, rank_b = t.rank(left), t.rank(right)
@@ -31,14 +31,14 @@ def product(
         t.bind(op, left, inner_a, t.axis(right, inner_b))
         t.contract(op, b, inner_b, (left, inner_a))
     rank = max(rank_a, rank_b)
-    batch: list[Axis] = []
+    batch: list[Axis | Packed] = []
     for k in range(rank - 2):
         places = [(n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0]
         batch.append(broadcast_axis(t, op, places))
     if rank_a > 1:
-        batch.append(t.axis(left, rank_a - 1 if trans_a else rank_a - 2))
+        batch.append(t.whole(left, rank_a - 1 if trans_a else rank_a - 2))
     if rank_b > 1:
-        batch.append(t.axis(right, rank_b - 2 if trans_b else rank_b - 1))
+        batch.append(t.whole(right, rank_b - 2 if trans_b else rank_b - 1))
     return batch
 
 
@@ -75,10 +75,13 @@ def quantised_product(t: Tracker, op: Operator) -> None:
         t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
     turned = (bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
     out = product(t, op, facts.data, facts.weight, *turned)
+    columns = out[-1]
+    if isinstance(columns, Packed):
+        raise NoRule("its output's channels are merged with pixels or images")
     for slot in facts.per_output:
-        bind_scale(t, op, op.input(slot), out[-1])
+        bind_scale(t, op, op.input(slot), columns)
     if facts.bias is not None:
-        bind_vector(t, op, op.input(facts.bias), out[-1])
+        bind_vector(t, op, op.input(facts.bias), columns)
     t.set(op, 0, out)
 
 

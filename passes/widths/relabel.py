@@ -7,7 +7,6 @@ the n-th position labelled (c, k) of a new axis takes its values from the n-th p
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,9 @@ from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
-from conet_graph.passes.widths.sharing import NotShared, Share, shares
+from conet_graph.passes.shapes.constant_values import computable
+from conet_graph.passes.widths.evaluated import evaluated_uses
+from conet_graph.passes.widths.sharing import NotShared, Share, Use, shares
 
 COPIES = 2**20
 
@@ -83,8 +84,10 @@ class Labels(Tracker):
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
         self.attributes: dict[int, dict[str, Any]] = {}
         # Of each input that is summed over copies: who shares what out.
-        self.shared_out: dict[tuple[int, int], list[Share]] = {}
+        self.shared_out: dict[Use, list[Share]] = {}
         self.inexact: dict[str, None] = {}
+        # Inputs that read numbers from now on, where the file computes them from constants.
+        self.evaluated: set[Use] = set()
         # Operators that sum over copies without weights that could be shared out among them.
         self.unshared: set[int] = set()
         self.unknown = {op.index: why for op, why, _ in units.unsupported}
@@ -271,44 +274,30 @@ class Labels(Tracker):
         """The constants behind a weight that share an axis of it out.
 
         Raises:
-            CannotHave: there are none, and the weight is not normalised anyway.
+            CannotHave: there are none, and the weight cannot be held as numbers either.
 
         """
+        if use in self.evaluated:
+            return [Share(weight, axis, use, False)]
         try:
             found = list(shares(self, weight, axis, use))
         except NotShared as refusal:
-            source = self._source(self.axis(weight, axis))
-            if source is None or source[0] not in self.graph.constants or not self._is_normalised(weight):
+            if not computable(self.graph, weight):
                 why = f"would count copied channels several times, through {refusal} of its weight"
                 raise self._refusal(op, why, self.axis(weight, axis)) from None
-            reader, slot = self.graph.consumers[source[0]][0]
-            found = [Share(*source, (reader.index, slot), False)]
+            self.evaluated.add(use)
+            found = [Share(weight, axis, use, False)]
         # One sum has one way of sharing out.
         whole = any(share.whole for share in found)
         return [replace(share, whole=whole) for share in found]
 
-    def _is_normalised(self, weight: str) -> bool:
-        """Whether an operator behind a weight looks across channels, so that the plan is not exact."""
-        pending, seen = [weight], set[str]()
-        while pending:
-            op = self.graph.producers.get(pending.pop())
-            if op is not None and op.index in self.mixing:
-                return True
-            fresh = [] if op is None else [name for name in op.inputs if name not in seen]
-            seen.update(fresh)
-            pending += fresh
-        return False
-
-    def _source(self, axis: Axis) -> tuple[str, int] | None:
-        """The one constant's axis from which all of an axis's tokens come."""
-        if isinstance(axis, int) or not len(axis):
-            return None
-        first, last = (bisect_right(self.starts, int(token)) - 1 for token in (axis.min(), axis.max()))
-        return self.keys[first] if first == last >= 0 else None
-
     def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""
         if isinstance(axis, int) or op.index not in self.mixing:
+            return
+        uses = evaluated_uses(self.graph, op) if self.keeps_function else set()
+        if uses:
+            self.evaluated |= uses
             return
         weight, units = self.is_weight(op.input(0)), axis.units if isinstance(axis, Packed) else axis
         widened = self.copies[self.labels(units) // COPIES].max(initial=1) > 1

@@ -120,6 +120,43 @@ def test_places_that_are_no_slice_stay() -> None:
     assert "ScatterND 'z' reads it as positions" in reason(with_array(net, "where", table), "w")
 
 
+@pytest.mark.parametrize("places", [[3, 1, 0, 2, 7, 5, 4, 6], [0, 1, 2], [6, -1]])
+def test_rows_picked_by_tuples_of_one(places: list[int]) -> None:
+    """``x[:, places]``, as one exporter writes it."""
+    count = len(places)
+    net = parsed(
+        f"{IMAGE}<float[8,3,1,1] w, float[5,{count},1,1] wy, int64[{count},1] at>{{a = Conv(x, w)"
+        " t = Transpose<perm=[1,0,2,3]>(a) g = GatherND(t, at) u = Transpose<perm=[1,0,2,3]>(g)"
+        " y = Conv(u, wy)}"
+    )
+    net = with_array(net, "at", np.array(places).reshape(-1, 1))
+    assert sum(width for width, _ in free(net)) >= count
+    rewidthed(net, scale=0.5)
+
+
+def test_a_window_over_channels_that_is_padded_by_itself() -> None:
+    """A local response normalisation in pieces: narrower, the window is over the channels that are left."""
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, int64[1] one = {{1}}, int64[10] around = {{0,0,2,0,0,0,0,2,0,0}}>"
+        "{a = Conv(x, w) q = Mul(a, a) v = Unsqueeze(q, one) p = Pad(v, around)"
+        " m = AveragePool<kernel_shape=[5,1,1]>(p) s = Squeeze(m, one) k = Exp(s) b = Div(a, k)"
+        " y = Conv(b, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    rewidthed(net, exact=False, scale=0.5)
+
+
+def test_blocks_laid_together() -> None:
+    net = parsed(
+        "<ir_version: 8, opset_import: ['': 18]> agraph (float[1,3,9] x) => (float[1,5,6,6] y)"
+        "<float[32,3,1] w, float[5,8,1,1] wy, int64[2] image = {6,6}, int64[2] block = {2,2}>"
+        "{a = Conv(x, w) i = Col2Im<strides=[2,2]>(a, image, block) y = Conv(i, wy)}".replace("'", '"')
+    )
+    assert free(net) == [(32, 4)]
+    rewidthed(net, scale=0.5)
+    rewidthed(net, scale=1.5)
+
+
 IFS = {
     "then": ("cond = {1}", "Relu", "Sigmoid", "Relu"),
     "else": ("cond = {0}", "Relu", "Sigmoid", "Sigmoid"),
