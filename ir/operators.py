@@ -145,6 +145,17 @@ def is_turned(op: Node, slot: int) -> bool:
     return bool(op.attr("transA" if slot == record.data else "transB", 0))
 
 
+def product_factor(op: Node) -> float:
+    """What a product is multiplied by: alpha of a Gemm and of its like."""
+    return float(op.attr("alpha", 1.0)) if op.op_type in PRODUCTS else 1.0
+
+
+def bias_factor(op: Node) -> float:
+    """What a layer's bias is multiplied by: beta of a Gemm."""
+    record = PRODUCTS.get(op.op_type)
+    return float(op.attr("beta", 1.0)) if record is not None and record.plain == "Gemm" else 1.0
+
+
 def summed_axis(op: Node, slot: int, rank: int) -> int:
     """The axis of a layer's operand, data or weight, that is summed over.
 
@@ -192,6 +203,8 @@ def channels_of_weight(op: Node, slot: int, shape: Sequence[object]) -> tuple[in
 
     """
     inner, outer = weight_axes(op, slot, len(shape))
+    if max(inner, outer) >= len(shape):
+        return None, None  # a weight of this rank is none
     if op.op_type in RECURRENT:
         return _number(shape[inner]), op.attr("hidden_size")
     if len(shape) == 1 and op.op_type not in CONVOLUTIONS:
