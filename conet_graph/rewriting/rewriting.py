@@ -82,7 +82,7 @@ def plan(
         data = open_calibration(str(calibrate), graph, samples, seed)
     else:
         data = calibration_of(calibrate, graph, samples, seed)
-    wanted = WidthRequest(seed=seed, **{"importance": "reconstruction", **request})
+    wanted = WidthRequest(seed=seed, **{"importance": "best", **request})
     made, layout = plan_for(graph, wanted, init, noise, lambda asked: choose(graph, asked, data).copies)
     if not (layout.labels.copies == 0).any():
         return made
