@@ -59,25 +59,49 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
     """
     if not any(group.free for group in graph.result(CHANNELS).groups):
         choose_copies(graph, request)  # says why
-    data = within_memory(graph, data)
-    original = with_constants(graph, {})
-    judge = Judge(graph, original, judged_values(graph), data.aside)
-    how = request.importance
-    progress("looking at the network", 0.0)
-    found = readings(graph, some(data.fit, 512))
-    progress("ranking channels", 0.3)
-    known = knowledge_of(graph, found, how, costs_at(graph, data.sizes))
-    tried: dict[str, tuple[float, Copies]] = {}
-    candidates = _candidates(graph, request, known)
-    if not found or len({c.tobytes() for c in candidates.values()}) == 1:
-        copies = next(iter(candidates.values()))
-        return Choice(copies, _predicted(graph, known, copies))
-    for number, (name, copies) in enumerate(candidates.items()):
-        progress("comparing widths", 0.4 + 0.6 * number / len(candidates))
-        tried[name] = (_quick(graph, copies, some(data.fit, TRIED_ON), judge), copies)
-    best = min(tried, key=lambda name: tried[name][0])
-    copies = tried[best][1]
-    return Choice(copies, _predicted(graph, known, copies), {n: e for n, (e, _) in tried.items()}, best)
+    return Chooser(graph, request.importance, data, progress).choose(request)
+
+
+class Chooser:
+    """Looks at a network once, to choose widths and channels for any number of requests.
+
+    Raises:
+        Refused: the outputs are the same for all inputs.
+
+    """
+
+    def __init__(
+        self, graph: Graph, importance: str, data: Calibration, progress: Progress = _silent
+    ) -> None:
+        data = within_memory(graph, data)
+        self._graph, self._progress = graph, progress
+        self._judge = Judge(graph, with_constants(graph, {}), judged_values(graph), data.aside)
+        progress("looking at the network", 0.0)
+        found = readings(graph, some(data.fit, 512))
+        progress("ranking channels", 0.3)
+        self._known = knowledge_of(graph, found, importance, costs_at(graph, data.sizes))
+        # Where no layer could be read there is nothing to compare by.
+        self._feeds = some(data.fit, TRIED_ON) if found else {}
+
+    def choose(self, request: WidthRequest) -> Choice:
+        """Choose widths and channels.
+
+        Raises:
+            BadUsage, Refused: as ``choose_copies``.
+
+        """
+        graph, tried = self._graph, dict[str, tuple[float, Copies]]()
+        candidates = _candidates(graph, request, self._known)
+        if not self._feeds or len({c.tobytes() for c in candidates.values()}) == 1:
+            copies = next(iter(candidates.values()))
+            return Choice(copies, _predicted(graph, self._known, copies))
+        for number, (name, copies) in enumerate(candidates.items()):
+            self._progress("comparing widths", 0.4 + 0.6 * number / len(candidates))
+            tried[name] = (_quick(graph, copies, self._feeds, self._judge), copies)
+        best = min(tried, key=lambda name: tried[name][0])
+        copies = tried[best][1]
+        errors = {name: error for name, (error, _) in tried.items()}
+        return Choice(copies, _predicted(graph, self._known, copies), errors, best)
 
 
 def _candidates(graph: Graph, request: WidthRequest, known: Knowledge) -> dict[str, Copies]:
