@@ -8,14 +8,14 @@ lost, later ones make up for. A branch that ends in a sum is fitted to what the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx
 
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
-from conet_graph.calibration.gram import RIDGES, Doubles, Moments
+from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments
 from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
 from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
 from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, bounds_behind, rectified
@@ -37,7 +37,13 @@ Tick = Callable[[float], None]
 
 
 def refit(
-    graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, tick: Tick = lambda share: None
+    graph: Graph,
+    layout: Layout,
+    model: onnx.ModelProto,
+    feeds: Feeds,
+    tick: Tick = lambda share: None,
+    *,
+    quick: bool = False,
 ) -> Refit:
     """Refit a narrowed network.
 
@@ -47,14 +53,17 @@ def refit(
         model: the narrowed network, weights gathered.
         feeds: calibration inputs, a dict for each run.
         tick: called after each layer, with the share of them that is done.
+        quick: to compare widths: fewer strengths are tried, and no fit is made again for a rectifier.
 
     """
-    return _Refitter(graph, layout, model, feeds).run(tick)
+    return _Refitter(graph, layout, model, feeds, quick).run(tick)
 
 
 class _Refitter:
-    def __init__(self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds) -> None:
-        self.graph, self.layout, self.made = graph, layout, Refit()
+    def __init__(
+        self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, quick: bool
+    ) -> None:
+        self.graph, self.layout, self.made, self.quick = graph, layout, Refit(), quick
         self.layers: list[Layer] = graph.result(LAYERS)
         starts = [layer.op.index for layer in self.layers]
         self.meetings = {layer.op.index: meeting(graph, layer) for layer in self.layers}
@@ -119,14 +128,19 @@ class _Refitter:
         if start.shape[1] > MOST_FEATURES:
             self._compensate(layer, form, start, place, name)
             return
-        bounds = None if place is None else self._bounds(layer)
+        bounds = None if place is None or self.quick else self._bounds(layer)
         rows = Rows([])
         seen, aside = self._moments(layer, form, None if bounds is None else rows)
         if not seen.count:
             return
         starts = [start, *self._compensated(layer, form, start)]
         start, ridge, before, after = _chosen(
-            seen, aside, starts, self._bias(place, start), place is not None
+            seen,
+            aside,
+            starts,
+            self._bias(place, start),
+            place is not None,
+            FEW_RIDGES if self.quick else RIDGES,
         )
         self.made.layers.append(LayerFit(op.name, before, after, ridge))
         if ridge is None:
@@ -328,7 +342,12 @@ class _Refitter:
 
 
 def _chosen(
-    seen: Moments, aside: Moments, starts: list[Doubles], bias: Doubles | None, with_bias: bool
+    seen: Moments,
+    aside: Moments,
+    starts: list[Doubles],
+    bias: Doubles | None,
+    with_bias: bool,
+    ridges: Sequence[float],
 ) -> tuple[Doubles, float | None, float, float]:
     """What does best on rows the fit has not seen: a start, a ridge, and the errors before and after.
 
@@ -339,9 +358,8 @@ def _chosen(
     whole = float(judge.spread.sum()) or 1.0
     before = float(judge.error(starts[0], bias).sum()) / whole
     best: tuple[Doubles, float | None, float] = (starts[0], None, before)
-    for start in starts:
-        for ridge in RIDGES if aside.count else (1e-2,):
-            matrix = fit.solved(start, ridge)
+    for ridge in ridges if aside.count else (1e-2,):
+        for start, matrix in zip(starts, fit.solved_from(starts, ridge), strict=True):
             error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
             if math.isfinite(error) and error < best[2]:
                 best = (start, ridge, error)

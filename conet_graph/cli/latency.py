@@ -72,7 +72,7 @@ def met_apart(
                 graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
             )
             choices: dict[bytes, Choice] = {}
-            chooser = None if data is None else Chooser(graph, request.importance, data, tell)
+            chooser = None if data is None else Chooser(graph, data, tell)
 
             def choose(asked: WidthRequest) -> NDArray[np.int64]:
                 if chooser is None:

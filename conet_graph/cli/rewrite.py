@@ -81,8 +81,9 @@ def rewrite(
     importance: Annotated[
         str | None,
         typer.Option(
-            help="Which channels stay: l2 (the default), l1, bn, first or random;"
-            " with --calibrate reconstruction (the default then) or activation, too.",
+            help="Which channels stay: l2 (the default), l1, bn, fpgm, first or random;"
+            " with --calibrate reconstruction, activation, taylor and hessian, too, or the best of the"
+            " first two (best, the default then).",
             show_default=False,
         ),
     ] = None,
@@ -194,7 +195,7 @@ def rewrite(
         min_width=min_width,
         keep=tuple(keep or ()),
         lossless=lossless,
-        importance=importance or ("l2" if calibrate is None else "reconstruction"),
+        importance=importance or ("l2" if calibrate is None else "best"),
         uniform=uniform,
         seed=seed,
         input_shapes=sizes.shapes,

@@ -68,7 +68,8 @@ def contractions(facts: Facts) -> list[Contraction]:
             found.append(Contraction(op, classes, data, heard, None, None, None))
             continue
         count = hears.shape[0] * hears.shape[1]
-        hears = hears & ~_deaf(facts, op, count).reshape(*hears.shape[:2], 1)
+        deaf = _deaf(facts, op, count)
+        hears = hears & ~deaf.reshape(*hears.shape[:2], 1) if deaf.any() else hears
         absorber = None if partial else _absorber(facts.graph, op, count)
         mergeable = weight if weight is not None and _own_matrix(facts.graph, weight[0], hears) else None
         outputs = _outputs(facts, op, count)

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids
 
 # An operator's input slot.
@@ -196,11 +197,11 @@ def _alike(laid: Laid, op: Operator, value: str, axis: int) -> int:
     wanted = laid.axes(value)[axis]
     if isinstance(wanted, int):
         raise NotShared(op.op_type)
-    labels = np.unique(laid.labels(wanted))
+    labels = distinct(laid.labels(wanted))
     found = [
         k
         for k, tokens in enumerate(laid.axes(op.input(0)))
-        if not isinstance(tokens, int) and np.array_equal(np.unique(laid.labels(tokens)), labels)
+        if not isinstance(tokens, int) and np.array_equal(distinct(laid.labels(tokens)), labels)
     ]
     if len(found) != 1:
         raise NotShared(op.op_type)
