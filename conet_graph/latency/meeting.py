@@ -26,6 +26,7 @@ Copies = NDArray[np.int64]
 
 TOLERANCE = 0.05  # of the goal: what is over it by more has missed it
 AIM = (0.96, 1.01)  # of the goal: what is outside is tried again with another budget
+AIM_AT = 0.995  # of the goal: where the next try is to end
 DOUBT = 0.15  # by so much predictions may be off: what they say is just out of reach is measured
 TRIES = 5  # whole networks that are measured
 
@@ -173,7 +174,7 @@ def meet(
             break
         if last and ratio > share:
             break  # nothing is faster
-        budget *= (sum(AIM) / 2) * share / ratio
+        budget *= AIM_AT * share / ratio
     return replace(_best(tried), networks=len(tried))
 
 
