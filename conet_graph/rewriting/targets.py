@@ -341,17 +341,18 @@ class _Chooser:
 
     def _to_predicted(self, counts: Copies, budget: float, time: TimeModel) -> Copies:
         """The widths of least loss within a budget of time, in the largest steps that come near it."""
-        loss, best = self._loss(), None
+        loss, found = self._loss(), list[tuple[float, Copies]]()
         for steps in self.ladder:
             self.steps = steps
             least = self._narrowest(counts)
-            found = Knapsack(time, loss, self.movable, least, counts, steps).fill(budget)
-            if found is not None and (best is None or time.milliseconds(found) > time.milliseconds(best)):
-                best = found
-            if best is not None and time.milliseconds(best) >= NEAR * budget:
-                break
-        if best is not None:
-            return best
+            kept = Knapsack(time, loss, self.movable, least, counts, steps).fill(budget)
+            if kept is not None:
+                lost = sum(loss(k, int(kept[k])) for k in np.flatnonzero(self.movable).tolist())
+                found.append((lost, kept))
+                if time.milliseconds(kept) >= NEAR * budget:
+                    break
+        if found:
+            return min(found, key=lambda one: one[0])[1]
         raise OutOfReach(budget, time.milliseconds(least))
 
     def _narrowed(self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int) -> Copies:
