@@ -65,10 +65,10 @@ class Pairs(Rule):
 
     def warnings(self) -> list[str]:
         """That there are too few trials for one round."""
-        needed = 2 * len(self._signs) + 1
-        if self.settings.search.trials >= needed:
-            return []
-        return [f"A round of pairs and what it finds take {needed} trials; this search has fewer."]
+        needed, told = 2 * len(self._signs) + 1, super().warnings()
+        if self.settings.search.trials < needed:
+            told.append(f"A round of pairs and what it finds take {needed} trials; this search has fewer.")
+        return told
 
     def _tried(self, base: States, trial: int) -> Widths:
         """The widths of a trial around a base, within the budgets."""
