@@ -104,7 +104,7 @@ def draw_widths(axes: Axes, run: RecordedRun) -> list[Dot]:
 
 def decides_by_delta(run: RecordedRun) -> bool:
     """Whether the search's rule is Algorithm 2, as in all runs from before there were others."""
-    return run.settings.get("rule", "conet") == "conet"
+    return bool(run.settings.get("rule", "conet") == "conet")
 
 
 def draw_slopes(axes: Axes, run: RecordedRun) -> list[Dot]:
