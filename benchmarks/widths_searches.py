@@ -55,7 +55,7 @@ SEARCHES: Mapping[str, Kind] = {
 def found_shape(
     kind: str, model: Path, images: Path, folder: Path, draw: int, options: argparse.Namespace
 ) -> tuple[dict[str, float], int, float | None]:
-    """Run a search within the parameters and MACs of the file's own widths, or go on with it.
+    """Run a search within what the file's own widths cost, or go on with it.
 
     Returns:
         Size -> the width that was found; the epochs that it trained; the last trial's accuracy on the images
@@ -64,8 +64,10 @@ def found_shape(
     """
     run, wanted = RunFolder(folder), SEARCHES[kind]
     given = {
-        "own_widths": True, "max_parameters": 1.0, "max_macs": 1.0, "min_width": 2, "max_width": 1024,
-        "multiple": 1, "augment": True, "batch": options.batch, "device": options.device, "seed": draw,
+        "own_widths": True, "min_width": 2, "max_width": 1024, "multiple": 1,
+        "max_parameters": None if options.match == "macs" else 1.0,
+        "max_macs": None if options.match == "params" else 1.0,
+        "augment": True, "batch": options.batch, "device": options.device, "seed": draw,
         **wanted.settings,
     }  # fmt: skip
     settings = RunSettings(f"npz:{images}").changed(given)

@@ -73,8 +73,8 @@ class Rule(ABC):
         if not self.decides_by_test:
             return []
         return [
-            f"The rule {self.settings.rule} decides by the test part of the data: judge what it finds by other"
-            " images."
+            f"The rule {self.settings.rule} decides by the test part of the data: judge what it finds by"
+            " other images."
         ]
 
     def remarks(self, trial: int, states: States) -> list[str]:
