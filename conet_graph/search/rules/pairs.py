@@ -9,22 +9,24 @@ import numpy as np
 from conet_graph.ir.errors import BadUsage
 from conet_graph.search.algorithm import EXPAND, SHRINK, STAY, SizeState
 from conet_graph.search.rules.base import Rule, States
-from conet_graph.search.rules.exchange import Numbers, best_moves, prices
+from conet_graph.search.rules.exchange import Numbers, along_budgets, best_moves, prices
 from conet_graph.trials.randomness import seed_of
 
 # How far the worths are drawn to 0: as by so many pairs that moved one size and saw no difference.
 RIDGE = 1.0
+# Below it a change of widths is rounding.
+TINY = 1e-9
 Widths = dict[str, int]
 
 
 @dataclass(frozen=True)
 class Pairs(Rule):
-    """Half of the sizes a step wider and the others a step narrower, against the opposite, at equal budget.
+    """Half of the sizes wider and the others narrower, against the opposite, at equal budget.
 
     Both networks of a pair are trained from fresh weights with the same seed; the difference of their losses
-    is what their widths make of it. A round of pairs, its signs those of an orthogonal design, gives every
-    size's worth by least squares, and the widths move by the best exchange within the budgets. The last
-    trial trains what was found.
+    is what their widths make of it. The signs of a round of pairs are an orthogonal design, less what would
+    take from a budget or leave some of it. A round gives every size's worth by least squares, and the widths
+    move by the best exchange within the budgets. The last trial trains what was found.
     """
 
     needs_budget = True
@@ -72,12 +74,12 @@ class Pairs(Rule):
 
     def _tried(self, base: States, trial: int) -> Widths:
         """The widths of a trial around a base, within the budgets."""
-        signs = self._signs[trial // 2 % len(self._signs)] * (1 if trial % 2 == 0 else -1)
-        step = np.log1p(self.settings.search.phi)
-        wished = {
-            name: state.width * float(np.exp(sign * step))
-            for (name, state), sign in zip(base.items(), signs, strict=True)
-        }
+        widths = {name: state.width for name, state in base.items()}
+        signs = self._signs[trial // 2 % len(self._signs)]
+        changes = along_budgets(signs, prices(self.network, widths, self.limits))
+        step = np.log1p(self.settings.search.phi) * (1 if trial % 2 == 0 else -1)
+        factors = np.exp(changes / max(np.abs(changes).max(), TINY) * step).tolist()
+        wished = {name: width * factor for (name, width), factor in zip(widths.items(), factors, strict=True)}
         return {name: state.width for name, state in self.spent(wished, base, base).items()}
 
     def _seen(self, trial: int) -> tuple[Numbers, float]:
