@@ -107,6 +107,7 @@ class Experiment:
         side = SIDES.get(options.network, options.side)
         place = (options.network, options.base, options.match)
         self.options, self.budget = options, Budget(*place, side, options.work)
+        print(f"{self.budget.file}: {self.budget.limits}", flush=True)
         self.final, self.searched = sample(options.npz, options.work, side, options.train)
         self.rows, self.found = Rows(options.rows), Rows(options.found)
         self.place = dict(zip(("network", "base", "match"), place, strict=True))
@@ -150,7 +151,7 @@ class Experiment:
         missing = [w for w in wanted if (*self.place.values(), *w) not in done]
         images = read_images(self.final, options.device) if missing else None
         for kind, seed in missing:
-            if options.minutes and time.monotonic() - self.began > 60 * options.minutes:
+            if options.minutes is not None and time.monotonic() - self.began > 60 * options.minutes:
                 print("the minutes are over; the same command goes on", flush=True)
                 return
             widths = self.budget.widths(self.shape(kind, seed))

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from conet_graph.search.begin import begin, go_on, network_in
+from conet_graph.ir.load import load_model
+from conet_graph.search.begin import begin, go_on, network_in, searched_network
+from conet_graph.search.rules.pairs import trials_of
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.runner import Search, Tools
 from conet_graph.search.settings import RunSettings
@@ -48,7 +50,8 @@ SEARCHES: Mapping[str, Kind] = {
     "conetv2": Kind({"rule": "conetv2", "trials": 16, "epochs": 2, "schedule": "adas"}),
     "worth": Kind(WORTH),
     "reversed": Kind(WORTH, reversed=True),
-    "pairs": Kind({"rule": "pairs", "trials": 15, "epochs": 3, "schedule": "cosine", "phi": 0.3}),
+    # As many trials as one round takes.
+    "pairs": Kind({"rule": "pairs", "epochs": 3, "schedule": "cosine", "phi": 0.3}),
 }
 
 
@@ -70,6 +73,8 @@ def found_shape(
         "augment": True, "batch": options.batch, "device": options.device, "seed": draw,
         **wanted.settings,
     }  # fmt: skip
+    if given["rule"] == "pairs":
+        given["trials"] = trials_of(len(searched_network(load_model(model)).sizes))
     settings = RunSettings(f"npz:{images}").changed(given)
     if not run.database.exists():
         begin(model, run, settings, "benchmarks/experiment_widths.py")

@@ -19,6 +19,20 @@ TINY = 1e-9
 Widths = dict[str, int]
 
 
+def trials_of(sizes: int, rounds: int = 1) -> int:
+    """How many trials some rounds of pairs take, with the last one of what they found.
+
+    >>> trials_of(6), trials_of(8), trials_of(12), trials_of(6, rounds=2)
+    (15, 15, 31, 29)
+    """
+    return rounds * 2 * (_order(sizes) - 1) + 1
+
+
+def _order(sizes: int) -> int:
+    """Of the orthogonal design for so many sizes: a power of two."""
+    return 1 << max(1, (sizes - 1).bit_length())
+
+
 @dataclass(frozen=True)
 class Pairs(Rule):
     """Half of the sizes wider and the others narrower, against the opposite, at equal budget.
@@ -39,7 +53,7 @@ class Pairs(Rule):
         from scipy.linalg import hadamard
 
         count = len(self.network.sizes)
-        order = 1 << max(1, (count - 1).bit_length())
+        order = _order(count)
         # The first row, all of one sign, would scale all sizes alike, which the budget takes back.
         object.__setattr__(self, "_signs", hadamard(order)[1:, order - count :].astype(np.float64))
 
@@ -67,7 +81,7 @@ class Pairs(Rule):
 
     def warnings(self) -> list[str]:
         """That there are too few trials for one round."""
-        needed, told = 2 * len(self._signs) + 1, super().warnings()
+        needed, told = trials_of(len(self.network.sizes)), super().warnings()
         if self.settings.search.trials < needed:
             told.append(f"A round of pairs and what it finds take {needed} trials; this search has fewer.")
         return told
