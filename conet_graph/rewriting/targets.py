@@ -15,6 +15,7 @@ from conet_graph.costs.input_shapes import InputShapes, counting
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
@@ -195,7 +196,7 @@ class _Chooser:
         told: dict[str, None] = {}
         for layer in self.graph.result(LAYERS):
             axis = out_axis(units, layer)
-            met = [axis] if isinstance(axis, int) else np.unique(parts.reason[parts.of[axis]]).tolist()
+            met = [axis] if isinstance(axis, int) else distinct(parts.reason[parts.of[axis]]).tolist()
             told.update((units.reasons[unit], None) for unit in met if unit >= 0)
         return list(told)
 
