@@ -26,9 +26,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
 
-# The sweep over a Ray cluster is tested here only.
+# The sweep over a Ray cluster and the ways through other runtimes are tested here only.
 test-all: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -e '.[dev,ray]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,ray]' -r benchmarks/roundtrips/requirements.txt
 	CONET_GRAPH_EXAMPLES=2000 $(BIN)/python -m pytest -n auto -m ''
 
 check: $(INSTALLED)

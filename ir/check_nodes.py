@@ -111,8 +111,10 @@ def _standard_attributes(node: onnx.NodeProto, schema: Schema) -> None:
 
 
 def _sane_size(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
+    if attribute.name not in _SIZES:
+        return
     what = f"Node {called(node)} has the attribute {shown(attribute.name)}"
-    if attribute.name in _SIZES and any(abs(n) > _LARGEST_SIZE for n in (attribute.i, *attribute.ints)):
+    if any(abs(n) > _LARGEST_SIZE for n in (attribute.i, *attribute.ints)):
         raise InvalidModel(f"{what} with a size beyond {_LARGEST_SIZE}, which no network has.")
     if attribute.name == "num_outputs" and not attribute.ref_attr_name and attribute.i != len(node.output):
         raise InvalidModel(f"{what} of {attribute.i}, but {len(node.output)} outputs.")

@@ -84,6 +84,8 @@ def shown(name: str, limit: int = 80) -> str:
 
 def _escaped(text: str) -> str:
     """Letters of all scripts as they are; what does not print, or turns the line round, escaped."""
+    if text.isprintable() and "\\" not in text:
+        return text
     return "".join(
         c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode("ascii") for c in text
     )

@@ -126,6 +126,8 @@ FLOATS = frozenset(
 )
 
 
+_GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
+
 # How several inbound edges meet at a node, by the word behind an operator's kind.
 _MEETS = {"sum": "summation", "concat": "concatenation"}
 
@@ -328,9 +330,11 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The sub-graphs a node runs."""
     found: list[onnx.GraphProto] = []
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind == _GRAPH:
             found.append(attribute.g)
-        found.extend(attribute.graphs)
+        elif kind == _GRAPHS:
+            found.extend(attribute.graphs)
     return found
 
 

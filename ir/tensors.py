@@ -14,6 +14,7 @@ from conet_graph.ir.errors import InvalidModel, shown
 
 # Element types of less than a byte, in bits (ONNX spec, "TensorProto: packed types").
 _BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_PACKED = {number for name, number in onnx.TensorProto.DataType.items() if name in _BITS}
 _KNOWN = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 
 
@@ -51,7 +52,7 @@ def field_length(tensor: onnx.TensorProto) -> int:
 
 def is_packed(tensor: onnx.TensorProto) -> bool:
     """Whether several elements share a byte."""
-    return onnx.TensorProto.DataType.Name(tensor.data_type) in _BITS
+    return tensor.data_type in _PACKED
 
 
 def inline_array(tensor: onnx.TensorProto) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
 from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.shapes.constant_values import value_of
 
 # Places along one axis; a table of indices names them for some axes, the others are whole.
@@ -95,7 +96,7 @@ def _fits(places: Places, shape: tuple[object, ...]) -> bool:
     """Whether the places along each axis are different ones, in its range, and the axis's length is known."""
     for axis, at in places.items():
         length = shape[axis] if axis < len(shape) else None
-        if not isinstance(length, int) or len(np.unique(at)) < len(at):
+        if not isinstance(length, int) or len(distinct(at)) < len(at):
             return False
         if at.min() < 0 or at.max() >= length:
             return False

@@ -13,6 +13,7 @@ from conet_graph.ir.graph import Graph, Operator, Result
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, summed_axis
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.labels import ChannelLabels
 from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units
 from conet_graph.passes.classify_edges import LAYERS, Layer
@@ -294,7 +295,7 @@ def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
         classes = channels.layer_axes[layer.op.index][1]
         if layer.kind == "conv" and classes is not None:
             numbers = channels.group_of_class[classes]
-            numbers = np.unique(numbers[numbers >= 0])
+            numbers = distinct(numbers[numbers >= 0])
             free = numbers[is_free[numbers]]
             pairs.append(np.stack([free[:-1], free[1:]]))
     left, right = np.concatenate(pairs, axis=1)

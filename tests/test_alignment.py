@@ -60,6 +60,20 @@ def test_narrow_groups_go_by_smaller_steps(width: int, steps: list[int]) -> None
     assert first_ladder(chain(width), Alignment()) == steps
 
 
+@pytest.mark.parametrize(("width", "first"), [(256, 16), (48, 16), (47, 8), (32, 8), (15, 4)])
+def test_wide_groups_go_by_larger_steps(width: int, first: int) -> None:
+    assert first_ladder(chain(width), alignment_of(None, None))[0] == first
+    assert first_ladder(chain(width), alignment_of(None, "tensorrt"))[0] == min(first, 8)
+
+
+def test_work_is_halved_in_larger_steps_and_a_scale_is_taken_as_it_is() -> None:
+    assert [w % 16 for w in widths(chain(64, 96, 128, 64), macs=0.5)] == [0, 0, 0, 0]
+    assert [w % 16 for w in widths(chain(64, 96, 128, 64), params=0.5)] == [0, 0, 0, 0]
+    assert widths(chain(48, 112), scale=0.5) == [24, 56]
+    # 16 of the only 48 channels are too far below the half.
+    assert widths(chain(48), macs=0.5) == [24]
+
+
 def test_a_multiple_that_is_asked_for_is_kept() -> None:
     assert first_ladder(chain(12), alignment_of(8, None)) == [8]
     assert first_ladder(chain(64), alignment_of(None, "tensorrt-int8")) == [32, 16, 8, 4, 2, 1]

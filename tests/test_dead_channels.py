@@ -12,9 +12,13 @@ from dead_case import count_dead, planted, without_dead
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 from rewidth_case import graph_of
 
 from conet_graph.cli import run
+from conet_graph.dead_channels.alike import alike
+from conet_graph.dead_channels.curves import FREQUENT
+from conet_graph.dead_channels.facts import Along, constants_alike
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.rewriting.plans import Plan
@@ -367,3 +371,49 @@ def test_masked_and_plain_facts_differ_where_channels_may_go() -> None:
     graph = graph_of(b.build())
     assert dead_channels(graph).idle.sum() == 4
     assert dead_channels(graph, masked=True).idle.sum() == 0
+
+
+LIMITS = {"Clip": (-0.5, 6.0), "Dropout": (0.5,)}
+SHAPES = {"HardSigmoid": {"alpha": 0.3, "beta": 0.4}, "LeakyRelu": {"alpha": 0.2}, "Cast": {"to": 1}}
+
+
+@pytest.mark.parametrize("kind", sorted(FREQUENT))
+def test_a_curve_has_the_values_of_the_reference(kind: str) -> None:
+    x = np.array([-80.0, -7.5, -0.5, -0.1, 0.0, 0.25, 3.0, 6.0, 80.0], np.float32)
+    b = GraphBuilder()
+    limits = [b.const(np.array(v, np.float32)) for v in LIMITS.get(kind, ())]
+    b.output(b.op(kind, b.input("x", [len(x)]), *limits, **SHAPES.get(kind, {})))
+    (expected,) = ReferenceEvaluator(b.build()).run(None, {"x": x})
+    op = graph_of(b.build()).operators[0]
+    with np.errstate(over="ignore"):
+        found = FREQUENT[kind](op, x.astype(np.float64), *LIMITS.get(kind, ()))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_clip_of_an_old_file_has_its_limits_in_attributes() -> None:
+    b = GraphBuilder(opset=10)
+    b.output(b.op("Clip", b.input("x", [4]), min=-1.0, max=2.0))
+    op = graph_of(b.build()).operators[0]
+    assert FREQUENT["Clip"](op, np.array([-3.0, 0.5, 2.0, 9.0])).tolist() == [-1.0, 0.5, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("length", [1, 31, 33, 300])
+@pytest.mark.parametrize("empty", [0, 40])
+def test_multiples_are_found_however_rows_begin(length: int, empty: int) -> None:
+    """Rows 0, 2 and 4 are multiples of one another; of those that begin alike only these are."""
+    rows = weight(6, length) if length > 1 else np.array([[1], [0], [2], [0], [-3], [0]], np.float32)
+    rows[2], rows[4] = 2 * rows[0], -3 * rows[0]
+    rows = np.concatenate([np.zeros((6, empty), np.float32), rows], axis=1)
+    number, factor = alike(rows, np.zeros(6, np.int64))
+    assert number.tolist() == [0, 1, 0, 3, 0, 5]
+    np.testing.assert_allclose(factor[[2, 4]] / factor[0], [2, -3], rtol=1e-5)
+
+
+def test_what_is_nearly_a_constant_is_no_multiple_of_one() -> None:
+    """Channel 1 is a constant, and channel 0 but for a weight that no product of floats shows."""
+    least = np.float32(1e-45)
+    found = Along(
+        np.array([-np.inf, -2.0]), np.array([np.inf, -2.0]), np.array([0, 0]), np.array([least, 1.0])
+    )
+    kind = constants_alike(found).kind
+    assert kind[0] != kind[1]

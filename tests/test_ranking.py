@@ -64,6 +64,23 @@ def test_first_falls_with_the_position() -> None:
     assert len(set(found)) == 4
 
 
+def test_fpgm_is_the_distance_to_all_others() -> None:
+    # Distances 3 + 7, 3 + 4 and 7 + 4: the one in the middle goes first.
+    first = np.array([[1, 0], [1, 3], [1, 7]], np.float32).reshape(3, 2, 1, 1)
+    found = scores(two_convs(first, np.ones((1, 3, 1, 1), np.float32)), "fpgm")
+    assert found == pytest.approx([10 / (28 / 3), 7 / (28 / 3), 11 / (28 / 3)])
+
+
+def test_fpgm_counts_all_weights_of_a_channel() -> None:
+    # Those that read a channel tell channels apart, too: 1, 4 and 8.
+    first = np.array([[1, 0], [1, 1], [1, 2]], np.float32).reshape(3, 2, 1, 1)
+    second = np.array([1, 4, 8], np.float32).reshape(1, 3, 1, 1)
+    found = scores(two_convs(first, second), "fpgm")
+    near, far, wide = (1 + 9) ** 0.5, (4 + 49) ** 0.5, (1 + 16) ** 0.5
+    sums = np.array([near + far, near + wide, far + wide])
+    assert found == pytest.approx((sums / sums.mean()).tolist())
+
+
 def test_random_depends_on_the_seed_alone() -> None:
     assert scores(two_convs(), "random", 3) == scores(two_convs(-FIRST), "random", 3)
     assert scores(two_convs(), "random", 3) != scores(two_convs(), "random", 4)
@@ -138,7 +155,7 @@ def test_each_copy_of_a_channel_counts() -> None:
 
 
 def test_wrong_requests() -> None:
-    with pytest.raises(BadUsage, match="choose one of l2, l1, bn, first, random"):
+    with pytest.raises(BadUsage, match="choose one of l2, l1, bn, fpgm, first, random"):
         importance(two_convs(), "l3")
     with pytest.raises(BadUsage, match="0 or more"):
         importance(two_convs(), "random", -1)

@@ -33,12 +33,22 @@ class ModelFacts:
     """The file, and totals; ``macs`` is None where a size that it depends on is free or unknown."""
 
     path: str | None
-    sha256: str
     producer: str
     opset: int
     nodes: int
     parameters: int
     macs: int | None
+    loaded: LoadedModel = field(repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, which is read once more for it where nobody has asked before."""
+        return self.loaded.sha256
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts under their documented keys."""
+        keys = ("path", "sha256", "producer", "opset", "nodes", "parameters", "macs")
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class Analysis:
         """The analysis as plain lists and dictionaries, keys in the documented order."""
         data: dict[str, Any] = {
             "format": FORMAT,
-            "model": asdict(self.model),
+            "model": self.model.to_dict(),
             "groups": [asdict(group) for group in self.groups],
             "layers": [asdict(layer) for layer in self.layers],
             "edges": asdict(self.edges),
@@ -359,12 +369,12 @@ class _Builder:
         producer = f"{proto.producer_name} {proto.producer_version}".strip()
         return ModelFacts(
             None if loaded.path is None else str(loaded.path),
-            loaded.sha256,
             producer,
             self.graph.opset,
             len(proto.graph.node),
             costs.parameters,
             costs.macs,
+            loaded,
         )
 
     def _edges(self) -> Edges:

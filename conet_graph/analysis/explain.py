@@ -11,6 +11,7 @@ import numpy as np
 from conet_graph.analysis.layers import find_layer, inner_facts, inner_nodes, layer_names
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Units
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group, out_axis
@@ -128,7 +129,7 @@ class Equations:
         ops = np.repeat(np.array(units.equation_op, np.int64), lengths)
         mine = units.classes[left] == units.classes[start]
         self.start = start
-        self.operators: list[int] = np.unique(ops[mine]).tolist()
+        self.operators: list[int] = distinct(ops[mine]).tolist()
         self.tied: nx.Graph[int] = nx.Graph()
         self.tied.add_node(start)
         ends = zip(left[mine].tolist(), right[mine].tolist(), ops[mine].tolist(), strict=True)

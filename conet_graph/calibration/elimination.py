@@ -9,6 +9,7 @@ order derivatives for network pruning, 1993; in blocks: Frantar and Alistarh, Op
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,12 +81,15 @@ class _State:
         self.weight[index] = 0.0
 
 
-def eliminate(classes: Ids, read_by: list[tuple[Reading, float]]) -> Elimination | None:
+def eliminate(
+    classes: Ids, read_by: list[tuple[Reading, float]], dead: Collection[int] = ()
+) -> Elimination | None:
     """Take the classes of a group out one by one.
 
     Args:
         classes: the group's.
         read_by: what reads them, each with the weight of its loss.
+        dead: those without which the outputs stay as they are: they go first, for nothing.
 
     Returns:
         The order and the losses; None where nothing that is known reads them.
@@ -104,7 +108,8 @@ def eliminate(classes: Ids, read_by: list[tuple[Reading, float]]) -> Elimination
     losses = [0.0]
     while left:
         costs = np.sum([state.costs(left) for state in states], axis=0)
-        least = int(np.argmin(costs))
+        costs[[klass in dead for klass in left]] = 0.0
+        least = next((n for n, klass in enumerate(left) if klass in dead), int(np.argmin(costs)))
         klass = left.pop(least)
         for state in states:
             state.take_out(klass)

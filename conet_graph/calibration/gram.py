@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,8 @@ Doubles = NDArray[np.float64]
 
 # Strengths of the pull towards the weights there are, as shares of the features' mean square.
 RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# Those of a fit that only compares widths.
+FEW_RIDGES = (1e-4, 1e-2, 1.0)
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 
@@ -124,11 +127,17 @@ class System:
 
     def solved(self, start: Doubles, ridge: float) -> Doubles:
         """The matrix [b, F, O] of least error, pulled towards ``start`` with a strength of ``ridge``."""
+        return self.solved_from([start], ridge)[0]
+
+    def solved_from(self, starts: Sequence[Doubles], ridge: float) -> list[Doubles]:
+        """The same for several starts: the features' moments are taken apart once for all of them."""
         scale = np.trace(self.xx, axis1=1, axis2=2) / max(self.xx.shape[1], 1)
         pull = ridge * scale + 1e-12 * scale.max(initial=0.0) + 1e-30
         left = self.xx + pull[:, None, None] * np.eye(self.xx.shape[1])
-        made: Doubles = start + np.linalg.solve(left, self.xy - self.xx @ start)
-        return made
+        steps = np.linalg.solve(left, np.concatenate([self.xy - self.xx @ start for start in starts], axis=2))
+        return [
+            start + step for start, step in zip(starts, np.split(steps, len(starts), axis=2), strict=True)
+        ]
 
     def error(self, matrix: Doubles, bias: Doubles | None = None) -> Doubles:
         """Mean square error of each output [b, O] with a matrix; the best bias where none is given."""
@@ -142,3 +151,44 @@ class System:
         """The best bias [b, O] beside a matrix."""
         made: Doubles = self.mean_y - (self.mean_x[:, None] @ matrix)[:, 0]
         return made
+
+
+def shrunk(parts: Sequence[Moments], system: System) -> Doubles:
+    """The covariances [b, F, F] of all parts together, those of different features nearer to zero.
+
+    Few inputs show correlations that are not there, and rows of one image are no independent ones. How far
+    each correlation moves from part to part says how much of all of them is to be believed (Schaefer and
+    Strimmer, A shrinkage approach to large-scale covariance matrix estimation, 2005).
+
+    Args:
+        parts: sums over a share of the inputs each, about the same point.
+        system: of all of them.
+
+    """
+    parts = [part for part in parts if part.count]
+    if len(parts) < _LEAST_PARTS:
+        return system.xx
+    size = np.sqrt(np.maximum(np.diagonal(system.xx, axis1=1, axis2=2), 1e-30))
+    scale = size[:, :, None] * size[:, None, :]
+    noise = np.zeros(len(scale))
+    for part in parts:
+        mean = system.mean_x - (0.0 if part.about_x is None else part.about_x[:, 0])
+        cross = mean[:, :, None] * (part.x / part.count)[:, None, :]
+        own = part.xx / part.count - cross - np.swapaxes(cross, 1, 2) + mean[:, :, None] * mean[:, None, :]
+        noise += _off_diagonal((own - system.xx) / scale)
+    noise /= len(parts) * (len(parts) - 1)
+    share = np.clip(noise / np.maximum(_off_diagonal(system.xx / scale), 1e-30), 0.0, 1.0)
+    made: Doubles = system.xx * (1 - share)[:, None, None]
+    diagonal = np.arange(made.shape[1])
+    made[:, diagonal, diagonal] = system.xx[:, diagonal, diagonal]
+    return made
+
+
+# Parts from which the noise of covariances is read.
+_LEAST_PARTS = 4
+
+
+def _off_diagonal(square: Doubles) -> Doubles:
+    """The sum of squares off the diagonal of each block [b]."""
+    made: Doubles = np.square(square).sum((1, 2)) - np.square(np.diagonal(square, axis1=1, axis2=2)).sum(1)
+    return made

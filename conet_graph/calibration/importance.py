@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.calibration.elimination import eliminate
+from conet_graph.calibration.gradients import GRADIENTS, sensitivities
 from conet_graph.calibration.gram import Doubles
-from conet_graph.calibration.statistics import Reading
+from conet_graph.calibration.inputs import Calibration
+from conet_graph.calibration.memory import within_memory
+from conet_graph.calibration.stages import Feeds
+from conet_graph.calibration.statistics import Reading, readings
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.knowledge import Knowledge
-from conet_graph.rewriting.ranking import importance
+from conet_graph.rewriting.ranking import WAYS, changing_nothing, importance
 
-# The rankings that need inputs.
-CALIBRATED = ("reconstruction", "activation")
+# What is compared where no ranking is asked for, and the name of that.
+BEST, BEST_OF = "best", ("reconstruction", "activation")
+RANKINGS = (*BEST_OF, *GRADIENTS, *WAYS)
 
 
 def knowledge_of(
@@ -26,48 +32,78 @@ def knowledge_of(
     found: Sequence[Reading],
     how: str,
     costs: CostModel | None = None,
-    tick: Callable[[], None] = lambda: None,
+    feeds: Feeds = (),
 ) -> Knowledge:
     """Scores of all classes and loss curves of all free groups.
+
+    Channels without which the outputs stay as they are go first, for nothing.
 
     Args:
         graph: the analysed network.
         found: what its layers read on the calibration inputs.
         how: 'reconstruction': channels that the others can replace go first; 'activation': channels that
-            say little go first, the variance of each times the squares of the weights that read it; or a
-            ranking by weights alone (``ranking.WAYS``): then the losses are those of its channels.
+            say little go first, the variance of each times the squares of the weights that read it; a
+            ranking by gradients (``gradients.GRADIENTS``); or one by weights alone (``ranking.WAYS``): then
+            the losses are those of its channels.
         costs: the network's, where the file alone does not tell them.
-        tick: called after each group.
+        feeds: calibration inputs, for rankings by gradients.
+
+    Raises:
+        BadUsage: there is no such ranking.
 
     """
+    if how not in RANKINGS:
+        raise BadUsage(f"--importance is {how!r}: choose one of {', '.join((BEST, *RANKINGS))}.")
     channels = graph.result(CHANNELS)
-    weights_alone = importance(graph, "l2" if how in CALIBRATED else how)
+    weights_alone = importance(graph, how if how in WAYS else "l2")
+    dead = changing_nothing(graph, weights_alone)
+    moved = sensitivities(graph, feeds, how) if how in GRADIENTS else None
     scores = weights_alone.copy()
     losses: dict[int, Doubles] = {}
     for number, group in enumerate(channels.groups):
         if not group.free:
             continue
-        read_by = [r for r in found if np.isin(r.classes, group.classes).any()]
-        order, curve = _by(how, group.classes, read_by, weights_alone)
+        classes = group.classes
+        read_by = [r for r in found if np.isin(r.classes, classes).any()]
+        made = None
+        if how == "reconstruction":
+            made = eliminate(classes, [(r, 1.0) for r in read_by], set(classes[dead[classes]].tolist()))
+        if made is not None:
+            order, curve = made.order, made.losses
+        else:
+            key, lost = weights_alone[classes], np.square(weights_alone[classes])
+            if moved is not None and moved[classes].any():
+                key = lost = moved[classes]
+            elif read_by:
+                lost = _activations(classes, read_by)
+                key = lost if how == "activation" else key
+            else:
+                lost = lost / max(float(lost.sum()), 1e-30)
+            order, curve = _in_order(classes, key, lost, dead[classes])
         scores[order] = np.arange(1, len(order) + 1) / len(order)
         losses[number] = np.maximum.accumulate(curve)
-        tick()
     return Knowledge(scores, losses, costs)
 
 
-def _by(how: str, classes: Ids, read_by: list[Reading], weights_alone: Doubles) -> tuple[Ids, Doubles]:
+def loss_curves(graph: Graph, data: Calibration) -> dict[str, list[float]]:
+    """By the id of each free group, what its readers lose once 0, 1, 2, ... of its steps are gone.
+
+    Channels go as by 'reconstruction', and the losses are shares of the variance of what the readers put out.
+
+    Raises:
+        Refused: ONNX Runtime does not run the network on these inputs.
+
+    """
+    data = within_memory(graph, data)
+    known = knowledge_of(graph, readings(graph, data.fit), "reconstruction")
+    groups = graph.result(CHANNELS).groups
+    return {groups[k].id: curve.tolist() for k, curve in known.losses.items()}
+
+
+def _in_order(classes: Ids, key: Doubles, lost: Doubles, dead: NDArray[np.bool_]) -> tuple[Ids, Doubles]:
     """The classes of a group in the order in which they go, and the loss once 0, 1, 2, ... are gone."""
-    if how == "reconstruction":
-        eliminated = eliminate(classes, [(r, 1.0) for r in read_by])
-        if eliminated is not None:
-            return eliminated.order, eliminated.losses
-    elif read_by:
-        lost = _activations(classes, read_by)
-        order = np.argsort(lost if how == "activation" else weights_alone[classes], kind="stable")
-        return classes[order], np.concatenate([[0.0], np.cumsum(lost[order])])
-    order = np.argsort(weights_alone[classes], kind="stable")
-    energy = np.square(weights_alone[classes][order])
-    return classes[order], np.concatenate([[0.0], np.cumsum(energy) / max(float(energy.sum()), 1e-30)])
+    order = np.lexsort((key, ~dead))
+    return classes[order], np.concatenate([[0.0], np.cumsum(np.where(dead, 0.0, lost)[order])])
 
 
 def _activations(classes: Ids, read_by: Sequence[Reading]) -> Doubles:

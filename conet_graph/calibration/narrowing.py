@@ -4,40 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.calibration.importance import knowledge_of
+from conet_graph.calibration.allocation import Trials, neighbours, sharpened
+from conet_graph.calibration.importance import BEST, BEST_OF, knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
 from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
 from conet_graph.calibration.sizes import costs_at
-from conet_graph.calibration.stages import Feeds
-from conet_graph.calibration.statistics import readings
+from conet_graph.calibration.statistics import Reading, readings
+from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model, with_constants
+from conet_graph.rewriting.alignment import alignment_of, step_ladder
 from conet_graph.rewriting.knowledge import Knowledge
+from conet_graph.rewriting.named_widths import asked_counts, find_groups
 from conet_graph.rewriting.refits import Refit
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
 Copies = NDArray[np.int64]
 Progress = Callable[[str, float], None]
 
+# Samples that are looked at, and those on which widths are compared.
+LOOKED_AT, TRIED_ON = 512, (16, 96)
+# Multiply-accumulates of the original on the samples of one comparison, and of all that measure curves.
+WORK_OF_ONE, WORK_OF_ALL = 4e10, 4e11
+# Sets of groups that are narrowed to measure what a step costs, and how often that is done.
+MOST_SETS, ROUNDS = 12, 2
+LEAST_TO_MEASURE = 2
 # Exponents of the loss curves that are tried: under 1 whole groups are spared, over 1 all give alike.
-EXPONENTS = (1.0, 0.7, 1.5)
-# Samples on which allocations are compared.
-TRIED_ON = 96
+EXPONENTS = (0.7, 1.5)
 
 
 @dataclass(frozen=True)
 class Choice:
     """The channels that stay, what was tried, and the loss that each narrowed group was predicted.
 
-    ``tried`` holds the error of the outputs, after a quick refit, of each allocation by its name.
+    ``tried`` holds the error of the outputs, after a quick refit, of each choice by its name.
     """
 
     copies: Copies
@@ -59,55 +68,141 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
     """
     if not any(group.free for group in graph.result(CHANNELS).groups):
         choose_copies(graph, request)  # says why
-    data = within_memory(graph, data)
-    original = with_constants(graph, {})
-    judge = Judge(graph, original, judged_values(graph), data.aside)
-    how = request.importance
-    progress("looking at the network", 0.0)
-    found = readings(graph, some(data.fit, 512))
-    progress("ranking channels", 0.3)
-    known = knowledge_of(graph, found, how, costs_at(graph, data.sizes))
-    tried: dict[str, tuple[float, Copies]] = {}
-    candidates = _candidates(graph, request, known)
-    if not found or len({c.tobytes() for c in candidates.values()}) == 1:
-        copies = next(iter(candidates.values()))
-        return Choice(copies, _predicted(graph, known, copies))
-    for number, (name, copies) in enumerate(candidates.items()):
-        progress("comparing widths", 0.4 + 0.6 * number / len(candidates))
-        tried[name] = (_quick(graph, copies, some(data.fit, TRIED_ON), judge), copies)
-    best = min(tried, key=lambda name: tried[name][0])
-    copies = tried[best][1]
-    return Choice(copies, _predicted(graph, known, copies), {n: e for n, (e, _) in tried.items()}, best)
+    return Chooser(graph, data, progress).choose(request)
 
 
-def _candidates(graph: Graph, request: WidthRequest, known: Knowledge) -> dict[str, Copies]:
-    """Allocations worth comparing, by name."""
-    made: dict[str, Copies] = {}
-    for power in EXPONENTS:
-        bent = replace(known, losses={k: curve**power for k, curve in known.losses.items()})
-        made[f"loss^{power:g}"] = choose_copies(graph, replace(request, knowledge=bent))
-        if request.scale is not None or request.uniform:
-            return made
-    by_weights = choose_copies(
-        graph,
-        replace(request, knowledge=replace(known, losses={}), importance="l2"),
-    )
-    return {**made, "weights": by_weights}
+class Chooser:
+    """Chooses widths and channels, also for several requests of one network, which is looked at once."""
+
+    def __init__(self, graph: Graph, data: Calibration, progress: Progress = _silent) -> None:
+        """Run the original on the inputs.
+
+        Raises:
+            Refused: its outputs are the same for all of them.
+
+        """
+        self.graph, self.progress = graph, progress
+        self.data = data = within_memory(graph, data)
+        judge = Judge(graph, with_constants(graph, {}), judged_values(graph), data.aside)
+        progress("looking at the network", 0.0)
+        self.found: list[Reading] = readings(graph, some(data.fit, LOOKED_AT))
+        self.costs = costs_at(graph, data.sizes)
+        counts = np.array([len(g.classes) for g in graph.result(CHANNELS).groups], np.float64)
+        # A network whose multiply-accumulates cannot be counted is taken for a small one.
+        one = max((self.costs or CostModel(graph)).macs(counts), 1.0)
+        samples = int(np.clip(WORK_OF_ONE / one, *TRIED_ON))
+        self.sets = int(min(WORK_OF_ALL / (one * samples), MOST_SETS))
+        self.trials = Trials(graph, some(data.fit, samples), judge)
+        self.known: dict[str, Knowledge] = {}
+        self.sharp: dict[str, Knowledge] = {}
+
+    def choose(self, request: WidthRequest) -> Choice:
+        """Choose for a request; see ``choose``."""
+        offers = _Offers(self.trials)
+        for ranking in BEST_OF if request.importance == BEST else (request.importance,):
+            offers.add(f"{ranking}, losses", request, self._knowledge(ranking))
+        if self._has_target(request) and self.found:
+            ranking = _ranking(offers.best(partial(self.progress, "comparing rankings")))
+            self._offer_widths(request, ranking, offers)
+            if ranking not in self.sharp:
+                self._offer_measured(request, ranking, offers)
+        best = offers.best()
+        return Choice(offers.made[best], self._predicted(best, offers.made[best]), offers.tried(), best)
+
+    def _knowledge(self, ranking: str) -> Knowledge:
+        if ranking not in self.known:
+            self.progress(f"ranking channels by {ranking}", 0.0)
+            self.known[ranking] = knowledge_of(self.graph, self.found, ranking, self.costs, self.data.fit)
+        return self.known[ranking]
+
+    def _offer_widths(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
+        """Other widths for a ranking: by bent curves, by weights alone, by what was measured before."""
+        known = self._knowledge(ranking)
+        for power in EXPONENTS:
+            bent = replace(known, losses={k: curve**power for k, curve in known.losses.items()})
+            offers.add(f"{ranking}, losses^{power:g}", request, bent)
+        by_weights = replace(request, importance="l2")
+        offers.add(f"{ranking}, weights", by_weights, replace(known, losses={}))
+        if ranking in self.sharp:
+            offers.add(f"{ranking}, measured", request, self.sharp[ranking])
+        offers.best(partial(self.progress, "comparing widths"))
+
+    def _offer_measured(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
+        """Widths by curves that are measured about the best choice so far, and about the next one again."""
+        for number in range(1, ROUNDS + 1):
+            before = offers.best()
+            given = offers.known[before]
+            given = given if given.losses else self._knowledge(ranking)
+            for k, known in enumerate(self._measured(request, given, offers.made[before])):
+                name = f"{ranking}, measured {number}{'ab'[k]}"
+                offers.add(name, request, known)
+                if k == 0 or offers.best() == name:
+                    self.sharp[ranking] = known
+            if offers.best() == before:
+                break
+
+    def _measured(self, request: WidthRequest, known: Knowledge, copies: Copies) -> list[Knowledge]:
+        """Curves that are measured about a choice which was made by others."""
+        graph, groups = self.graph, self.graph.result(CHANNELS).groups
+        held = {k for name in request.keep for k in find_groups(graph, name)}
+        held |= set(asked_counts(graph, request.widths, request.keep))
+        movable = [k for k, g in enumerate(groups) if g.free and k in known.losses and k not in held]
+        if len(movable) < LEAST_TO_MEASURE:
+            return []
+        steps = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))[0]
+        tick = partial(self.progress, "measuring what widths cost")
+        return sharpened(known, copies, steps, neighbours(movable, self.sets), self.trials, tick)
+
+    def _has_target(self, request: WidthRequest) -> bool:
+        """Whether widths are to be chosen, and not only channels."""
+        targets = (request.params, request.macs, request.weight_bytes, request.latency_ms)
+        return any(target is not None for target in targets) and not request.uniform
+
+    def _predicted(self, name: str, copies: Copies) -> dict[str, float]:
+        ranking = _ranking(name)
+        known = self.sharp.get(ranking, self.known[ranking])
+        groups = enumerate(self.graph.result(CHANNELS).groups)
+        return {
+            group.id: known.loss(number, int((copies[group.classes] == 0).sum()))
+            for number, group in groups
+            if group.free and (copies[group.classes] != 1).any()
+        }
 
 
-def _quick(graph: Graph, copies: Copies, feeds: Feeds, judge: Judge) -> float:
-    layout = lay_out(graph, copies)
-    model = rewrite_model(graph, layout)
-    return judge.error(refit(graph, layout, model, feeds).applied(model))
+@dataclass
+class _Offers:
+    """Choices by their names - the ranking, a comma, what sets the widths - and what they were made by."""
+
+    trials: Trials
+    made: dict[str, Copies] = field(default_factory=dict)
+    known: dict[str, Knowledge] = field(default_factory=dict)
+
+    def add(self, name: str, request: WidthRequest, known: Knowledge) -> None:
+        """Add the choice for a request by what is known of the channels."""
+        self.made[name] = choose_copies(self.trials.graph, replace(request, knowledge=known))
+        self.known[name] = known
+
+    def best(self, tick: Callable[[float], None] = lambda share: None) -> str:
+        """The choice with the least error; nothing is measured where all are the same."""
+        if len({copies.tobytes() for copies in self.made.values()}) == 1:
+            return next(iter(self.made))
+        errors: dict[str, float] = {}
+        for number, (name, copies) in enumerate(self.made.items(), 1):
+            errors[name] = self.trials.error(copies)
+            tick(number / len(self.made))
+        return min(errors, key=lambda name: errors[name])
+
+    def tried(self) -> dict[str, float]:
+        """The errors that were measured."""
+        return {
+            name: self.trials.known[copies.tobytes()]
+            for name, copies in self.made.items()
+            if copies.tobytes() in self.trials.known
+        }
 
 
-def _predicted(graph: Graph, known: Knowledge, copies: Copies) -> dict[str, float]:
-    groups = enumerate(graph.result(CHANNELS).groups)
-    return {
-        group.id: known.loss(number, int((copies[group.classes] == 0).sum()))
-        for number, group in groups
-        if group.free and (copies[group.classes] != 1).any()
-    }
+def _ranking(name: str) -> str:
+    return name.split(",")[0]
 
 
 def refitted(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.calibration.forms import form_of
-from conet_graph.calibration.gram import Moments
+from conet_graph.calibration.forms import Form, form_of
+from conet_graph.calibration.gram import Moments, System, shrunk
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Feeds, Stages
 from conet_graph.ir.graph import Graph
@@ -19,6 +20,8 @@ from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import with_constants
 
+# Shares of the inputs whose moments are compared.
+PARTS = 8
 # Above so many features a layer is looked at channel by channel: a kernel's positions count as one.
 MOST_DETAIL = 1536
 
@@ -30,7 +33,7 @@ class Reading:
     Attributes:
         layer: the layer.
         classes: the class of channels of each feature [b, F]; -1 for one that carries no channels.
-        moments: covariances of the features [b, F, F].
+        moments: covariances of the features [b, F, F], as far as the inputs are enough to tell them.
         weight: what they are multiplied with [b, F, O].
         spread: the variance of the layer's output, summed over its channels.
 
@@ -80,20 +83,7 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
     per = max(form.per_channel, _run(classes) if form.blocks == 1 and form.per_channel == 1 else 1)
     coarse = matrix.shape[1] > MOST_DETAIL and per > 1
     flat = coarse and form.per_channel == 1
-    moments = Moments()
-    for k in range(len(stages.feeds)):
-        x, shape = stages.values[value][k], stages.values[output][k].shape
-        pick = Picks([layer.op.index, k])
-        features = form.rows(x, shape, first_row).shape[2] // (per if coarse else 1)
-        pick.limit = most_rows(features, form.blocks) // len(stages.feeds) + 1
-        rows = form.rows(x, shape, pick)
-        if flat:  # every place of a flattened map is a row
-            rows = np.ascontiguousarray(np.swapaxes(rows.reshape(1, rows.shape[1], -1, per), 2, 3))
-            rows = rows.reshape(1, -1, rows.shape[3])
-        elif coarse:  # the kernel's middle speaks for all of its positions
-            rows = rows.reshape(*rows.shape[:2], -1, per)[..., per // 2]
-        moments.add(rows, np.zeros((form.blocks, rows.shape[1], 0), np.float32))
-    system = moments.system(True)
+    system, believed = _summed_up(layer, form, stages, per if coarse else 1)
     if coarse:
         matrix = matrix.reshape(form.blocks, -1, per * matrix.shape[2])
         classes, per = classes[:: per if flat else 1], 1
@@ -101,7 +91,34 @@ def _reading(graph: Graph, layer: Layer, stages: Stages) -> Reading | None:
     if of_feature.shape != matrix.shape[:2]:
         return None
     spread = float(np.einsum("bfo,bfo->", matrix, system.xx.astype(np.float32) @ matrix))
-    return Reading(layer, of_feature, system.xx.astype(np.float32), matrix, spread)
+    return Reading(layer, of_feature, believed, matrix, spread)
+
+
+def _summed_up(layer: Layer, form: Form, stages: Stages, per: int) -> tuple[System, NDArray[np.float32]]:
+    """The moments of what a layer reads, and its covariances as far as they are to be believed.
+
+    Of ``per`` features side by side, if more than one, the middle one speaks for a kernel's positions, and
+    each one is a row of its own in a flattened map.
+    """
+    value, output = layer.op.input(layer.data_slot), layer.op.outputs[0]
+    parts: list[Moments] = []
+    for k in range(len(stages.feeds)):
+        x, shape = stages.values[value][k], stages.values[output][k].shape
+        pick = Picks([layer.op.index, k])
+        features = form.rows(x, shape, first_row).shape[2] // per
+        pick.limit = most_rows(features, form.blocks) // len(stages.feeds) + 1
+        rows = form.rows(x, shape, pick)
+        if per > 1 and form.per_channel == 1:
+            rows = np.ascontiguousarray(np.swapaxes(rows.reshape(1, rows.shape[1], -1, per), 2, 3))
+            rows = rows.reshape(1, -1, rows.shape[3])
+        elif per > 1:
+            rows = rows.reshape(*rows.shape[:2], -1, per)[..., per // 2]
+        if len(parts) < PARTS:
+            parts.append(Moments(parts[0].about_x, parts[0].about_y) if parts else Moments())
+        parts[k % PARTS].add(rows, np.zeros((form.blocks, rows.shape[1], 0), np.float32))
+        parts[0].settle()  # the others are about the same point
+    system = reduce(Moments.plus, parts).system(True)
+    return system, shrunk(parts, system).astype(np.float32)
 
 
 def _run(classes: Ids) -> int:

@@ -107,6 +107,7 @@ def _show(summaries: list[Summary], cost: float) -> None:
             f"{s.widths[0]}-{s.widths[1]}",
             quantity(s.parameters),
             quantity(s.macs),
+            "" if s.latency_ms is None else f"{s.latency_ms:.3g} ms",
             _accuracy(s),
             "" if s.ahead is None else f"{100 * s.ahead[0]:+.2f} ± {100 * s.ahead[1]:.2f}",
             f"{s.seeds - len(s.accuracies)} of {s.seeds} diverged"
@@ -118,7 +119,7 @@ def _show(summaries: list[Summary], cost: float) -> None:
     ]
     if not rows:
         return
-    titles = ("widths", "parameters", "MACs", "test accuracy", "found ahead by", "seeds", "search")
+    titles = ("widths", "parameters", "MACs", "latency", "test accuracy", "found ahead by", "seeds", "search")
     columns = [Column("network"), *(Column(title, right=True) for title in titles)]
     write_table(sys.stdout, f"each trained {summaries[0].epochs} epochs", columns, rows)
 

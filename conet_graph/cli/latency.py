@@ -52,8 +52,7 @@ def met_apart(
     """
     import numpy as np
 
-    from conet_graph.calibration.narrowing import Choice
-    from conet_graph.calibration.narrowing import choose as calibrated_choice
+    from conet_graph.calibration.narrowing import Choice, Chooser
     from conet_graph.latency.meeting import Goal, meet, require_slower
     from conet_graph.latency.profile import profiled
     from conet_graph.latency.sessions import conditions_of
@@ -73,11 +72,12 @@ def met_apart(
                 graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
             )
             choices: dict[bytes, Choice] = {}
+            chooser = None if data is None else Chooser(graph, data, tell)
 
             def choose(asked: WidthRequest) -> NDArray[np.int64]:
-                if data is None:
+                if chooser is None:
                     return choose_copies(graph, asked)
-                choice = calibrated_choice(graph, asked, data, tell)
+                choice = chooser.choose(asked)
                 choices[choice.copies.tobytes()] = choice
                 return choice.copies
 

@@ -35,6 +35,10 @@ def search(
             help="digits, npz:FILE, folder:DIR, cifar10:DIR, cifar100:DIR or imagenet:DIR  [default: digits]"
         ),
     ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="conet, slopes, conetv2, worth or pairs (docs/SEARCH.md)  [default: conet]"),
+    ] = None,
     delta: Annotated[
         float | None, typer.Option(help="Sizes whose rank grows slower in an epoch shrink  [default: 0.01]")
     ] = None,
@@ -93,6 +97,7 @@ def search(
     """
     given: dict[str, Any] = {
         "data": data,
+        "rule": rule,
         "delta": delta,
         "trials": trials,
         "epochs": epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ Ids = NDArray[np.int64]
 CLOSE = 1e-6
 # Projections of equal directions differ by no more than this, however long the rows are.
 NEAR = 1e-4
+# So many numbers of a row are looked at first.
+BEGINNING = 32
 
 
 def alike(rows: NDArray[Any], bucket: Ids, factor: Numbers | None = None) -> tuple[Ids, Numbers]:
@@ -40,6 +43,10 @@ def alike(rows: NDArray[Any], bucket: Ids, factor: Numbers | None = None) -> tup
 
 def _several(bucket: Ids) -> list[Ids]:
     """The buckets with more than one position, each as its positions."""
+    if all_differ(bucket):
+        return []
+    if not bucket.any():
+        return [np.arange(len(bucket))]
     order = np.argsort(bucket, kind="stable")
     same = np.diff(bucket[order]) == 0
     if not same.any():
@@ -49,28 +56,72 @@ def _several(bucket: Ids) -> list[Ids]:
 
 
 def _by_direction(rows: NDArray[Any], names: Ids) -> tuple[Ids, Numbers]:
-    """Names of the rows by their directions, and their lengths (negative where they point backwards)."""
+    """Names of the rows by their directions, and their lengths.
+
+    The length of a row that points the other way than the rest of its kind is negative.
+    """
     rows = rows.reshape(len(rows), -1)
-    rng = np.random.default_rng(0)
-    # In the rows' own type: large weights are not to be copied.
-    probe = rng.standard_normal(rows.shape[1]).astype(rows.dtype)
-    shadow = (rows @ probe).astype(np.float64)
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(np.float64)
-    usable = np.isfinite(length) & (length > 0) & np.isfinite(shadow)
-    number, signed = names.copy(), np.where(shadow < 0, -length, length)
-    signed[~usable] = 1.0
-    along = np.where(usable, np.abs(shadow) / np.where(usable, length, 1.0), np.inf)
-    order = np.argsort(along, kind="stable")[: int(usable.sum())]
+    usable = np.isfinite(length) & (length > 0)
+    number, signed = names.copy(), np.where(usable, length, 1.0)
+    with np.errstate(all="ignore"):
+        order, shadows, crowd = _crowds(rows, np.flatnonzero(usable), length)
+    if not len(order):
+        return number, signed
+    signed[order[shadows < 0]] *= -1
+    along = np.abs(shadows)
     for at, row in enumerate(order):
         if number[row] != names[row]:
             continue
-        for other in order[at + 1 :]:
-            if along[other] - along[row] > NEAR:
+        for after in range(at + 1, len(order)):
+            if crowd[after] != crowd[at] or along[after] - along[at] > NEAR:
                 break
+            other = order[after]
             if number[other] == names[other] and _same_direction(rows, signed, int(row), int(other)):
                 # Of several the first position speaks for all.
                 number[other] = names[row]
     return _led_by_the_first(number, names), signed
+
+
+def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numbers, Ids]:
+    """Rows that may be multiples of others, crowd by crowd: the rows, their shadows and their crowds.
+
+    A shadow is the projection of a row, as if its length were 1, onto a direction that has nothing to do
+    with the rows. Most rows are told apart by how they begin: then nothing more of them is read.
+    """
+    width = min(rows.shape[1], BEGINNING)
+    beginnings = rows[:, :width] @ _directions(width, 2).astype(rows.dtype)
+    crowd = np.zeros(len(usable), np.int64)
+    for column in beginnings.T:
+        usable, crowd = _told_apart(usable, np.abs(column[usable] / length[usable]), crowd)
+        if not len(usable):
+            return usable, np.empty(0), crowd
+    # All rows at once are not copied: they may be a large layer's weights.
+    some = rows if len(usable) * 2 > len(rows) else rows[usable]
+    whole = (some @ _directions(rows.shape[1], 1).astype(rows.dtype))[:, 0].astype(np.float64)
+    shadow = np.zeros(len(rows))
+    shadow[usable] = (whole[usable] if some is rows else whole) / length[usable]
+    usable, crowd = _told_apart(usable, np.abs(shadow[usable]), crowd)
+    return usable, shadow[usable], crowd
+
+
+def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
+    """Rows and their crowds, in order, after those whose shadows are not near have been parted.
+
+    Whoever stands alone is left out.
+    """
+    order = np.lexsort((shadows, crowd))
+    apart = (np.diff(crowd[order]) != 0) | (np.diff(shadows[order]) > NEAR)
+    parted = np.concatenate([[0], np.cumsum(apart)])[: len(order)]
+    several = np.bincount(parted)[parted] > 1
+    return rows[order[several]], parted[several]
+
+
+@lru_cache(maxsize=64)
+def _directions(length: int, count: int) -> Numbers:
+    """Vectors [length, count] of numbers within -1 and 1 that repeat no pattern."""
+    numbers: Numbers = np.cos(np.arange(1.0, length * count + 1) ** 2)
+    return numbers.reshape(length, count)
 
 
 def _same_direction(rows: NDArray[Any], signed: Numbers, one: int, two: int) -> bool:
@@ -88,8 +139,15 @@ def _led_by_the_first(number: Ids, names: Ids) -> Ids:
     return renamed
 
 
+def all_differ(kind: Ids) -> bool:
+    """Whether no position is said to be like another: each has its own number, as nearly everywhere."""
+    return bool((kind == np.arange(len(kind))).all())
+
+
 def bucket_of(*columns: NDArray[Any]) -> Ids:
     """One number for each different combination of the columns' entries."""
+    if all_differ(columns[0]):
+        return columns[0]
     bucket = np.zeros(len(columns[0]), np.int64)
     for column in columns:
         _, own = np.unique(column, return_inverse=True)

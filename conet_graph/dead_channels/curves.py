@@ -88,20 +88,44 @@ def _rises(op: Operator) -> bool:
     return float(op.attr("alpha", 0.01)) >= 0 and float(op.attr("gamma", 1.0)) >= 0
 
 
-_KNOWN: dict[str, Callable[[Numbers], NDArray[Any]]] = {
-    "Abs": np.abs,
-    "Cast": np.asarray,
-    "Dropout": np.asarray,
-    "Identity": np.asarray,
-    "Neg": np.negative,
-    "Relu": lambda x: np.maximum(x, 0.0),
+Curve = Callable[..., NDArray[Any]]
+
+
+def _clip(op: Operator, x: Numbers, *limits: float) -> Numbers:
+    """Its limits are inputs, before opset 11 attributes; where they contradict each other the upper holds."""
+    given = [*limits, np.nan, np.nan]
+    return np.fmin(np.fmax(x, float(op.attr("min", given[0]))), float(op.attr("max", given[1])))
+
+
+def _leaky_relu(op: Operator, x: Numbers) -> Numbers:
+    return np.where(x < 0, x * float(op.attr("alpha", 0.01)), x)
+
+
+def _hard_sigmoid(op: Operator, x: Numbers) -> Numbers:
+    return np.clip(float(op.attr("alpha", 0.2)) * x + float(op.attr("beta", 0.5)), 0.0, 1.0)
+
+
+# From an operator, what it is given, and its further inputs, to its values. These are here since onnx's
+# reference implementation takes longer to import than most networks to analyse.
+FREQUENT: dict[str, Curve] = {
+    **dict.fromkeys(("Cast", "Dropout", "Identity"), lambda op, x, *others: x),
+    "Abs": lambda op, x: np.abs(x),
+    "Clip": _clip,
+    "HardSigmoid": _hard_sigmoid,
+    "LeakyRelu": _leaky_relu,
+    "Neg": lambda op, x: -x,
+    "Relu": lambda op, x: np.maximum(x, 0.0),
+    "Sigmoid": lambda op, x: 1 / (1 + np.exp(-x)),
+    "Tanh": lambda op, x: np.tanh(x),
 }
 
 
 def _values(facts: Facts, op: Operator, numbers: Numbers) -> Numbers:
-    """The curve at these numbers: by ONNX's reference implementation, but for the most frequent ones."""
-    if op.op_type in _KNOWN:
-        return np.asarray(_KNOWN[op.op_type](numbers), np.float64)
+    """The curve at these numbers; those of rare operators by ONNX's reference implementation."""
+    if op.op_type in FREQUENT:
+        others = [facts.scalar(n) if n else np.nan for n in op.inputs[1:]]
+        with np.errstate(all="ignore"):
+            return np.asarray(FREQUENT[op.op_type](op, numbers, *others), np.float64)
     given = {n: facts.graph.array(n) for n in op.inputs[1:] if n}
     given[op.input(0)] = numbers.astype(np.float32)
     given = {n: v.astype(np.float32) if v.dtype.kind == "f" else v for n, v in given.items()}

@@ -164,8 +164,10 @@ def constants_alike(found: Along) -> Along:
     constant = found.constant & (found.low != 0)
     if not constant.any():
         return found
-    kind = np.where(constant, np.argmax(constant), found.kind)
-    # Positions that were alike to a constant one without being constant themselves do not exist.
+    # What is a multiple of a constant but for weights too small to count keeps to itself.
+    stray = ~constant & np.isin(found.kind, found.kind[constant])
+    kind = np.where(stray, np.arange(len(found)), found.kind)
+    kind = np.where(constant, np.argmax(constant), kind)
     return Along(found.low, found.high, kind, np.where(constant, found.low, found.factor))
 
 

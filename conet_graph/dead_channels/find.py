@@ -12,6 +12,7 @@ from conet_graph.dead_channels.contractions import Contraction, contractions
 from conet_graph.dead_channels.facts import Facts
 from conet_graph.dead_channels.walk import walk
 from conet_graph.ir.graph import Graph, Result
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.tie_channels import CHANNELS, Channels
 
 Mask = NDArray[np.bool_]
@@ -79,8 +80,11 @@ def dead_channels(graph: Graph, masked: bool = False) -> Dead:
 
 def dead_among(graph: Graph, dropped: Mask) -> Dead:
     """The dead channels to be counted on where these classes go: all, if others stay as they are."""
-    if graph.has(DEAD) and np.array_equal(graph.result(DEAD).lossless(dropped), dropped):
-        return graph.result(DEAD)
+    if graph.has(DEAD):
+        lossless = graph.result(DEAD).lossless(dropped)
+        # Where none of them is dead, none is when less is known.
+        if np.array_equal(lossless, dropped) or not lossless.any():
+            return graph.result(DEAD)
     return dead_channels(graph, masked=True)
 
 
@@ -138,7 +142,7 @@ def _twins(places: list[Contraction], candidates: Mask) -> list[list[int]]:
         candidates[place.classes[~_has_a_twin(place)]] = False
     signatures: dict[int, list[Hashable]] = {}
     for number, place in enumerate(places):
-        for klass in np.unique(place.classes[candidates[place.classes]]).tolist():
+        for klass in distinct(place.classes[candidates[place.classes]]).tolist():
             kinds = place.data.kind[place.classes == klass]
             signatures.setdefault(klass, []).append((number, tuple(kinds.tolist())))
     sets: dict[tuple[Hashable, ...], list[int]] = {}

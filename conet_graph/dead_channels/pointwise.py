@@ -55,6 +55,14 @@ def products(parts: list[Pair]) -> Pair:
     return low, high
 
 
+def scaled(low: Numbers, high: Numbers, factor: Numbers) -> Pair:
+    """Bounds of numbers within bounds, each times a factor; endless ones times zero are zero."""
+    with np.errstate(invalid="ignore"):
+        ends = np.stack([low, high]) * factor
+    ends[np.isnan(ends)] = 0.0
+    return ends.min(axis=0), ends.max(axis=0)
+
+
 def _sum(parts: list[Pair]) -> Pair:
     return np.sum([p[0] for p in parts], axis=0), np.sum([p[1] for p in parts], axis=0)
 

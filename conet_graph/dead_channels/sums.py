@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.dead_channels.alike import Numbers, alike
+from conet_graph.dead_channels.alike import Numbers, alike, all_differ
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, WEIGHTED, bias_factor, is_turned, product_factor
 from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
 # Weights that are looked at together: few enough to stay in the cache.
 BLOCK = 2**18
+# So many inputs of each output are enough to see that most have no bounds.
+GLANCE = 8
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class Layer:
 
 def layer_of(facts: Facts, op: Operator) -> Layer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
-    if op.op_type in ("Conv", "ConvTranspose"):
+    record = WEIGHTED.get(op.op_type)
+    if record is None or record.is_quantised or record.activated or op.domain:
+        return None
+    if op.op_type in CONVOLUTIONS:
         return _convolution(facts, op)
-    if op.op_type in ("Gemm", "MatMul") and not op.domain:
-        return _product(facts, op)
-    return None
+    return _product(facts, op) if op.op_type in PRODUCTS else None
 
 
 def _convolution(facts: Facts, op: Operator) -> Layer | None:
@@ -48,14 +51,13 @@ def _convolution(facts: Facts, op: Operator) -> Layer | None:
     groups = int(op.attr("group", 1))
     if array is None or array.ndim < 3 or groups < 1:
         return None
-    turned = op.op_type == "ConvTranspose"
     first, second = array.shape[:2]
     if first % groups or not array.size:
         return None
     split = array.reshape(groups, first // groups, second, -1)
-    weight = split.transpose(0, 2, 1, 3) if turned else split
+    weight = split.transpose(0, 2, 1, 3) if slots.transposed else split
     outputs = groups * weight.shape[1]
-    bias = _bias(facts, op.input(slots.bias or 2), outputs)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), outputs)
     if bias is None:
         return None
     return Layer(weight, bias, is_partial(op, array.shape[2:]), 1)
@@ -64,7 +66,7 @@ def _convolution(facts: Facts, op: Operator) -> Layer | None:
 def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
     """Whether some outputs of a convolution get only some of its products."""
     pointwise = all(k == 1 for k in kernel)
-    if op.op_type == "ConvTranspose":
+    if CONVOLUTIONS[op.op_type].transposed:
         strides = op.attr("strides", [1])
         return not pointwise or any(s != 1 for s in strides) or any(op.attr("output_padding", [0]))
     return any(op.attr("pads", [0])) or (
@@ -76,11 +78,11 @@ def _product(facts: Facts, op: Operator) -> Layer | None:
     slots = PRODUCTS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     rank = facts.rank(op.input(slots.data))
-    if array is None or array.ndim != 2 or not array.size or rank is None or rank < 1 or op.attr("transA", 0):
+    if array is None or array.ndim != 2 or not array.size or not rank or is_turned(op, slots.data):
         return None
-    weight = array if op.attr("transB", 0) else array.T
-    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
-    bias = _bias(facts, op.input(2) if op.op_type == "Gemm" else "", len(weight))
+    weight = array if is_turned(op, slots.weight) else array.T
+    alpha, beta = product_factor(op), bias_factor(op)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), len(weight))
     if bias is None:
         return None
     weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)
@@ -132,17 +134,26 @@ def output_of(layer: Layer, data: Along | None, low: float, high: float, masked:
     highs = np.full(groups * inputs, high) if data is None else data.high
     if layer.partial:
         lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
-    hears = np.empty((groups, outputs, inputs), np.bool_)
-    least, most = np.empty((groups, outputs)), np.empty((groups, outputs))
+    low_in, high_in = lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1)
+    least, most = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
+    todo = np.flatnonzero(~_endless_at_a_glance(layer.weight, low_in, high_in).all(axis=0))
     step = max(1, BLOCK * outputs // layer.weight.size)
-    for start in range(0, outputs, step):
-        part = slice(start, start + step)
+    for start in range(0, len(todo), step):
+        part = todo[start : start + step]
         up, down = signed_sums(layer.weight[:, part])
-        hears[:, part] = (up != 0) | (down != 0)
-        bounds = _bounds(up, down, lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1))
-        least[:, part], most[:, part] = bounds
+        least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Output(Along(*bounds, *_likeness(layer, data, masked)), hears)
+    return Output(Along(*bounds, *_likeness(layer, data, masked)), _heard(layer.weight))
+
+
+def _heard(weight: Weights) -> NDArray[np.bool_]:
+    """Which inputs each output hears: [groups, outputs, inputs]."""
+    heard = np.asarray(weight[..., 0] != 0, np.bool_)
+    # Of most kernels one number is enough to tell.
+    if not heard.all():
+        unclear = np.nonzero(~heard)
+        heard[unclear] = (weight[unclear] != 0).any(axis=1)
+    return heard
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
@@ -157,6 +168,19 @@ def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
     return (up.reshape(-1, kernel) @ one).reshape(shape), (down.reshape(-1, kernel) @ one).reshape(shape)
 
 
+def _endless_at_a_glance(weight: Weights, low: Numbers, high: Numbers) -> NDArray[np.bool_]:
+    """Outputs of which a few weights show that they have no bounds: [groups, outputs].
+
+    Behind a ReLU nearly all: one positive and one negative weight are enough.
+    """
+    some = weight[:, :, :GLANCE]
+    up, down = (some > 0).any(axis=3), (some < 0).any(axis=3)
+    no_low, no_high = np.isneginf(low[..., :GLANCE]), np.isposinf(high[..., :GLANCE])
+    endless_up = (up & no_high) | (down & no_low)
+    endless_down = (up & no_low) | (down & no_high)
+    return np.asarray(endless_up.any(axis=2) & endless_down.any(axis=2), np.bool_)
+
+
 def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
     """The least and the largest that the products of each output add up to, [groups, outputs].
 
@@ -167,26 +191,18 @@ def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Nu
         high: the largest.
 
     """
-    unknown = np.asarray(~(np.isfinite(up) & np.isfinite(down)).all(axis=2), np.bool_)
-    has_up, has_down = up > 0, down < 0
+    ups, downs = up.astype(np.float64), down.astype(np.float64)
+    some_low, some_high = _finite(low)[:, 0, :, None], _finite(high)[:, 0, :, None]
+    with np.errstate(invalid="ignore"):
+        least = (ups @ some_low + downs @ some_high)[..., 0]
+        most = (ups @ some_high + downs @ some_low)[..., 0]
+    endless_up = endless_down = ~(np.isfinite(least) & np.isfinite(most))  # of weights that are no numbers
     no_low, no_high = np.isneginf(low), np.isposinf(high)
-    endless_up: NDArray[np.bool_] = unknown | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
-    endless_down: NDArray[np.bool_] = unknown | ((has_up & no_low) | (has_down & no_high)).any(axis=2)
-    least = _sums(up, down, low, high, ~endless_down)
-    most = _sums(up, down, high, low, ~endless_up)
+    if no_low.any() or no_high.any():
+        has_up, has_down = up > 0, down < 0
+        endless_up = endless_up | ((has_up & no_high) | (has_down & no_low)).any(axis=2)
+        endless_down = endless_down | ((has_up & no_low) | (has_down & no_high)).any(axis=2)
     return np.where(endless_down, -np.inf, least), np.where(endless_up, np.inf, most)
-
-
-def _sums(up: Weights, down: Weights, by_up: Numbers, by_down: Numbers, where: NDArray[np.bool_]) -> Numbers:
-    """Positive weights times ``by_up`` and negative ones times ``by_down``, summed over the inputs."""
-    total = np.zeros(where.shape)
-    group, output = np.nonzero(where)
-    if len(group):
-        # Where a bound is endless, the weights in that direction are zero in these rows.
-        ups = up[group, output] * _finite(by_up)[group, 0]
-        downs = down[group, output] * _finite(by_down)[group, 0]
-        total[group, output] = (ups + downs).sum(axis=1)
-    return total
 
 
 def _finite(bounds: Numbers) -> Numbers:
@@ -201,7 +217,7 @@ def _likeness(layer: Layer, data: Along | None, masked: bool) -> tuple[NDArray[n
         # Depthwise: channels that are alike stay alike under the same filter.
         bucket = np.repeat(data.kind, outputs)
         weight = weight * data.factor.astype(weight.dtype)[:, None, None, None]
-    elif data is not None and groups == 1 and not masked and len(np.unique(data.kind)) < inputs:
+    elif data is not None and groups == 1 and not masked and not all_differ(data.kind):
         weight = _folded(weight, data)
     rows = weight.reshape(groups * outputs, -1)
     if layer.bias.any():

@@ -10,7 +10,7 @@ from conet_graph.dead_channels.alike import bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
-from conet_graph.dead_channels.pointwise import BOUNDS, products, several
+from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
 from conet_graph.dead_channels.sums import layer_of, out_axis_of, output_of
 from conet_graph.ir.graph import Graph, Operator
 
@@ -65,7 +65,7 @@ def _batch_norm(facts: Facts, op: Operator) -> None:
     found = facts.along(op.input(0), 1)
     fact = facts.of(op.input(0))
     found = found if found is not None else between(np.full(count, fact.low), np.full(count, fact.high))
-    low, high = products([(found.low, found.high), (slope, slope)])
+    low, high = scaled(found.low, found.high, slope)
     rows = np.stack([slope * found.factor, offset], axis=1)
     along = combined(low + offset, high + offset, rows, found.kind, np.ones(count))
     facts.say(op, -np.inf, np.inf, {1: along})

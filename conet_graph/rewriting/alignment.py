@@ -8,7 +8,7 @@ docs/LATENCY.md holds the source of each number here, and what was measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from conet_graph.passes.tie_channels import CHANNELS, Group
 
 Counts = NDArray[np.int64]
 
+BY_DEFAULT_WIDE, TIMES_WIDE = 16, 3  # groups of 48 channels and more by 16, where nothing else is asked for
 NEAR = 0.95  # the part of a target that widths in large steps must reach before smaller steps are tried
 
 
@@ -27,12 +28,14 @@ class Alignment:
     """What the widths of a network are multiples of.
 
     ``multiple`` holds for every width, those of depthwise convolutions too, and ``grouped`` for the channels
-    of one group of a grouped convolution. ``strict``: never by smaller steps.
+    of one group of a grouped convolution. ``strict``: never by smaller steps. Groups in which ``wide`` fits
+    `TIMES_WIDE` times start with steps of that: their widths need it least and gain most.
     """
 
     multiple: int = 8
     grouped: int = 1
     strict: bool = False
+    wide: int = 1
 
 
 # The name that --for takes, and what it stands for.
@@ -48,7 +51,7 @@ PRESETS: Mapping[str, Alignment] = {
 
 
 def alignment_of(multiple_of: int | None, runtime: str | None) -> Alignment:
-    """What is asked for: a multiple, taken strictly, or what suits a runtime; multiples of 8 by default.
+    """What is asked for: a multiple, taken strictly, or what suits a runtime; by default 8, and 16 if wide.
 
     Raises:
         BadUsage: both are given, the multiple is below 1, or the runtime is not known.
@@ -60,7 +63,7 @@ def alignment_of(multiple_of: int | None, runtime: str | None) -> Alignment:
         if multiple_of < 1:
             raise BadUsage("--multiple-of and --min-width are 1 or more.")
         return Alignment(multiple_of, strict=True)
-    return Alignment() if runtime is None else preset(runtime)
+    return Alignment(wide=BY_DEFAULT_WIDE) if runtime is None else preset(runtime)
 
 
 def preset(runtime: str) -> Alignment:
@@ -82,7 +85,7 @@ def step_ladder(graph: Graph, alignment: Alignment) -> list[Counts]:
     twice: 16 channels and more go by 8, those of 8 to 15 by 4.
     """
     channels = graph.result(CHANNELS)
-    multiples = [_multiple(group, alignment) for group in channels.groups]
+    multiples = [_first_multiple(group, alignment) for group in channels.groups]
     if alignment.strict:
         return [_steps(channels.groups, multiples)]
     ladder: list[Counts] = []
@@ -117,6 +120,12 @@ def breaking(graph: Graph, runtime: str) -> list[str]:
         f"group {group.id} is {widths[group.id]} wide, {runtime} computes multiples of {multiple}"
         for group, multiple in uneven(graph, widths, preset(runtime))
     ]
+
+
+def _first_multiple(group: Group, alignment: Alignment) -> int:
+    """What is tried first."""
+    is_wide = group.width >= TIMES_WIDE * alignment.wide
+    return _multiple(group, replace(alignment, multiple=max(alignment.multiple, alignment.wide * is_wide)))
 
 
 def _multiple(group: Group, alignment: Alignment) -> int:

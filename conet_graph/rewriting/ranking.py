@@ -11,8 +11,9 @@ from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS, Channels
+from conet_graph.rewriting.medians import distances
 
-WAYS = ("l2", "l1", "bn", "first", "random")
+WAYS = ("l2", "l1", "bn", "fpgm", "first", "random")
 Scores = NDArray[np.float64]
 # Weights are looked at this many at a time: they stay in the cache, and files may be larger than memory.
 CHUNK = 2**16
@@ -24,7 +25,8 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
     Args:
         graph: an analysed graph.
         how: 'l2' or 'l1' norm over all weights of the channel's group, 'bn' the scale of its batch norms
-            (the l2 norm where it has none), 'first' the order in the file, 'random'.
+            (the l2 norm where it has none), 'fpgm' the distance to all other channels of the group (those
+            near the geometric median go first), 'first' the order in the file, 'random'.
         seed: for 'random', 0 or more.
 
     Returns:
@@ -50,6 +52,8 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
         raw = np.zeros(count)
         for group in channels.groups:
             raw[group.classes] = np.linspace(1.5, 0.5, len(group.classes))
+    elif how == "fpgm":
+        raw = distances(graph, _places(channels), _norms(graph, channels, count, "l2"))
     else:
         raw = _norms(graph, channels, count, how)
     return _by_group(channels, *_without_dead(graph, raw))
@@ -63,6 +67,11 @@ def below_the_living(graph: Graph, scores: Scores) -> Scores:
         if dead[group.classes].all():
             made[group.classes] = _squashed(scores[group.classes])
     return made
+
+
+def changing_nothing(graph: Graph, scores: Scores) -> NDArray[np.bool_]:
+    """The classes that can go for nothing; of those that are multiples of one another the best stays."""
+    return _without_dead(graph, scores)[1]
 
 
 def _squashed(scores: Scores) -> Scores:
@@ -91,13 +100,9 @@ def lacks_norms(graph: Graph) -> bool:
 def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
     total, scales = np.zeros(count), np.zeros(count)
     has_scale = np.zeros(count, np.bool_)
-    places: dict[str, dict[int, NDArray[np.int64]]] = {}
-    for (name, axis), units in channels.units.stored.items():
-        if not isinstance(units, int):
-            places.setdefault(name, {})[axis] = channels.units.classes[units]
     norm_scales = {op.input(1) for op in graph.operators if op.op_type == "BatchNormalization"}
     with np.errstate(invalid="ignore", over="ignore"):
-        for name, axes in places.items():
+        for name, axes in _places(channels).items():
             constant = graph.constants.get(name)
             if constant is None or not constant.is_float:
                 continue
@@ -111,6 +116,15 @@ def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
     raw = total if how == "l1" else np.sqrt(total)
     # Where only some channels have a batch norm, each group is still ranked by one of the two.
     return np.where(has_scale, scales, raw) if how == "bn" else raw
+
+
+def _places(channels: Channels) -> dict[str, dict[int, NDArray[np.int64]]]:
+    """The classes along each axis of each constant that carries channels."""
+    places: dict[str, dict[int, NDArray[np.int64]]] = {}
+    for (name, axis), units in channels.units.stored.items():
+        if not isinstance(units, int):
+            places.setdefault(name, {})[axis] = channels.units.classes[units]
+    return places
 
 
 def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> dict[int, Scores]:

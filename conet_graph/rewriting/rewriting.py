@@ -21,6 +21,7 @@ from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.save import has_external, save_model
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.fresh import Fresh
 from conet_graph.passes.widths.relabel import CannotHave
@@ -81,7 +82,7 @@ def plan(
         data = open_calibration(str(calibrate), graph, samples, seed)
     else:
         data = calibration_of(calibrate, graph, samples, seed)
-    wanted = WidthRequest(seed=seed, **{"importance": "reconstruction", **request})
+    wanted = WidthRequest(seed=seed, **{"importance": "best", **request})
     made, layout = plan_for(graph, wanted, init, noise, lambda asked: choose(graph, asked, data).copies)
     if not (layout.labels.copies == 0).any():
         return made
@@ -151,7 +152,7 @@ def planned(
             layout = lay_out(graph, copies, seed if noise else None, keeps_function=init == "keep")
             break
         except CannotHave as refusal:
-            numbers = np.unique(channels.group_of_class[refusal.classes])
+            numbers = distinct(channels.group_of_class[refusal.classes])
             named = [channels.groups[k] for k in numbers.tolist() if k >= 0]
             stuck = [group for group in named if (copies[group.classes] != 1).any()]
             for group in stuck:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from conet_graph.costs.input_shapes import InputShapes, counting
 from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
 from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
@@ -44,9 +45,10 @@ class WidthRequest:
     ``predicted`` gives its time beforehand, from the classes of each group: then the widths are those of the
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
-    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; of
-    8 by default), in smaller steps where a group is narrow or the target would be missed. With
-    ``multiple_of`` they are multiples of that, whatever is missed. ``widths`` are taken as they are.
+    Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
+    default of 8, and for a size without knowledge wide groups' of 16), in smaller steps where a group is
+    narrow or the target would be missed. With ``multiple_of`` they are multiples of that, whatever is missed.
+    ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -127,7 +129,12 @@ class _Chooser:
         self.movable = np.array([g.free for g in self.groups], np.bool_)
         # Classes of each group that come and go together: as wished for, then smaller. The first are used
         # until a target cannot be met with them.
-        self.ladder = step_ladder(graph, alignment_of(request.multiple_of, request.runtime))
+        alignment = alignment_of(request.multiple_of, request.runtime)
+        by_size = any(target is not None for target in (request.params, request.macs, request.weight_bytes))
+        if not by_size or request.knowledge is not None:
+            # A scale says the widths, a table their times, and known losses are least in small steps.
+            alignment = replace(alignment, wide=1)
+        self.ladder = step_ladder(graph, alignment)
         self.steps = self.ladder[0]
 
     def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
@@ -189,7 +196,7 @@ class _Chooser:
         told: dict[str, None] = {}
         for layer in self.graph.result(LAYERS):
             axis = out_axis(units, layer)
-            met = [axis] if isinstance(axis, int) else np.unique(parts.reason[parts.of[axis]]).tolist()
+            met = [axis] if isinstance(axis, int) else distinct(parts.reason[parts.of[axis]]).tolist()
             told.update((units.reasons[unit], None) for unit in met if unit >= 0)
         return list(told)
 

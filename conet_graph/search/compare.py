@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.search.network import Network, largest
+from conet_graph.ir.errors import BadUsage, Refused, shown
+from conet_graph.latency.sessions import LEAST_ROUNDS, Times, conditions_of, opened, rounds
+from conet_graph.passes.fold_batchnorm import fold_batchnorm
+from conet_graph.search.network import Limits, Network
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import Compared, RunStore
 from conet_graph.search.runner import Tools, epochs_of
@@ -26,8 +28,8 @@ KINDS = ("conet", "uniform", "flat", "random", "original")
 MATCHED = ("uniform", "flat", "random")
 # In what they are to cost no more: parameters, multiply-accumulates, or both.
 MATCHES = ("params", "macs", "both")
-# The widest factor by which the file's own widths are scaled.
-WIDEST = 64.0
+# How long each network is timed.
+TIMED_SECONDS = 0.5
 # Tells the seeds of a comparison apart from those of the search.
 COMPARISON = 1_000_003
 
@@ -44,6 +46,8 @@ class Summary:
         accuracies: test accuracies (0 to 1), by seed; without those that diverged.
         seeds: how many were trained.
         seconds: mean time of one training.
+        latency_ms: median time of one run in ONNX Runtime on one thread of the processor, BatchNorm folded
+            as in the file; mean over its widths. None where it does not run there.
         ahead: by how much the found widths are ahead of this kind: mean of the differences of test accuracy
             seed by seed, and half of their 95 % t interval; None for fewer than two pairs.
 
@@ -57,6 +61,7 @@ class Summary:
     accuracies: tuple[float, ...]
     seeds: int
     seconds: float
+    latency_ms: float | None = field(default=None, compare=False)
     ahead: tuple[float, float] | None = None
 
     @property
@@ -115,7 +120,23 @@ class Comparison:
         """What is recorded of networks trained for so many epochs, kind by kind."""
         rows = self._alike(epochs)
         by_kind = {k: [row for row in rows if row.kind == self._recorded(k)] for k in KINDS}
-        return [_summary(k, mine, by_kind["conet"]) for k, mine in by_kind.items() if mine]
+        found = [_summary(k, mine, by_kind["conet"]) for k, mine in by_kind.items() if mine]
+        return [replace(one, latency_ms=self._latency(by_kind[one.kind])) for one in found]
+
+    def _latency(self, rows: list[Compared]) -> float | None:
+        """Mean over the networks of these rows, each width once."""
+        every = {tuple(row.widths.items()): row.widths for row in rows}
+        try:
+            return statistics.mean(self._milliseconds(widths) for widths in every.values())
+        except Refused:
+            return None
+
+    def _milliseconds(self, widths: Mapping[str, int]) -> float:
+        model = self.network.at(widths, self.settings.seed)
+        if self.network.batchnorm_inserted:
+            model = fold_batchnorm(model)
+        timed = opened(model.proto, model.folder, conditions_of(None, 1))
+        return Times.of([timed.run() for _ in rounds(LEAST_ROUNDS, TIMED_SECONDS)]).median
 
     def _recorded(self, kind: str) -> str:
         """A kind as it is recorded: what was matched otherwise is another one."""
@@ -145,23 +166,13 @@ class Comparison:
         low, high = math.log(bounds.min_width), math.log(bounds.max_width)
         return self._at_equal_cost({name: math.exp(rng.uniform(low, high)) for name in own})
 
-    def _fits(self, widths: dict[str, int]) -> bool:
-        """Whether widths cost no more than the found ones, in what is matched."""
-        parameters, macs = self.network.cost(widths)
-        by = {"params": parameters <= self.cost[0], "macs": macs <= self.cost[1]}
-        return all(by.values()) if self.match == "both" else by[self.match]
-
     def _at_equal_cost(self, shape: dict[str, float]) -> dict[str, int]:
         """Widths in these proportions that cost as much as the found ones, or just less."""
-        units = {
-            name: math.lcm(multiple, self.settings.search.multiple)
-            for name, multiple in self.network.multiples.items()
-        }
-
-        def scaled(factor: float) -> dict[str, int]:
-            return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
-
-        widths = largest(scaled, self._fits, 0.0, WIDEST)
+        parameters, macs = self.cost
+        limits = Limits(
+            parameters if self.match != "macs" else None, macs if self.match != "params" else None
+        )
+        widths = self.network.filled(shape, limits, self.settings.search.multiple)
         if widths is None:
             raise BadUsage("No other network is as small as the one that was found.")
         return widths
@@ -210,5 +221,5 @@ def _summary(kind: str, rows: list[Compared], found: list[Compared]) -> Summary:
         tuple(row.test_accuracy for row in rows if row.test_accuracy is not None),
         len(rows),
         statistics.mean(row.seconds for row in rows),
-        None if kind == "conet" else _ahead(found, rows),
+        ahead=None if kind == "conet" else _ahead(found, rows),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from conet_graph.search.voices import Size, speakers_of
 Widths = Mapping[str, int]
 # Halvings of the factor by which widths are scaled into a budget.
 ROUNDS = 40
+# The widest factor by which proportions are scaled.
+WIDEST = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,36 @@ class Network:
             Refused: its sizes are not told apart as this network's are.
 
         """
+        return self._same_sizes(trained).at(widths, seed, "keep")
+
+    def narrowed(self, trained: LoadedModel, share: float) -> Iterator[tuple[str, LoadedModel, int, int]]:
+        """A trained network of this structure without the weakest share of one size, for every size.
+
+        Sizes that have nothing to spare are left out.
+
+        Yields:
+            The size, the network, the size's width before and after.
+
+        Raises:
+            Refused: its sizes are not told apart as this network's are.
+
+        """
+        other = self._same_sizes(trained)
+        now = other.own_widths()
+        for name, width in now.items():
+            unit = other.multiples[name]
+            left = width - max(unit, round(share * width / unit) * unit)
+            if left >= unit:
+                yield name, other.at({**now, name: left}, 0, "keep"), width, left
+
+    def _same_sizes(self, trained: LoadedModel) -> Network:
         other = Network(trained)
         if [(s.name, s.layers) for s in other.sizes] != [(s.name, s.layers) for s in self.sizes]:
-            raise Refused("This network's sizes do not survive a rewrite one by one: search without --warm.")
-        return other.at(widths, seed, "keep")
+            raise Refused(
+                "This network's sizes do not survive a rewrite one by one: search with fresh weights (no"
+                " --warm, and --rule conet, slopes or pairs)."
+            )
+        return other
 
     def at(self, widths: Widths, seed: int, init: str = "fresh") -> LoadedModel:
         """The network at other widths.
@@ -122,7 +151,7 @@ class Network:
 
         if self.fits(states, limits):
             return dict(states)
-        widths = largest(scaled, lambda tried: self._fits(tried, limits), 0.0, 1.0)
+        widths = largest(scaled, lambda tried: self.keeps(tried, limits), 0.0, 1.0)
         if widths is None:
             raise Refused(
                 "The budget (--max-params, --max-macs) is too small for the smallest widths: raise it, or"
@@ -132,7 +161,26 @@ class Network:
 
     def fits(self, states: Mapping[str, SizeState], limits: Limits) -> bool:
         """Whether the widths keep the budgets."""
-        return self._fits({name: state.width for name, state in states.items()}, limits)
+        return self.keeps({name: state.width for name, state in states.items()}, limits)
+
+    def filled(self, shape: Mapping[str, float], limits: Limits, multiple: int = 1) -> dict[str, int] | None:
+        """Widths in these proportions that use the budgets up as far as whole channels can.
+
+        Args:
+            shape: of every size; only proportions count.
+            limits: at least one budget.
+            multiple: what widths are rounded to multiples of.
+
+        Returns:
+            The widths; None where not even the narrowest fit.
+
+        """
+        units = {name: math.lcm(unit, multiple) for name, unit in self.multiples.items()}
+
+        def scaled(factor: float) -> dict[str, int]:
+            return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
+
+        return largest(scaled, lambda widths: self.keeps(widths, limits), 0.0, WIDEST)
 
     def rounded(self, wished: Mapping[str, float], settings: SearchSettings) -> dict[str, int]:
         """The nearest allowed widths.
@@ -149,7 +197,8 @@ class Network:
                 raise BadUsage(f"Size {shown(name)}: {error}") from None
         return found
 
-    def _fits(self, widths: Widths, limits: Limits) -> bool:
+    def keeps(self, widths: Widths, limits: Limits) -> bool:
+        """Whether widths keep the budgets."""
         if limits == Limits():
             return True
         parameters, macs = self.cost(widths)

@@ -40,6 +40,7 @@ CREATE TABLE layers(trial INTEGER, epoch INTEGER, layer TEXT, out_rank REAL, in_
     out_condition REAL, in_condition REAL, PRIMARY KEY(trial, epoch, layer));
 CREATE TABLE outcomes(trial INTEGER, size TEXT, slope REAL, condition REAL, action INTEGER,
     new_width INTEGER, stopped INTEGER, PRIMARY KEY(trial, size));
+CREATE TABLE worths(trial INTEGER, size TEXT, worth REAL, PRIMARY KEY(trial, size));
 CREATE TABLE comparison(kind TEXT, seed INTEGER, widths TEXT, parameters INTEGER, macs INTEGER,
     epochs INTEGER, schedule TEXT, test_accuracy REAL, seconds REAL,
     PRIMARY KEY(kind, seed, epochs, schedule));
@@ -80,6 +81,16 @@ class EpochRecord:
     indicator_seconds: float
     layers: Mapping[str, LayerIndicators]
     sizes: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of one layer after one epoch: ranks (0 to 1) and conditions (from 1) of its two unfoldings."""
+
+    out_rank: float
+    in_rank: float
+    out_condition: float
+    in_condition: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +254,27 @@ class RunStore:
             slope, peak = rank_slope(ranks)
             found[size] = SizeIndicators(ranks, curve[-1][1], slope, peak)
         return found
+
+    def layers(self, trial: int) -> list[dict[str, Measured]]:
+        """What was measured of each layer after each epoch of a trial."""
+        query = (
+            "SELECT epoch, layer, out_rank, in_rank, out_condition, in_condition FROM layers"
+            " WHERE trial = ? ORDER BY epoch"
+        )
+        epochs: dict[int, dict[str, Measured]] = {}
+        for epoch, layer, *numbers in self._rows(query, trial):
+            epochs.setdefault(epoch, {})[layer] = Measured(*numbers)
+        return list(epochs.values())
+
+    def record_worths(self, trial: int, found: Mapping[str, float]) -> None:
+        """Note what the sizes of a trial's network are worth."""
+        with self._transaction() as database:
+            rows = [(trial, size, worth) for size, worth in found.items()]
+            database.executemany("INSERT OR REPLACE INTO worths VALUES(?, ?, ?)", rows)
+
+    def worths(self, trial: int) -> dict[str, float]:
+        """Size -> what it was worth in a trial, where that was measured."""
+        return dict(self._rows("SELECT size, worth FROM worths WHERE trial = ?", trial))
 
     def finish_trial(
         self, done: TrialRow, measured: Mapping[str, SizeIndicators], after: Mapping[str, SizeState]

@@ -1,4 +1,4 @@
-"""The search itself: trial after trial, each at the widths that Algorithm 2 made of the last one.
+"""The search itself: trial after trial, each at the widths that a rule made of the last ones.
 
 All that decides what comes next is in the database, or follows from the settings: fresh weights and
 the trial's random numbers depend on (seed, trial) only. So a search that was killed goes on with the
@@ -10,36 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from conet_graph.indicators import layer_indicators
-from conet_graph.indicators.slope import SizeIndicators, mean_condition, mean_rank
-from conet_graph.ir.errors import ConetGraphError, Refused, shown
+from conet_graph.indicators.slope import mean_condition, mean_rank
+from conet_graph.ir.errors import BadUsage, ConetGraphError, Refused, shown
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.rewriting.rewriting import save
-from conet_graph.search.algorithm import (
-    SearchSettings,
-    SizeState,
-    fewest_trials,
-    finished,
-    resolution,
-    start_state,
-    step_all,
-    within_budget,
-)
+from conet_graph.search.algorithm import SizeState, finished
 from conet_graph.search.found import write_found
 from conet_graph.search.network import Network
+from conet_graph.search.rules import BY_NAME
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.run_store import EpochRecord, RunStore, TrialRow
 from conet_graph.search.settings import RunSettings
 from conet_graph.search.watch import Silent, Watch
+from conet_graph.search.worth import worths
 from conet_graph.trials.errors import TrialBroke, TrialFailed
 from conet_graph.trials.protocol import Trial, start
-from conet_graph.trials.randomness import seed_of
 
 States = dict[str, SizeState]
 # Of the learning rate, when a trial that diverged is tried once more.
@@ -55,6 +47,7 @@ class Tools:
         from_module: the module's weights back in the network.
         weights_of: the module's weights by their names in the file, in the file's layout.
         trial: a trial with so much of the learning rate (1: all of it).
+        loss: of a module on the images that decide widths; only some rules ask for it.
 
     """
 
@@ -62,6 +55,7 @@ class Tools:
     from_module: Callable[[nn.Module, LoadedModel], LoadedModel]
     weights_of: Callable[[nn.Module], Mapping[str, Tensor]]
     trial: Callable[[float], Trial]
+    loss: Callable[[nn.Module], float] | None = None
 
 
 class _OutOfTime(Exception):
@@ -105,11 +99,6 @@ def _named_errors(training: Iterator[Mapping[str, float] | None]) -> Iterator[Ma
         raise TrialBroke(f"The trial stopped with {what}: mend that and go on.") from error
 
 
-def _mean_slope(measured: Mapping[str, SizeIndicators]) -> float:
-    slopes = [found.slope for found in measured.values()]
-    return sum(slopes) / len(slopes) if slopes else 0.0
-
-
 class Search:
     """One search in its folder; ``run`` may be called again after whatever interrupted it."""
 
@@ -126,7 +115,12 @@ class Search:
         self.folder, self.store, self.settings = folder, store, settings
         self.network, self.tools = network, tools
         self.watch: Watch = watch or Silent()
-        self.limits = network.limits(settings)
+        self.rule = BY_NAME[settings.rule](network, store, settings)
+        if self.rule.weighs and tools.loss is None:
+            raise BadUsage(
+                f"The rule {settings.rule} needs the loss of a network, which a trial of one's own does not"
+                " give: take another rule."
+            )
 
     def run(self) -> None:
         """Search to the end, or until the time is over.
@@ -154,7 +148,8 @@ class Search:
     def _run(self) -> str:
         trial, states = self._where()
         if trial == 0:
-            self._warn()
+            for warning in self.rule.warnings():
+                self.watch.say(warning)
         status = "finished"
         while not finished(states.values(), trial, self.settings.search):
             if self._no_time_for_another(trial):
@@ -175,75 +170,17 @@ class Search:
         """The trial that is due, and its states."""
         last = self.store.last_trial()
         if last is None:
-            return 0, self._first_states()
+            return 0, self.rule.first()
         states = self.store.states(last.trial)
         if last.status == "finished":
-            return last.trial + 1, self._after(last.trial, states)
+            return last.trial + 1, self.rule.after(last.trial, states)
         return last.trial, states
-
-    def _first_states(self) -> States:
-        settings = self.settings.search
-        wished = dict.fromkeys(self.network.multiples, float(settings.start_width))
-        rounded = self.network.rounded(wished, settings)
-        widths = self.network.own_widths() if self.settings.own_widths else rounded
-        states = {name: start_state(settings, width) for name, width in widths.items()}
-        return self.network.within(states, self.limits, settings)
-
-    def _after(self, trial: int, states: States) -> States:
-        """The states for the trial after this one, from what it measured."""
-        settings, measured = self._comparable(trial), self.store.indicators(trial)
-        for size in self._mute(measured):
-            del measured[size]
-        moving = [found.slope for name, found in measured.items() if not states[name].stopped]
-
-        def after(delta: float) -> States:
-            asked = replace(settings, delta=delta)
-            return step_all(states, measured, asked, trial == 0, self.network.multiples)
-
-        kept = within_budget(
-            after, settings.delta, moving, lambda tried: self.network.fits(tried, self.limits)
-        )
-        return self.network.within(kept, self.limits, settings)
-
-    def _comparable(self, trial: int) -> SearchSettings:
-        """The settings with a delta that means the same in every trial.
-
-        A network that goes on with its weights has learnt most of what it will: all its slopes are smaller
-        in each trial. Delta shrinks as their mean does.
-        """
-        settings = self.settings.search
-        if not self.settings.warm or trial == 0:
-            return settings
-        first, now = (_mean_slope(self.store.indicators(k)) for k in (0, trial))
-        return replace(settings, delta=settings.delta * min(1.0, now / first)) if first else settings
-
-    def _mute(self, measured: Mapping[str, SizeIndicators]) -> list[str]:
-        """Sizes whose 1x1 weights never left rank 0: that is no slope of 0, but no answer."""
-        silent = {size.name for size in self.network.sizes if size.pointwise}
-        return [name for name, found in measured.items() if name in silent and not any(found.ranks)]
-
-    def _warn(self) -> None:
-        """Say what these settings cannot find out."""
-        settings = self.settings.search
-        if (fewest := fewest_trials(settings)) > settings.trials:
-            self.watch.say(f"No size can settle in under {fewest} trials; this search has {settings.trials}.")
-        coarse = [
-            size.name
-            for size in self.network.sizes
-            if settings.delta < resolution(settings.start_width, len(size.voices), settings.epochs)
-        ]
-        if coarse:
-            self.watch.say(
-                f"delta {settings.delta:g} is finer than {len(coarse)} of {len(self.network.sizes)} sizes can"
-                " show in so few epochs: for them any growth of the rank counts. Give more --epochs or a"
-                " larger --delta."
-            )
 
     # -- one trial ---------------------------------------------------------------------------------
 
     def _trial(self, trial: int, states: States) -> States:
         """Train at these widths and note everything; returns the next states."""
-        seed = seed_of(self.settings.seed, trial)
+        seed = self.rule.seed(trial)
         begun = time.perf_counter()
         if trial:
             self.folder.drop_checkpoint(f"{trial - 1:03d}")
@@ -257,12 +194,12 @@ class Search:
         begun = time.perf_counter()
         path = self.folder.trial(trial)
         save(trained, path)
-        after = self._after(trial, states)
-        for size in self._mute(self.store.indicators(trial)):
-            if not states[size].stopped:
-                self.watch.say(
-                    f"Size {size} keeps its width {states[size].width}: its 1x1 weights show no rank yet."
-                )
+        if self.rule.weighs and self.tools.loss is not None:
+            found = worths(trained, self.network, self.tools.to_module, self.tools.loss)
+            self.store.record_worths(trial, found)
+        after = self.rule.after(trial, states)
+        for remark in self.rule.remarks(trial, states):
+            self.watch.say(remark)
         graph_seconds += converting + time.perf_counter() - begun
         training, measuring = self.store.spent(trial)
         seconds = training + measuring + graph_seconds
@@ -276,7 +213,7 @@ class Search:
 
     def _model(self, trial: int, widths: Mapping[str, int], seed: int) -> LoadedModel:
         """The untrained network of a trial."""
-        if not self.settings.warm or trial == 0:
+        if not (self.settings.warm or self.rule.keeps_weights) or trial == 0:
             return self.network.at(widths, seed)
         return self.network.continued(load_model(self.folder.trial(trial - 1)), widths, seed)
 

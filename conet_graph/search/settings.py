@@ -11,6 +11,8 @@ from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.search.algorithm import SearchSettings
 from conet_graph.trials.settings import TrainSettings
 
+# What makes the next widths; `conet_graph.search.rules` has the rules.
+RULES = ("conet", "slopes", "conetv2", "worth", "pairs")
 # These may differ when a search goes on: they say how far it goes and where, not what it finds.
 MAY_CHANGE = ("trials", "max_hours", "device", "compile", "checkpoint_seconds")
 
@@ -23,6 +25,7 @@ class RunSettings:
         data: what to train on, as `conet_graph.trials.data.open_data` takes it.
         search: of Algorithm 2.
         training: of a trial.
+        rule: one of `RULES`.
         augment: vary the training images.
         cutout: cut small images out, too; the published searches do not.
         image: the side that images are scaled to; their own if None.
@@ -39,6 +42,7 @@ class RunSettings:
     data: str
     search: SearchSettings = field(default_factory=SearchSettings)
     training: TrainSettings = field(default_factory=TrainSettings)
+    rule: str = "conet"
     augment: bool = False
     cutout: bool = False
     image: int | None = None
@@ -52,6 +56,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Refuse budgets and seeds that no search can have."""
+        if self.rule not in RULES:
+            raise BadUsage(f"There is no rule {shown(self.rule)}: choose one of {', '.join(RULES)}.")
         if self.seed < 0:
             raise BadUsage(f"The seed is {self.seed}: give 0 or more.")
         for name in ("max_parameters", "max_macs", "max_hours"):

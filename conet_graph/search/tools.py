@@ -8,7 +8,6 @@ from conet_graph.bridge import from_torch, trainable, weights_by_name
 from conet_graph.search.runner import Tools
 from conet_graph.search.settings import RunSettings
 from conet_graph.trials.data import open_data
-from conet_graph.trials.protocol import Trial
 from conet_graph.trials.training import ClassificationTrial
 
 
@@ -32,10 +31,10 @@ def standard_tools(settings: RunSettings, *, download: bool = False, progress: b
         download=download,
     )
 
-    def trial(share: float) -> Trial:
+    def trial(share: float) -> ClassificationTrial:
         rate = settings.training.learning_rate * share
         training = replace(settings.training, learning_rate=rate)
         return ClassificationTrial(data, training, settings.device, progress=progress)
 
-    trial(1.0)  # a device that is not there is told before anything begins
-    return Tools(trainable, from_torch, weights_by_name, trial)
+    whole = trial(1.0)  # a device that is not there is told before anything begins
+    return Tools(trainable, from_torch, weights_by_name, trial, whole.loss)

@@ -96,6 +96,17 @@ class ClassificationTrial:
                     log(metrics)
                     yield metrics
 
+    def loss(self, module: nn.Module) -> float:
+        """Mean loss of a module on the test images; it is not trained.
+
+        Raises:
+            BadUsage: data and module do not fit each other.
+
+        """
+        with joined(self.device) as processes:
+            found, _ = self._learner(module, 1, processes).test()
+        return found
+
     def _learner(self, module: nn.Module, epochs: int, processes: Processes) -> Learner:
         settings, data = self.settings, self.data
         if epochs < 1:

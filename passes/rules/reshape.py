@@ -15,6 +15,7 @@ import numpy as np
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import enter as rule
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Packed, Tracker, length_of
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.pixels import folded, through_pixels
@@ -196,7 +197,7 @@ def _agrees(merged: Ids, sizes: list[int], free: int) -> int:
     cube = merged.reshape(outer, sizes[free], inner)
     if not (cube == cube[:1, :, :1]).all():
         return 0
-    units = len(np.unique(cube[0, :, 0]))
+    units = len(distinct(cube[0, :, 0]))
     return units if units > 1 else 0
 
 

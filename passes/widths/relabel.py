@@ -15,6 +15,7 @@ import numpy as np
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
 from conet_graph.passes.widths.sharing import NotShared, Share, shares
 
@@ -75,9 +76,7 @@ class Labels(Tracker):
         self.keys: list[tuple[str, int]] = []
         self.starts: list[int] = [len(copies)]
         self.mixing = {op.index for op, axis in units.mixes if (copies[units.classes[axis]] != 1).any()}
-        self.uneven = {
-            op.index for op, axis in units.mixes if len(np.unique(copies[units.classes[axis]])) > 1
-        }
+        self.uneven = {op.index for op, axis in units.mixes if len(distinct(copies[units.classes[axis]])) > 1}
         self.new_hints: dict[tuple[str, int], Ids] = {}
         self.numbers_changed: dict[str, dict[int, int]] = {}
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
@@ -106,7 +105,7 @@ class Labels(Tracker):
     def classes_on(self, value: str, axis: int) -> Ids:
         """The classes that have positions on an axis at the new widths."""
         tokens = self.axis(value, axis)
-        return np.zeros(0, np.int64) if isinstance(tokens, int) else np.unique(self.labels(tokens) // COPIES)
+        return np.zeros(0, np.int64) if isinstance(tokens, int) else distinct(self.labels(tokens) // COPIES)
 
     def default_layout(self, classes: Ids) -> Ids:
         """Labels with copies side by side; a run of positions of one class is copied as one block."""
@@ -176,7 +175,7 @@ class Labels(Tracker):
     def _refusal(self, op: Operator, what: str, *axes: Axis) -> CannotHave:
         """Why these widths cannot be had, and the changed classes on some axes."""
         found = [self.labels(axis) // COPIES for axis in axes if not isinstance(axis, int)]
-        classes = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+        classes = distinct(np.concatenate([np.zeros(0, np.int64), *found]))
         changed = classes[self.copies[classes] != 1]
         return CannotHave(f"At these widths operator {op.op_type} (node {shown(op.name)}) {what}.", changed)
 
@@ -199,7 +198,7 @@ class Labels(Tracker):
         if (which < 0).any():
             return False
         planned: dict[tuple[str, int], Ids] = {}
-        for number in np.unique(which).tolist():
+        for number in distinct(which).tolist():
             if self.keys[number] in self.new_hints:
                 return True  # it changes already: see how that looks in the next round
             begin, end = self.starts[number], self.starts[number + 1]
@@ -372,5 +371,5 @@ def old_positions(old: Ids, labels: Ids) -> Ids:
     rank = np.empty(len(labels), np.int64)
     rank[by_label] = np.arange(len(labels)) - first
     if len(labels) and (begin + rank >= end).any():
-        raise CannotHave("The channels of an axis cannot be followed at the new widths.", np.unique(old))
+        raise CannotHave("The channels of an axis cannot be followed at the new widths.", distinct(old))
     return order[begin + rank] if len(labels) else labels

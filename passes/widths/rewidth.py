@@ -14,6 +14,7 @@ from conet_graph.ir.graph import Graph, Operator, set_attribute
 from conet_graph.ir.operators import WEIGHTED, weight_axes
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.tie_channels import CHANNELS, walk
 from conet_graph.passes.widths.fresh import Fresh, draw_weights
@@ -81,7 +82,7 @@ def lay_out(graph: Graph, copies: Ids, seed: int | None = None, keeps_function: 
             labels.finish()
             return _settled(graph, labels, seed)
         hints = {**hints, **labels.new_hints}
-    found = np.unique(np.concatenate([hint // COPIES for hint in labels.new_hints.values()]))
+    found = distinct(np.concatenate([hint // COPIES for hint in labels.new_hints.values()]))
     told = "The new widths need the channels of one tensor in two different orders."
     raise CannotHave(told, found[copies[found] != 1])
 
@@ -135,7 +136,7 @@ def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple
             if len(demands) > 1:
                 why = f"At these widths {shown(name)} would have to be shared out in two ways."
                 axes = [axis for demand in demands for axis, _ in demand]
-                classes = np.unique(np.concatenate([labels.classes_on(name, axis) for axis in axes]))
+                classes = distinct(np.concatenate([labels.classes_on(name, axis) for axis in axes]))
                 raise CannotHave(why, classes[labels.copies[classes] != 1])
             scaled[name][op.index, slot] = demands.pop()
     return scaled

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import is_turned
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids
 
 # An operator's input slot.
@@ -169,8 +171,7 @@ def _matrices(laid: Laid, op: Operator, value: str, axis: int) -> Places:
     rank = len(laid.axes(value))
     if rank != 2 or len(laid.axes(op.input(0))) != 2 or len(laid.axes(op.input(1))) != 2:
         raise NotShared(op.op_type)
-    turned = bool(op.attr("transA" if axis == 0 else "transB", 0))
-    found = [(axis, 1 - axis if turned else axis)]
+    found = [(axis, 1 - axis if is_turned(op, axis) else axis)]
     if op.input(2):
         raise NotShared(op.op_type)
     return found
@@ -196,11 +197,11 @@ def _alike(laid: Laid, op: Operator, value: str, axis: int) -> int:
     wanted = laid.axes(value)[axis]
     if isinstance(wanted, int):
         raise NotShared(op.op_type)
-    labels = np.unique(laid.labels(wanted))
+    labels = distinct(laid.labels(wanted))
     found = [
         k
         for k, tokens in enumerate(laid.axes(op.input(0)))
-        if not isinstance(tokens, int) and np.array_equal(np.unique(laid.labels(tokens)), labels)
+        if not isinstance(tokens, int) and np.array_equal(distinct(laid.labels(tokens)), labels)
     ]
     if len(found) != 1:
         raise NotShared(op.op_type)

@@ -78,6 +78,7 @@ def test_each_is_trained_with_each_seed_and_recorded_once(tmp_path: Path) -> Non
     made.run(epochs=3, seeds=3)
     assert trial.times == 15
     conet, uniform, flat, random, original = made.summaries(3)
+    assert all((s.latency_ms or 0) > 0 for s in (conet, uniform, flat, random, original))
     assert conet.accuracies == pytest.approx((0.51, 0.56, 0.61))
     assert (conet.accuracy, conet.spread) == (pytest.approx(0.56), pytest.approx(0.05))
     assert (conet.widths, conet.epochs, conet.seconds, conet.seeds) == ((8, 44), 3, 6.0, 3)
