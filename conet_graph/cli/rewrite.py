@@ -11,6 +11,7 @@ import typer
 
 from conet_graph.cli.apart import report_of
 from conet_graph.cli.calibrating import choice_apart, percent, refit_apart, show_errors, summary
+from conet_graph.cli.colours import Colours, Mean, Std, colours_of
 from conet_graph.cli.common import (
     RUNTIMES,
     Debug,
@@ -95,6 +96,8 @@ def rewrite(
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=8, help="How many of them are used.")] = 256,
+    mean: Mean = None,
+    std: Std = None,
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[
         int | None,
@@ -180,7 +183,7 @@ def rewrite(
     if piped and not dry_run:
         require_pipe_out()
     graph = analysed(loaded, free_kept=free_kept)
-    data = _calibration(calibrate, graph, samples, init, seed)
+    data = _calibration(calibrate, graph, samples, init, seed, colours_of(mean, std))
     named = named_shapes(input_shape or []) or (fed_shapes(graph, data.sizes) if data else {})
     sizes = counting(graph, named) if macs or named else Counting()
     sizes.require_share(_target(macs, "--macs"))
@@ -269,14 +272,18 @@ def rewrite(
             show_times(console(stderr=piped), times)
 
 
-def _calibration(spec: str | None, graph: Graph, samples: int, init: str, seed: int) -> Calibration | None:
+def _calibration(
+    spec: str | None, graph: Graph, samples: int, init: str, seed: int, colours: Colours | None
+) -> Calibration | None:
+    if spec is None and colours is not None:
+        raise BadUsage("--mean and --std are of the images of --calibrate: give it, too.")
     if spec is None:
         return None
     if init != "keep":
         raise BadUsage("--calibrate keeps what the weights have learnt: leave out --init fresh.")
     from conet_graph.calibration.inputs import open_calibration
 
-    return open_calibration(spec, graph, samples, seed)
+    return open_calibration(spec, graph, samples, seed, colours)
 
 
 def _settings(entries: list[str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.dead_channels.alike import Numbers, alike, all_differ
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, WEIGHTED, bias_factor, is_turned, product_factor
 from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
@@ -37,11 +37,12 @@ class Layer:
 
 def layer_of(facts: Facts, op: Operator) -> Layer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
-    if op.op_type in ("Conv", "ConvTranspose"):
+    record = WEIGHTED.get(op.op_type)
+    if record is None or record.is_quantised or record.activated or op.domain:
+        return None
+    if op.op_type in CONVOLUTIONS:
         return _convolution(facts, op)
-    if op.op_type in ("Gemm", "MatMul") and not op.domain:
-        return _product(facts, op)
-    return None
+    return _product(facts, op) if op.op_type in PRODUCTS else None
 
 
 def _convolution(facts: Facts, op: Operator) -> Layer | None:
@@ -50,14 +51,13 @@ def _convolution(facts: Facts, op: Operator) -> Layer | None:
     groups = int(op.attr("group", 1))
     if array is None or array.ndim < 3 or groups < 1:
         return None
-    turned = op.op_type == "ConvTranspose"
     first, second = array.shape[:2]
     if first % groups or not array.size:
         return None
     split = array.reshape(groups, first // groups, second, -1)
-    weight = split.transpose(0, 2, 1, 3) if turned else split
+    weight = split.transpose(0, 2, 1, 3) if slots.transposed else split
     outputs = groups * weight.shape[1]
-    bias = _bias(facts, op.input(slots.bias or 2), outputs)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), outputs)
     if bias is None:
         return None
     return Layer(weight, bias, is_partial(op, array.shape[2:]), 1)
@@ -66,7 +66,7 @@ def _convolution(facts: Facts, op: Operator) -> Layer | None:
 def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
     """Whether some outputs of a convolution get only some of its products."""
     pointwise = all(k == 1 for k in kernel)
-    if op.op_type == "ConvTranspose":
+    if CONVOLUTIONS[op.op_type].transposed:
         strides = op.attr("strides", [1])
         return not pointwise or any(s != 1 for s in strides) or any(op.attr("output_padding", [0]))
     return any(op.attr("pads", [0])) or (
@@ -78,11 +78,11 @@ def _product(facts: Facts, op: Operator) -> Layer | None:
     slots = PRODUCTS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     rank = facts.rank(op.input(slots.data))
-    if array is None or array.ndim != 2 or not array.size or rank is None or rank < 1 or op.attr("transA", 0):
+    if array is None or array.ndim != 2 or not array.size or not rank or is_turned(op, slots.data):
         return None
-    weight = array if op.attr("transB", 0) else array.T
-    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
-    bias = _bias(facts, op.input(2) if op.op_type == "Gemm" else "", len(weight))
+    weight = array if is_turned(op, slots.weight) else array.T
+    alpha, beta = product_factor(op), bias_factor(op)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), len(weight))
     if bias is None:
         return None
     weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)

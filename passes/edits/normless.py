@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import CONVOLUTIONS
 from conet_graph.passes.edits.file_edit import FileEdit, Made
 from conet_graph.passes.fold_batchnorm import PLAIN_FLOATS
 
+# Those whose bias, the third input, a normalisation leaves when it is folded.
+PLAIN_CONVOLUTIONS = frozenset(
+    name for name, record in CONVOLUTIONS.items() if record.plain == name and record.bias == 2
+)
 NORMALISATIONS = frozenset(
     (
         *("BatchNormalization", "GroupNorm", "GroupNormalization", "InstanceNormalization"),
@@ -62,7 +67,7 @@ def lost_batchnorm(edit: FileEdit) -> list[Made]:
     convolutions = [
         made
         for node in edit.nodes
-        if node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx")
+        if node.op_type in PLAIN_CONVOLUTIONS and node.domain in ("", "ai.onnx")
         if (made := edit.made(node.output[0])) is not None
     ]
     bare = [

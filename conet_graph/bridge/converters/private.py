@@ -17,7 +17,7 @@ from conet_graph.bridge.converters.matmul import general_product
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
 from conet_graph.ir.op_table import enter as converter
-from conet_graph.ir.operators import MICROSOFT
+from conet_graph.ir.operators import MICROSOFT, is_turned
 
 CONVERTERS: Table = {}
 
@@ -78,7 +78,7 @@ def _activated(site: Site, made: fx.Node, settings: list[float]) -> fx.Node:
 def fused_gemm(site: Site) -> fx.Node:
     """A Gemm and an activation."""
     alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
-    turned = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    turned = is_turned(site.op, 0), is_turned(site.op, 1)
     made = site.call(general_product, site.x(0), site.x(1), site.x(2), alpha, beta, turned)
     return _activated(site, made, [float(site.attr(f"activation_{n}", 0.0)) for n in ("alpha", "beta")])
 
@@ -88,7 +88,7 @@ def fused_matmul(site: Site) -> fx.Node:
     """A scaled product of matrices that may be transposed."""
     if site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
         raise NotConverted("transposes batch axes")
-    turned = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    turned = is_turned(site.op, 0), is_turned(site.op, 1)
     return site.call(general_product, site.x(0), site.x(1), None, float(site.attr("alpha", 1.0)), 1.0, turned)
 
 
