@@ -15,7 +15,7 @@ from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.verification.pair import Agreement, Pair, Run
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
-from conet_graph.verification.tolerance import Rounding, difference, proves, tolerance
+from conet_graph.verification.tolerance import Rounding, difference, proves, surely_equal, tolerance
 
 # Elements of a value that are looked at, and different ones among them, to tell a result from a decision.
 SAMPLE = 256
@@ -29,6 +29,9 @@ class Judge:
     was seen to move with the input by more than it may differ; the networks are equal when nothing differs
     and every layer leads to such a value. ``alone`` holds the numbers of operators for which only their own
     value speaks, and through which nothing speaks for what stands before them.
+
+    A layer whose weights are all zero lets nothing move. Where it gives the same with noise in what it reads,
+    the new weights are zero as well.
     """
 
     def __init__(self, graph: Graph, report: Report, alone: set[int], *, compares: bool) -> None:
@@ -54,6 +57,7 @@ class Judge:
         for name, want in run.outputs.items():
             if isinstance(want, np.ndarray):
                 self._compare(name, pair.narrowed(name, want), found[name], run, rounding)
+        self._accept_zero_weights(pair, run)
 
     def _compare(self, name: str, want: Any, have: Any, run: Run, rounding: Rounding) -> None:
         """Compare one value; a difference counts beyond four times what rounding does."""
@@ -91,6 +95,18 @@ class Judge:
             self.proven.add(name)
             self._note(found)
             self._cover(name)
+
+    def _accept_zero_weights(self, pair: Pair, run: Run) -> None:
+        """Count the layers without any weight but zero that gave the same, and had noise put before them."""
+        for layer in self.missing():
+            name, weight = layer.op.outputs[0], layer.op.input(layer.weight_slot)
+            found = run.agreed.get(name)
+            if layer.op.index not in pair.noisy or weight not in self.graph.constants or found is None:
+                continue
+            if surely_equal(found.allowed, self.base) and not self.graph.array(weight).any():
+                self.proven.add(name)
+                self._note(found)
+                self._unproven.pop(layer.op.index)
 
     def _cover(self, name: str) -> None:
         """Take off the layers that a value depends on."""

@@ -54,6 +54,7 @@ class Pair:
 
     ``size`` is one of free axes at which the reference runs; ``left`` says of values inside, which both give
     out, what channels the rewritten network has of them: for each axis, the old position of each new one.
+    ``noisy`` are the numbers of the operators that noise is put before.
     """
 
     reference: Any
@@ -63,6 +64,7 @@ class Pair:
     size: int | None = None
     shapes: Shapes = field(default_factory=dict)
     left: Left = field(default_factory=dict)
+    noisy: frozenset[int] = frozenset()
 
     def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""

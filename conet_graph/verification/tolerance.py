@@ -46,7 +46,12 @@ def tolerance(graph: Graph) -> float:
 
 def proves(allowed: float, response: float, base: float) -> bool:
     """Whether agreement within ``allowed`` says anything of a value that moves by ``response``."""
-    return allowed <= max(LARGEST_TOLERANCE, 2 * base) and response >= max(LEAST_RESPONSE, 2 * allowed)
+    return surely_equal(allowed, base) and response >= max(LEAST_RESPONSE, 2 * allowed)
+
+
+def surely_equal(allowed: float, base: float) -> bool:
+    """Whether agreement within ``allowed`` is close enough to say anything at all."""
+    return allowed <= max(LARGEST_TOLERANCE, 2 * base)
 
 
 def difference(want: Any, have: Any) -> float:

@@ -20,7 +20,8 @@ POSITIONS = "positions, not as channels"
 def gather(t: Tracker, op: Operator) -> None:
     """Positions of an axis, by a list; a single one is picked for good.
 
-    Where a feature map is the index (an activation as a table of its values), its axes pass.
+    Where a feature map is the index (an activation as a table of its values), its axes pass. Where the graph
+    computes the index (the tokens that a TopK chose), the axis it picks from stays.
     """
     data, where = op.input(0), op.input(1)
     rank = t.rank(data)
@@ -29,17 +30,16 @@ def gather(t: Tracker, op: Operator) -> None:
     units = t.axis(data, axis) if not t.is_constant(data) else 0
     if t.is_constant(data):
         t.bind(op, data, axis, t.frozen(f"a table that Gather {shown(op.name)} looks up"))
-    if isinstance(units, int):
-        middle = [0] * t.rank(where) if t.is_constant(where) else t.axes(where)
-    else:
-        middle = _pick(t, op, units, axis, t.rank(where))
+    middle = _index_axes(t, where) if isinstance(units, int) else _pick(t, op, units, axis, t.rank(where))
     t.set(op, 0, [*others[:axis], *middle, *others[axis + 1 :]])
 
 
 def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> list[Axis]:
     indices, length = t.integers(op.input(1)), t.dim(op.input(0), axis)
     if indices is None or index_rank > 1 or not isinstance(length, int):
-        raise NoRule("it picks channels by an index that is computed in the graph")
+        why = "by an index that is computed in the graph" if indices is None else "by a table of indices"
+        t.freeze(op, units, f"Gather {shown(op.name)} picks from it {why}")
+        return _index_axes(t, op.input(1))
     old = np.array([i % length for i in indices], np.int64)
     origin = t.origin(op.input(0), axis, units)
     first = {int(p): k for k, p in reversed(list(enumerate(origin.tolist())))}
@@ -79,6 +79,10 @@ def scatter_elements(t: Tracker, op: Operator) -> None:
             _beside(t, op, 0, 1, k)
             _beside(t, op, 0, 2, k)
     t.set(op, 0, t.axes(op.input(0)))
+
+
+def _index_axes(t: Tracker, indices: str) -> list[Axis]:
+    return [_index_axis(t, indices, k) for k in range(t.rank(indices))]
 
 
 def _index_axis(t: Tracker, indices: str, axis: int) -> Axis:
