@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conet_graph.analysis.frozen import frozen_parts
-from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
+from conet_graph.analysis.layers import LayerFacts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
 from conet_graph.costs.input_shapes import Counting
 from conet_graph.dead_channels.find import dead_channels
@@ -257,7 +257,7 @@ class _Builder:
             self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported(), self.graph
         )
 
-    def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
+    def _layer(self, layer: Layer, found: LayerFacts, spent: LayerCost) -> LayerEntry:
         ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)
         outs = self._side(layer, 1, out_axis(self.units, layer), found.out_channels)
         return _entry(found, ins, outs, spent)
@@ -292,7 +292,7 @@ class _Builder:
         if layer.kind == "conv":
             (found.producers if side else found.consumers).append(name)
 
-    def _inner_layer(self, found: Facts, owner: str, size: int) -> LayerEntry:
+    def _inner_layer(self, found: LayerFacts, owner: str, size: int) -> LayerEntry:
         """A layer in a sub-graph: one frozen group of its own."""
         number = len(self.frozen)
         made = self._frozen_group(("inside", number), "", f"inside the body of {owner}")
@@ -402,7 +402,7 @@ class _Builder:
         return tuple(found)
 
 
-def _entry(found: Facts, ins: Sequence[str], outs: Sequence[str], spent: LayerCost) -> LayerEntry:
+def _entry(found: LayerFacts, ins: Sequence[str], outs: Sequence[str], spent: LayerCost) -> LayerEntry:
     return LayerEntry(
         found.name,
         found.op,

@@ -45,10 +45,10 @@ def require_own_files(
 ) -> None:
     """Refuse to write over what is read, or two things to one file."""
     from conet_graph.cli.files import PIPE, check_outputs, model_files, named_inputs
-    from conet_graph.rewriting.refits import beside
+    from conet_graph.rewriting.refits import tensors_path
 
     inputs = [*model_files(loaded, "the model"), *named_inputs(read)]
-    tensors = beside(plan) if plan is not None and refits else None
+    tensors = tensors_path(plan) if plan is not None and refits else None
     written = None if output == PIPE else output
     check_outputs({"-o": written, "--plan": plan, "the plan's tensors": tensors}, inputs)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Outcome:
+class Rewritten:
     """A rewritten network: its plan, what it costs, and what was found out on the way.
 
     ``output`` is where it goes (None in a dry run, where JSON has ``named`` all the same). ``times`` are

@@ -15,7 +15,7 @@ from conet_graph.cli.calibrating import choice_apart, refit_apart
 from conet_graph.cli.common import note
 from conet_graph.cli.files import PIPE, write_to_pipe
 from conet_graph.cli.latency import Timing, met_apart, speed_apart
-from conet_graph.cli.rewrite_outcome import Outcome
+from conet_graph.cli.rewrite_outcome import Rewritten
 from conet_graph.cli.steps import step
 from conet_graph.cli.uneven import uneven_groups
 from conet_graph.costs.cost import cost
@@ -156,7 +156,7 @@ class Writing:
 
 def outcome_of(
     writing: Writing, sizes: Counting, choose: Choosing, request: WidthRequest, named: Path | None
-) -> Outcome:
+) -> Rewritten:
     """What is known of a rewritten network before it is verified: what it costs, and at which widths."""
     graph, made = writing.graph, writing.made
     proto = writing.proto
@@ -164,7 +164,7 @@ def outcome_of(
         before, after = cost(sizes.of(graph)), sizes.cost(LoadedModel(proto, graph.loaded.path))
     targets = (request.params, request.macs, choose.latency, request.scale)
     by_target = any(target is not None for target in targets)
-    return Outcome(
+    return Rewritten(
         made,
         before,
         after,

@@ -19,7 +19,7 @@ MOST_RUNS = 8
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Positions of one group, or of one size, side by side; ``key`` is -1 for those of none.
 
     ``scattered`` says that they alternate with the positions of other runs.
@@ -30,7 +30,7 @@ class Run:
     scattered: bool = False
 
 
-def runs(keys: Ids, classes: Ids) -> list[Run]:
+def runs(keys: Ids, classes: Ids) -> list[Stretch]:
     """Cut an axis where the key changes; where that is often, gather each key's positions."""
     if not len(keys):
         return []
@@ -38,9 +38,9 @@ def runs(keys: Ids, classes: Ids) -> list[Run]:
     if len(cuts) < MOST_RUNS:
         starts = [0, *cuts.tolist()]
         parts = np.split(classes, cuts)
-        return [Run(int(keys[s]), part) for s, part in zip(starts, parts, strict=True)]
+        return [Stretch(int(keys[s]), part) for s, part in zip(starts, parts, strict=True)]
     order = dict.fromkeys(keys.tolist())
-    return [Run(key, classes[keys == key], True) for key in order]
+    return [Stretch(key, classes[keys == key], True) for key in order]
 
 
 def in_copies(name: str, width: int, classes: Ids) -> list[str]:
