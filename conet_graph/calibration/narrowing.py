@@ -38,6 +38,8 @@ WORK_OF_ONE, WORK_OF_ALL = 4e10, 4e11
 # Sets of groups that are narrowed to measure what a step costs, and how often that is done.
 MOST_SETS, ROUNDS = 12, 2
 LEAST_TO_MEASURE = 2
+# Choices near the best that are tried at last, and the spread of the factors on their curves (a logarithm).
+NEARBY, NEAR_BY = 10, 0.4
 # Exponents of the loss curves that are tried: under 1 whole groups are spared, over 1 all give alike.
 EXPONENTS = (0.7, 1.5)
 
@@ -140,6 +142,23 @@ class Chooser:
                     self.sharp[ranking] = known
             if offers.best() == before:
                 break
+        self._offer_nearby(request, ranking, offers)
+
+    def _offer_nearby(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
+        """Widths near the best ones: the measured curves, changed at random, and what helps is kept."""
+        if ranking not in self.sharp:
+            return
+        draws = np.random.default_rng(0)
+        for number in range(1, NEARBY + 1):
+            known = self.sharp[ranking]
+            factors = np.exp(NEAR_BY * draws.standard_normal(len(known.losses)))
+            curves = zip(known.losses.items(), factors, strict=True)
+            changed = replace(known, losses={k: curve * factor for (k, curve), factor in curves})
+            name = f"{ranking}, nearby {number}"
+            offers.add(name, request, changed)
+            if offers.best() == name:
+                self.sharp[ranking] = changed
+            self.progress("comparing widths nearby", number / NEARBY)
 
     def _measured(self, request: WidthRequest, known: Knowledge, copies: Copies) -> list[Knowledge]:
         """Curves that are measured about a choice which was made by others."""
