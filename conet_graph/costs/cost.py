@@ -40,8 +40,6 @@ _SETTINGS: dict[str, frozenset[int]] = {
     "BatchNormalization": frozenset({3, 4}),
     "QuantizeLinear": frozenset({1, 2}),
     "DequantizeLinear": frozenset({1, 2}),
-    "DynamicQuantizeMatMul": frozenset({2, 3}),
-    "MatMulIntegerToFloat": frozenset({2, 3}),
     "Resize": frozenset({1, 2, 3}),
     "Upsample": frozenset({1}),
     "Pad": frozenset({1, 2}),
@@ -285,7 +283,8 @@ def is_weight(op_type: str, slot: int, size: int) -> bool:
     """Whether a floating-point constant at an operator's input is a weight."""
     if slot in _SETTINGS.get(op_type, ()) or op_type in _NO_WEIGHTS:
         return False
-    if op_type.startswith("QLinear") or op_type == "QGemm":
+    record = WEIGHTED.get(op_type)
+    if op_type.startswith("QLinear") or (record and record.is_quantised and slot != record.bias):
         return False  # scales: the weights are integers
     return size > 1 or slot in _WEIGHTS.get(op_type, ())
 
