@@ -26,9 +26,7 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="[-- OPTIONS]", help="Options of every search.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all searches.", show_default=False)] = Path(
-        "sweep"
-    ),
+    out: Annotated[Path, typer.Option(help="The folder of all searches.")] = Path("sweep"),
     delta: Annotated[str, typer.Option(help="Values, as in 0.0025,0.005,0.01")] = "",
     epochs: Annotated[str, typer.Option(help="Values, as in 10,20")] = "",
     phi: Annotated[str, typer.Option(help="Values, as in 0.1,0.2")] = "",
