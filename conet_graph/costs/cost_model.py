@@ -47,7 +47,7 @@ class CostModel:
         now = np.array([len(g.classes) for g in self.channels.groups], np.float64)
         self._lengths = Lengths(graph, self.channels, now)
         names = [*weights_of(graph).values()]
-        names += _grown_from_one(graph, self.channels, set(names))
+        names += _numbers_that_may_grow(graph, self.channels, set(names))
         of_layers = _weights_of_layers(graph)
         # A bias stored once for two layers of one weight is one parameter, until a rewrite writes it twice.
         twice = [name for name in of_layers if name not in names]
@@ -55,7 +55,9 @@ class CostModel:
         self._weights = _Sum([self._tensor_term(name) for name in names])
         self._only_if_changed = np.array([name in twice for name in names], np.bool_)
         # A number that stands alone in the graph is no parameter, unless an operator says it is a weight.
-        self._only_if_several = np.array([not _surely(graph, name, of_layers) for name in names], np.bool_)
+        self._only_if_several = np.array(
+            [not _is_always_weight(graph, name, of_layers) for name in names], np.bool_
+        )
         self._bytes = np.array([_item_bytes(graph, name) for name in names], np.float64)
         self._macs = _Sum([*self._layer_terms(), *self._other_products()])
         # From here on all lengths are known.
@@ -243,7 +245,7 @@ class _Sum:
         return values
 
 
-def _grown_from_one(graph: Graph, channels: Channels, known: set[str]) -> list[str]:
+def _numbers_that_may_grow(graph: Graph, channels: Channels, known: set[str]) -> list[str]:
     """Single numbers on the axis of a free group of one channel: parameters once it is wider."""
     units, groups = channels.units, channels.groups
     found: list[str] = []
@@ -270,7 +272,7 @@ def _weights_of_layers(graph: Graph) -> list[str]:
     return list(roots)
 
 
-def _surely(graph: Graph, name: str, of_layers: list[str]) -> bool:
+def _is_always_weight(graph: Graph, name: str, of_layers: list[str]) -> bool:
     """Whether a tensor is a weight also where it holds a single number."""
     readers = graph.consumers.get(name, [])
     return name in of_layers or any(is_weight(op.op_type, slot, 1) for op, slot in readers)

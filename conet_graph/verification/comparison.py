@@ -13,7 +13,7 @@ from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
 from conet_graph.verification.intermediate import opened_inside, silenced, watched
 from conet_graph.verification.judge import Judge, between_images, moved
 from conet_graph.verification.own_form import compare_own_form
-from conet_graph.verification.pair import OURS, Pair, Run, file_session, opened, runs
+from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
 from conet_graph.verification.random_operators import random_operators
 from conet_graph.verification.reference import reference
 from conet_graph.verification.report import Report
@@ -77,9 +77,9 @@ def _largest(graph: Graph) -> int:
     return max((math.prod(s) for s in sizes), default=0)
 
 
-def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> Run | None:
+def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> ComparedRun | None:
     """Run for one image, and for two where the file takes them; the last run, None where none went well."""
-    last: Run | None = None
+    last: ComparedRun | None = None
     for batch in (1, 2) if batch_is_free(pair.reference) else (1,):
         run = pair.run_reference(batch)
         if isinstance(run, str):
@@ -119,7 +119,7 @@ def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
         tried |= seen
 
 
-def _more_runs(pair: Pair, judge: Judge, first: Run | None, wanted: set[int] | None = None) -> None:
+def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[int] | None = None) -> None:
     """Run on other kinds of inputs while the values that were compared leave layers unproven.
 
     An output that moved between two runs of the reference is alive in both. ``wanted`` holds the numbers of

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.classify_edges import LAYERS, Layer
-from conet_graph.verification.pair import Agreement, Pair, Run
+from conet_graph.verification.pair import Agreement, ComparedRun, Pair
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
 from conet_graph.verification.tolerance import Rounding, difference, proves, surely_equal, tolerance
@@ -41,7 +41,7 @@ class Judge:
         self.noisy = False
         self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.result(LAYERS)}
 
-    def look(self, pair: Pair, run: Run) -> None:
+    def look(self, pair: Pair, run: ComparedRun) -> None:
         """Run the rewritten network as the reference was run, and compare."""
         try:
             found = pair.run_rewritten(run.feeds)
@@ -59,7 +59,7 @@ class Judge:
                 self._compare(name, pair.narrowed(name, want), found[name], run, rounding)
         self._accept_zero_weights(pair, run)
 
-    def _compare(self, name: str, want: Any, have: Any, run: Run, rounding: Rounding) -> None:
+    def _compare(self, name: str, want: Any, have: Any, run: ComparedRun, rounding: Rounding) -> None:
         """Compare one value; a difference counts beyond four times what rounding does."""
         apart = difference(want, have)
         spread = rounding.spread(name) if apart > self.base else 0.0
@@ -84,7 +84,7 @@ class Judge:
         self.report.largest_difference = min(largest, sys.float_info.max)
         self.report.sensitivity = min(max(self.report.sensitivity, found.spread), sys.float_info.max)
 
-    def accept(self, run: Run, responses: Mapping[str, float]) -> None:
+    def accept(self, run: ComparedRun, responses: Mapping[str, float]) -> None:
         """Count the values of a run that moved enough (``responses``: as shares of their largest)."""
         for name, response in responses.items():
             found = run.agreed.get(name)
@@ -96,7 +96,7 @@ class Judge:
             self._note(found)
             self._cover(name)
 
-    def _accept_zero_weights(self, pair: Pair, run: Run) -> None:
+    def _accept_zero_weights(self, pair: Pair, run: ComparedRun) -> None:
         """Count the layers without any weight but zero that gave the same, and had noise put before them."""
         for layer in self.missing():
             name, weight = layer.op.outputs[0], layer.op.input(layer.weight_slot)
@@ -153,7 +153,7 @@ def _in_few_steps(value: NDArray[Any]) -> bool:
     return few and np.array_equal(some, np.round(some))
 
 
-def between_images(run: Run, batch: int) -> dict[str, float]:
+def between_images(run: ComparedRun, batch: int) -> dict[str, float]:
     """How far the outputs for two images lie apart, where the first axis counts images."""
     if batch != 2 or any(value.shape[:1] != (2,) for value in run.feeds.values()):
         return {}
@@ -164,7 +164,7 @@ def between_images(run: Run, batch: int) -> dict[str, float]:
     }
 
 
-def moved(run: Run, other: Run) -> dict[str, float]:
+def moved(run: ComparedRun, other: ComparedRun) -> dict[str, float]:
     """How far each output lies from what another input gives."""
     return {
         name: difference(value, other.outputs[name])

@@ -36,7 +36,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """Inputs, and what the reference makes of them, output by output.
 
     ``agreed`` holds those that were compared and found equal.
@@ -66,7 +66,7 @@ class Pair:
     left: Left = field(default_factory=dict)
     noisy: frozenset[int] = frozenset()
 
-    def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
+    def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> ComparedRun | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
         doing(RUNTIME, "running the original network")
         told = "no inputs"
@@ -79,7 +79,7 @@ class Pair:
                     told = first_line(error) if told == "no inputs" else told
                     continue
                 self.size = size
-                return Run(batch, feeds, named(self.reference, outputs))
+                return ComparedRun(batch, feeds, named(self.reference, outputs))
         return told
 
     def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:

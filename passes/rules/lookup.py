@@ -6,7 +6,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.held import hold, hold_axis
 from conet_graph.passes.rules.registry import Table
@@ -16,7 +16,7 @@ RULES: Table = {}
 POSITIONS = "positions, not as channels"
 
 
-@rule(RULES, "Gather")
+@handles(RULES, "Gather")
 def gather(t: Tracker, op: Operator) -> None:
     """Positions of an axis, by a list; a single one is picked for good.
 
@@ -57,7 +57,7 @@ def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> l
     return [units[chosen]]
 
 
-@rule(RULES, "GatherElements")
+@handles(RULES, "GatherElements")
 def gather_elements(t: Tracker, op: Operator) -> None:
     """GatherElements(data, indices): a position along ``axis`` for each element of the output."""
     rank = t.rank(op.input(0))
@@ -67,7 +67,7 @@ def gather_elements(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "ScatterElements", "Scatter")
+@handles(RULES, "ScatterElements", "Scatter")
 def scatter_elements(t: Tracker, op: Operator) -> None:
     """ScatterElements(data, indices, updates): the updates lie beside the indices."""
     rank = t.rank(op.input(0))
@@ -103,7 +103,7 @@ def _beside(t: Tracker, op: Operator, first: int, second: int, axis: int) -> Axi
     return t.axis(op.input(second), axis)
 
 
-@rule(RULES, "GatherND")
+@handles(RULES, "GatherND")
 def gather_nd(t: Tracker, op: Operator) -> None:
     """GatherND(data, indices): the last axis of the indices says where, on the first axes of the data."""
     data, where = op.input(0), op.input(1)
@@ -120,7 +120,7 @@ def gather_nd(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*lead, *index_axes, *(t.axis(data, k) for k in range(batch + depth, t.rank(data)))])
 
 
-@rule(RULES, "ScatterND")
+@handles(RULES, "ScatterND")
 def scatter_nd(t: Tracker, op: Operator) -> None:
     """ScatterND(data, indices, updates): what the indices do not name passes."""
     data, where, updates = op.inputs[:3]
@@ -140,7 +140,7 @@ def scatter_nd(t: Tracker, op: Operator) -> None:
     t.set(op, 0, t.axes(data))
 
 
-@rule(RULES, "OneHot")
+@handles(RULES, "OneHot")
 def one_hot(t: Tracker, op: Operator) -> None:
     """OneHot(indices, depth, values): a new axis whose positions are the values of the indices."""
     axes = [0] * t.rank(op.input(0)) if t.is_constant(op.input(0)) else t.axes(op.input(0))
