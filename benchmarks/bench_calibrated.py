@@ -22,7 +22,7 @@ import onnxruntime as ort
 
 import conet_graph as cg
 
-METHODS = ("plain", "l2", "activation", "reconstruction")
+METHODS = ("plain", "best", "l2", "activation", "reconstruction", "taylor", "hessian")
 BATCH = 100
 
 

@@ -32,6 +32,7 @@ from conet_graph.ir.load import load_model
 from conet_graph.latency.sessions import LEAST_ROUNDS, RACE_SECONDS, Times, conditions_of, opened, rounds
 from conet_graph.models import export_onnx
 from conet_graph.search.begin import searched_network
+from conet_graph.search.compare import MATCHES
 from conet_graph.search.network import Limits, Network
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
@@ -48,10 +49,10 @@ class Rows:
     path: Path
 
     def read(self) -> list[dict[str, Any]]:
-        """All rows so far."""
+        """All rows so far; those that do not say what was matched are of both budgets."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [{"match": "both", **json.loads(line)} for line in self.path.read_text().splitlines()]
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row."""
@@ -62,10 +63,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Budget:
-    """One network at one base width: its file, and what compound scaling costs there."""
+    """One network at one base width: its file, and what compound scaling costs there in what is matched."""
 
     name: str
     base: int
+    match: str
     side: int
     work: Path
 
@@ -85,11 +87,12 @@ class Budget:
 
     @cached_property
     def limits(self) -> Limits:
-        """The budgets: all that compound scaling costs."""
-        return Limits(*map(float, self.network.cost(self.network.own_widths())))
+        """The budgets: what compound scaling costs."""
+        parameters, macs = map(float, self.network.cost(self.network.own_widths()))
+        return Limits(None if self.match == "macs" else parameters, None if self.match == "params" else macs)
 
     def widths(self, shape: dict[str, float]) -> dict[str, int]:
-        """Widths of these proportions within both budgets."""
+        """Widths of these proportions within the budgets."""
         widths = self.network.filled(shape, self.limits)
         if widths is None:
             raise SystemExit(f"{self.name}: no such widths fit the budget of base width {self.base}")
@@ -102,10 +105,12 @@ class Experiment:
     def __init__(self, options: argparse.Namespace) -> None:
         """Take the command line."""
         side = SIDES.get(options.network, options.side)
-        self.options, self.budget = options, Budget(options.network, options.base, side, options.work)
+        place = (options.network, options.base, options.match)
+        self.options, self.budget = options, Budget(*place, side, options.work)
+        print(f"{self.budget.file}: {self.budget.limits}", flush=True)
         self.final, self.searched = sample(options.npz, options.work, side, options.train)
         self.rows, self.found = Rows(options.rows), Rows(options.found)
-        self.place = {"network": options.network, "base": options.base}
+        self.place = dict(zip(("network", "base", "match"), place, strict=True))
         self.began = time.monotonic()
 
     def shape(self, kind: str, seed: int) -> dict[str, float]:
@@ -127,7 +132,7 @@ class Experiment:
             if row == {**row, **self.place, "kind": kind, "draw": draw}:
                 return row["shape"]
         begun = time.process_time()
-        folder = self.options.work / f"{self.options.network}-{self.options.base}-{kind}-{draw}"
+        folder = self.options.work / "-".join(map(str, (*self.place.values(), kind, draw)))
         found = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
         shape, epochs, accuracy = found
         row = {
@@ -141,12 +146,12 @@ class Experiment:
     def run(self) -> None:
         """Seed by seed, so that whatever stops it leaves pairs."""
         options = self.options
-        done = [(r["network"], r["base"], r["kind"], r["seed"]) for r in self.rows.read()]
+        done = [(*(row[key] for key in self.place), row["kind"], row["seed"]) for row in self.rows.read()]
         wanted = [(kind, seed) for seed in options.seeds for kind in options.kinds]
-        missing = [w for w in wanted if (options.network, options.base, *w) not in done]
+        missing = [w for w in wanted if (*self.place.values(), *w) not in done]
         images = read_images(self.final, options.device) if missing else None
         for kind, seed in missing:
-            if options.minutes and time.monotonic() - self.began > 60 * options.minutes:
+            if options.minutes is not None and time.monotonic() - self.began > 60 * options.minutes:
                 print("the minutes are over; the same command goes on", flush=True)
                 return
             widths = self.budget.widths(self.shape(kind, seed))
@@ -185,6 +190,7 @@ def main() -> None:
     parser.add_argument("--found", type=Path, default=DATA / "widths_found.jsonl", help="one row a search")
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--base", type=int, default=8, help="base width of compound scaling: the budget")
+    parser.add_argument("--match", choices=MATCHES, default="both", help="which budgets hold")
     parser.add_argument("--kinds", nargs="+", default=["compound"], choices=[*BASELINES, *SEARCHES])
     parser.add_argument("--seeds", type=_seeds, default=range(8), help="one, a range as 0-7, or 0-7/2")
     parser.add_argument("--epochs", type=int, default=12)

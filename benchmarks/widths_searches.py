@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from conet_graph.search.begin import begin, go_on, network_in
+from conet_graph.ir.load import load_model
+from conet_graph.search.begin import begin, go_on, network_in, searched_network
+from conet_graph.search.rules.pairs import trials_of
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.runner import Search, Tools
 from conet_graph.search.settings import RunSettings
@@ -48,14 +50,15 @@ SEARCHES: Mapping[str, Kind] = {
     "conetv2": Kind({"rule": "conetv2", "trials": 16, "epochs": 2, "schedule": "adas"}),
     "worth": Kind(WORTH),
     "reversed": Kind(WORTH, reversed=True),
-    "pairs": Kind({"rule": "pairs", "trials": 15, "epochs": 3, "schedule": "cosine", "phi": 0.3}),
+    # As many trials as one round takes.
+    "pairs": Kind({"rule": "pairs", "epochs": 3, "schedule": "cosine", "phi": 0.3}),
 }
 
 
 def found_shape(
     kind: str, model: Path, images: Path, folder: Path, draw: int, options: argparse.Namespace
 ) -> tuple[dict[str, float], int, float | None]:
-    """Run a search within the parameters and MACs of the file's own widths, or go on with it.
+    """Run a search within what the file's own widths cost, or go on with it.
 
     Returns:
         Size -> the width that was found; the epochs that it trained; the last trial's accuracy on the images
@@ -64,10 +67,14 @@ def found_shape(
     """
     run, wanted = RunFolder(folder), SEARCHES[kind]
     given = {
-        "own_widths": True, "max_parameters": 1.0, "max_macs": 1.0, "min_width": 2, "max_width": 1024,
-        "multiple": 1, "augment": True, "batch": options.batch, "device": options.device, "seed": draw,
+        "own_widths": True, "min_width": 2, "max_width": 1024, "multiple": 1,
+        "max_parameters": None if options.match == "macs" else 1.0,
+        "max_macs": None if options.match == "params" else 1.0,
+        "augment": True, "batch": options.batch, "device": options.device, "seed": draw,
         **wanted.settings,
     }  # fmt: skip
+    if given["rule"] == "pairs":
+        given["trials"] = trials_of(len(searched_network(load_model(model)).sizes))
     settings = RunSettings(f"npz:{images}").changed(given)
     if not run.database.exists():
         begin(model, run, settings, "benchmarks/experiment_widths.py")

@@ -10,6 +10,7 @@ from typing import Any
 from scipy.stats import t
 
 REFERENCE = "compound"
+MATCHED = {"both": "parameters and MACs", "params": "parameters", "macs": "MACs"}
 TITLES = (
     "| widths | test accuracy | ahead of compound | p (Holm) | parameters | MACs | ms | minutes | search |",
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -18,8 +19,8 @@ TITLES = (
 
 def tables(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
     """A table for every network and budget, in the order of the rows."""
-    places = dict.fromkeys((row["network"], row["base"]) for row in rows)
-    return "\n\n".join(_table(name, base, rows, found) for name, base in places)
+    places = dict.fromkeys(map(_place, rows))
+    return "\n\n".join(_table(place, rows, found) for place in places)
 
 
 def paired(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
@@ -48,8 +49,14 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _table(name: str, base: int, rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
-    mine = [row for row in rows if (row["network"], row["base"]) == (name, base)]
+def _place(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["network"], row["base"], row["match"]
+
+
+def _table(
+    place: tuple[str, int, str], rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]
+) -> str:
+    mine = [row for row in rows if _place(row) == place]
     kinds = {kind: [row for row in mine if row["kind"] == kind] for kind in dict.fromkeys(_kinds(mine))}
     reference = {row["seed"]: row["accuracy"] for row in kinds.get(REFERENCE, [])}
     tests = {}
@@ -58,9 +65,9 @@ def _table(name: str, base: int, rows: Sequence[dict[str, Any]], found: Sequence
         if kind != REFERENCE and len(pairs) > 1:
             tests[kind] = paired(*zip(*pairs, strict=True))
     corrected = dict(zip(tests, holm([p for _, _, p in tests.values()]), strict=True))
-    lines = [f"{name}, base width {base}:", "", *TITLES]
+    lines = [f"{place[0]}, base width {place[1]}, at equal {MATCHED[place[2]]}:", "", *TITLES]
     for kind, these in kinds.items():
-        searches = [r for r in found if (r["network"], r["base"], r["kind"]) == (name, base, kind)]
+        searches = [row for row in found if (_place(row), row["kind"]) == (place, kind)]
         lines.append(_line(kind, these, tests.get(kind), corrected.get(kind), searches))
     return "\n".join(lines)
 

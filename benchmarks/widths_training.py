@@ -14,8 +14,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from conet_graph.trials.augment import Augmentation
 
-# Images that only searches see: they decide widths, and are never trained on nor tested on.
-HELD_OUT = 5_000
+# The share of training images that only searches see: they decide widths.
+HELD_OUT = 0.1
 PEAK, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 # Images are tested so many at a time.
 TESTED = 1_000
@@ -44,7 +44,7 @@ def sample(npz: Path, folder: Path, side: int, train: int) -> tuple[Path, Path]:
         npz: CIFAR-10 as x_train, y_train, x_test, y_test.
         folder: where the files go; those that are there are taken.
         side: of the images in pixels; smaller ones are means of squares of pixels.
-        train: how many training images; the 5,000 held out are others, unless that leaves too few.
+        train: how many training images; those held out are others, unless all are asked for.
 
     """
     final, search = (folder / f"{use}-{side}-{train}.npz" for use in ("final", "search"))
@@ -53,7 +53,7 @@ def sample(npz: Path, folder: Path, side: int, train: int) -> tuple[Path, Path]:
         with np.load(npz) as data:
             images = {name: data[name] for name in ("x_train", "y_train", "x_test", "y_test")}
         order = np.random.default_rng(0).permutation(len(images["x_train"]))
-        held, rest = order[:HELD_OUT], order[HELD_OUT:]
+        held, rest = np.split(order, [round(HELD_OUT * len(order))])
         chosen = order if train >= len(order) else rest[:train]
         shown = {name: _scaled(images[name], side) for name in ("x_train", "x_test")}
         labels = images["y_train"]

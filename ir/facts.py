@@ -13,32 +13,28 @@ from dataclasses import dataclass
 import onnx
 
 from conet_graph.ir.errors import InvalidModel, shown
+from conet_graph.ir.graph import Operator
+from conet_graph.ir.operators import CONVOLUTIONS, CURVES, WEIGHTED, channels_of_weight
 from conet_graph.ir.order import called
 from conet_graph.ir.schemas import ELEMENT_TYPES, formal_at, schema_of
 from conet_graph.ir.scopes import opset_of
 
 Sizes = tuple[int | None, ...]
 # Operators whose output has the shape of their first input.
-_KEEP = frozenset(
-    (
-        *("BatchNormalization", "Cast", "Ceil", "Clip", "Dropout", "Elu", "Erf", "Floor", "Gelu"),
-        *("HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LRN", "LeakyRelu", "Mish"),
-        *("Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
-    )
-)
+_KEEP = CURVES | {"BatchNormalization", "InstanceNormalization", "LRN"}
 POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _GLOBAL_POOLS = frozenset({"GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"})
 
 
 @dataclass(frozen=True)
-class Facts:
+class Stated:
     """What is known of one value: its element type (0: unknown) and sizes (None: unknown)."""
 
     dtype: int = 0
     sizes: Sizes | None = None
 
 
-UNKNOWN = Facts()
+UNKNOWN = Stated()
 
 
 class Known:
@@ -48,37 +44,38 @@ class Known:
         self.opset = opset_of(proto.opset_import)
         self.local = {(f.domain, f.name) for f in proto.functions}
         self.proto = proto
-        self.values: dict[str, Facts] = {}
+        self.values: dict[str, Stated] = {}
         for value in proto.graph.input:
             tensor = value.type.tensor_type
             dims = tensor.shape.dim if tensor.HasField("shape") else None
             # -1 or 0 stands for "unknown" in some exporters' files.
             sizes = None if dims is None else tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
-            self.values[value.name] = Facts(tensor.elem_type, sizes)
+            self.values[value.name] = Stated(tensor.elem_type, sizes)
         for weight in proto.graph.initializer:
             self.values[weight.name] = _of(weight)
 
-    def of(self, name: str) -> Facts:
-        """Facts of one value."""
+    def of(self, name: str) -> Stated:
+        """What is stated of one value."""
         return self.values.get(name, UNKNOWN)
 
-    def input(self, node: onnx.NodeProto, slot: int) -> Facts:
-        """Facts of one input of a node."""
-        return self.of(node.input[slot]) if slot < len(node.input) else UNKNOWN
+    def input(self, op: Operator, slot: int) -> Stated:
+        """What is stated of one input of an operator."""
+        return self.of(op.input(slot))
 
-    def walk(self) -> Iterator[onnx.NodeProto]:
+    def walk(self) -> Iterator[Operator]:
         """ONNX's own operators, each when the facts of its inputs are there.
 
         Raises:
             InvalidModel: an input has a type that its operator does not take, or two inputs disagree.
 
         """
-        for node in self.proto.graph.node:
+        for index, node in enumerate(self.proto.graph.node):
             if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type) in self.local:
                 continue
             bound = self._types(node)
-            yield node
-            self._outputs(node, bound)
+            op = Operator(index, node, self.opset)
+            yield op
+            self._outputs(op, bound)
 
     def _types(self, node: onnx.NodeProto) -> dict[str, int]:
         """The element type that each type name of the operator stands for in this node."""
@@ -101,55 +98,54 @@ class Known:
                 )
         return bound
 
-    def _outputs(self, node: onnx.NodeProto, bound: dict[str, int]) -> None:
-        schema = schema_of(node.op_type, self.opset)
+    def _outputs(self, op: Operator, bound: dict[str, int]) -> None:
+        schema = schema_of(op.op_type, self.opset)
         if schema is None:
             return
-        for slot, name in enumerate(node.output):
+        for slot, name in enumerate(op.outputs):
             formal = formal_at(schema.outputs, slot)
             dtype = ELEMENT_TYPES.get(formal.type_name) or (
                 bound.get(formal.type_name, 0) if formal.same else 0
             )
-            self.values[name] = Facts(dtype)
-        first, made = node.output[0], self._made(node)
-        self.values[first] = Facts(made.dtype or self.of(first).dtype, made.sizes)
+            self.values[name] = Stated(dtype)
+        first, made = op.outputs[0], self._made(op)
+        self.values[first] = Stated(made.dtype or self.of(first).dtype, made.sizes)
 
-    def _made(self, node: onnx.NodeProto) -> Facts:
+    def _made(self, op: Operator) -> Stated:
         """What a node says of its first output beyond the operator's description."""
-        x, attributes = self.input(node, 0), {a.name: a for a in node.attribute}
-        if node.op_type == "Constant" and "value" in attributes:
-            return _of(attributes["value"].t)
-        if node.op_type == "Cast" and "to" in attributes:
-            return Facts(attributes["to"].i, x.sizes)
-        return Facts(sizes=self._sizes(node, x.sizes, attributes))
+        x = self.input(op, 0)
+        if op.op_type == "Constant" and isinstance(value := op.attr("value"), onnx.TensorProto):
+            return _of(value)
+        if op.op_type == "Cast" and op.attr("to"):
+            return Stated(op.attr("to"), x.sizes)
+        return Stated(sizes=self._sizes(op, x.sizes))
 
-    def _sizes(
-        self, node: onnx.NodeProto, x: Sizes | None, attributes: dict[str, onnx.AttributeProto]
-    ) -> Sizes | None:
-        w = self.input(node, 1).sizes
-        w = None if w is None or len(w) < 2 else w
-        if node.op_type == "Conv" and w is not None:
-            return (None, w[0], *(None for _ in w[2:]))
-        if node.op_type == "ConvTranspose" and w is not None and w[1] is not None:
-            group = attributes["group"].i if "group" in attributes else 1
-            return (None, w[1] * group, *(None for _ in w[2:]))
-        if node.op_type == "Gemm" and w is not None:
-            turned = "transB" in attributes and attributes["transB"].i
-            return (None, w[0] if turned else w[1])
-        if x is None or node.op_type in _KEEP:
-            return x if node.op_type in _KEEP else None
-        if node.op_type in POOLS:
+    def _sizes(self, op: Operator, x: Sizes | None) -> Sizes | None:
+        if op.op_type in _KEEP:
+            return x
+        if op.op_type in CONVOLUTIONS or op.op_type == "Gemm":
+            return self._of_layer(op)
+        if x is None:
+            return None
+        if op.op_type in POOLS:
             return (*x[:2], *(None for _ in x[2:]))
-        if node.op_type in _GLOBAL_POOLS:
+        if op.op_type in _GLOBAL_POOLS:
             return (*x[:2], *(1 for _ in x[2:]))
-        if node.op_type == "Flatten" and (attributes["axis"].i if "axis" in attributes else 1) == 1:
+        if op.op_type == "Flatten" and op.attr("axis", 1) == 1:
             rest = [size for size in x[1:] if size is not None]
             return (None, math.prod(rest) if len(rest) == len(x) - 1 else None)
         return None
 
+    def _of_layer(self, op: Operator) -> Sizes | None:
+        slot = WEIGHTED[op.op_type].weight
+        weight = self.input(op, slot).sizes
+        if weight is None or len(weight) < 2:
+            return None
+        return (None, channels_of_weight(op, slot, weight)[1], *(None for _ in weight[2:]))
 
-def _of(tensor: onnx.TensorProto) -> Facts:
-    return Facts(tensor.data_type, tuple(tensor.dims))
+
+def _of(tensor: onnx.TensorProto) -> Stated:
+    return Stated(tensor.data_type, tuple(tensor.dims))
 
 
 def _type_name(dtype: int) -> str:

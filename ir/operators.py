@@ -10,13 +10,16 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class WeightedOperator:
-    """Input slots of an operator that can change the depth; None for what it does not have.
+    """One operator that can change the depth; slots are None for what it does not have.
 
-    ``data_zero`` and ``weight_zero`` are the slots of zero points, ``per_output`` those of scales and zero
-    points that may lie along the output's channels. A ``transposed`` convolution keeps its weight as
-    [in, out / group, ...], others as [out, in / group, ...].
+    ``data``, ``weight`` and ``bias`` are input slots, ``data_zero`` and ``weight_zero`` those of zero points,
+    ``per_output`` those of scales and zero points that may lie along the output's channels. ``plain`` is the
+    operator of plain numbers that it computes, but for being quantised or having something fused to it. A
+    ``transposed`` convolution keeps its weight as [in, out / group, ...], others as [out, in / group, ...].
+    ``activated``: an activation is applied to what it computes.
     """
 
+    plain: str
     data: int
     weight: int
     bias: int | None
@@ -24,33 +27,41 @@ class WeightedOperator:
     weight_zero: int | None = None
     per_output: tuple[int, ...] = ()
     transposed: bool = False
+    activated: bool = False
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its weight is integers."""
+        return self.weight_zero is not None
 
 
 CONVOLUTIONS: dict[str, WeightedOperator] = {
-    "Conv": WeightedOperator(0, 1, 2),
-    "FusedConv": WeightedOperator(0, 1, 2),
-    "ConvTranspose": WeightedOperator(0, 1, 2, transposed=True),
-    "ConvInteger": WeightedOperator(0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
-    "QLinearConv": WeightedOperator(0, 3, 8, data_zero=2, weight_zero=5, per_output=(4, 5)),
-    "DeformConv": WeightedOperator(0, 1, 3),
+    "Conv": WeightedOperator("Conv", 0, 1, 2),
+    "FusedConv": WeightedOperator("Conv", 0, 1, 2, activated=True),
+    "ConvTranspose": WeightedOperator("ConvTranspose", 0, 1, 2, transposed=True),
+    "ConvInteger": WeightedOperator("Conv", 0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
+    "QLinearConv": WeightedOperator("Conv", 0, 3, 8, data_zero=2, weight_zero=5, per_output=(4, 5)),
+    "DeformConv": WeightedOperator("DeformConv", 0, 1, 3),
 }
 
 PRODUCTS: dict[str, WeightedOperator] = {
-    "Gemm": WeightedOperator(0, 1, 2),
-    "FusedGemm": WeightedOperator(0, 1, 2),
-    "MatMul": WeightedOperator(0, 1, None),
-    "FusedMatMul": WeightedOperator(0, 1, None),
-    "MatMulInteger": WeightedOperator(0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
-    "QLinearMatMul": WeightedOperator(0, 3, None, data_zero=2, weight_zero=5, per_output=(4, 5)),
-    "QGemm": WeightedOperator(0, 3, 6, data_zero=2, weight_zero=5, per_output=(4, 5)),
-    "DynamicQuantizeMatMul": WeightedOperator(0, 1, 4, weight_zero=3, per_output=(2, 3)),
-    "MatMulIntegerToFloat": WeightedOperator(0, 1, 6, data_zero=4, weight_zero=5, per_output=(3, 5)),
+    "Gemm": WeightedOperator("Gemm", 0, 1, 2),
+    "FusedGemm": WeightedOperator("Gemm", 0, 1, 2, activated=True),
+    "MatMul": WeightedOperator("MatMul", 0, 1, None),
+    "FusedMatMul": WeightedOperator("MatMul", 0, 1, None),
+    "MatMulInteger": WeightedOperator("MatMul", 0, 1, None, data_zero=2, weight_zero=3, per_output=(3,)),
+    "QLinearMatMul": WeightedOperator("MatMul", 0, 3, None, data_zero=2, weight_zero=5, per_output=(4, 5)),
+    "QGemm": WeightedOperator("Gemm", 0, 3, 6, data_zero=2, weight_zero=5, per_output=(4, 5)),
+    "DynamicQuantizeMatMul": WeightedOperator("MatMul", 0, 1, 4, weight_zero=3, per_output=(2, 3)),
+    "MatMulIntegerToFloat": WeightedOperator(
+        "MatMul", 0, 1, 6, data_zero=4, weight_zero=5, per_output=(3, 5)
+    ),
 }
 
 RECURRENT: dict[str, WeightedOperator] = {
-    "GRU": WeightedOperator(0, 1, 3),
-    "LSTM": WeightedOperator(0, 1, 3),
-    "RNN": WeightedOperator(0, 1, 3),
+    "GRU": WeightedOperator("GRU", 0, 1, 3),
+    "LSTM": WeightedOperator("LSTM", 0, 1, 3),
+    "RNN": WeightedOperator("RNN", 0, 1, 3),
 }
 
 # Operators of private domains with these names mean what their standard namesakes do.
@@ -59,7 +70,7 @@ WEIGHTED = {
     **CONVOLUTIONS,
     **PRODUCTS,
     **RECURRENT,
-    "Einsum": WeightedOperator(0, 1, None),
+    "Einsum": WeightedOperator("Einsum", 0, 1, None),
 }
 # What a norm's vectors and an activation's slopes are before training, by slot (PyTorch's defaults).
 NEUTRAL: dict[str, dict[int, float]] = {
@@ -77,14 +88,39 @@ NEUTRAL: dict[str, dict[int, float]] = {
 MICROSOFT = "com.microsoft"
 KNOWN_DOMAINS = ("", MICROSOFT)
 
-# Operators that combine feature maps position by position: a summation, in the paper's word.
-SUMMATIONS = frozenset(
+# Element-wise: one number in, one number out; further inputs are single numbers that say how.
+CURVES = frozenset(
     (
-        *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max"),
-        *("Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "QLinearAdd", "QLinearMul"),
-        *("SkipLayerNormalization", "Sub", "Sum", "Where", "Xor"),
+        *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil"),
+        *("Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+        *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
+        *("ParametricSoftplus", "Reciprocal", "Relu", "Round", "ScaledTanh", "Selu", "Shrink", "Sigmoid"),
+        *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
     )
 )
+# Element-wise with several inputs that are broadcast together.
+BROADCASTING = frozenset(
+    (
+        *("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater"),
+        *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow"),
+        *("Sub", "Sum", "Where", "Xor"),
+    )
+)
+# Element-wise operators of ONNX Runtime, with the slots of what they compute with (contrib operator docs).
+PRIVATE_ELEMENTWISE: dict[str, tuple[int, ...]] = {
+    "BiasAdd": (0, 1, 2),
+    "BiasGelu": (0, 1),
+    "FastGelu": (0, 1),
+    "Gelu": (0,),
+    "QLinearAdd": (0, 3),
+    "QLinearLeakyRelu": (0,),
+    "QLinearMul": (0, 3),
+    "QLinearSigmoid": (0,),
+    "QuickGelu": (0,),
+    "Silu": (0,),
+}
+# Operators that combine feature maps position by position: a summation, in the paper's word.
+SUMMATIONS = BROADCASTING | {"QLinearAdd", "QLinearMul", "SkipLayerNormalization"}
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
 
 
@@ -99,6 +135,25 @@ class Node(Protocol):
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute."""
         raise NotImplementedError
+
+
+def is_turned(op: Node, slot: int) -> bool:
+    """Whether a product reads the matrix at one of its two slots transposed."""
+    record = PRODUCTS.get(op.op_type)
+    if record is None:
+        return False
+    return bool(op.attr("transA" if slot == record.data else "transB", 0))
+
+
+def product_factor(op: Node) -> float:
+    """What a product is multiplied by: alpha of a Gemm and of its like."""
+    return float(op.attr("alpha", 1.0)) if op.op_type in PRODUCTS else 1.0
+
+
+def bias_factor(op: Node) -> float:
+    """What a layer's bias is multiplied by: beta of a Gemm."""
+    record = PRODUCTS.get(op.op_type)
+    return float(op.attr("beta", 1.0)) if record is not None and record.plain == "Gemm" else 1.0
 
 
 def summed_axis(op: Node, slot: int, rank: int) -> int:
@@ -118,8 +173,7 @@ def summed_axis(op: Node, slot: int, rank: int) -> int:
     if rank < 2:
         return 0
     left = slot == WEIGHTED[kind].data
-    turned = bool(op.attr("transA" if left else "transB", 0))
-    return rank - 1 if left != turned else rank - 2
+    return rank - 1 if left != is_turned(op, slot) else rank - 2
 
 
 def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
@@ -137,6 +191,35 @@ def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
     if op.op_type in RECURRENT:
         return inner, 1
     return inner, max(2 * rank - 3 - inner, 0)
+
+
+def channels_of_weight(op: Node, slot: int, shape: Sequence[object]) -> tuple[int | None, int | None]:
+    """How many channels a layer reads and makes by the shape of its weight; None where that leaves it open.
+
+    Args:
+        op: an operator with a record.
+        slot: where the weight stands: a product's may be its first input.
+        shape: of the weight; what is no number is not known.
+
+    """
+    inner, outer = weight_axes(op, slot, len(shape))
+    if max(inner, outer) >= len(shape):
+        return None, None  # a weight of this rank is none
+    if op.op_type in RECURRENT:
+        return _number(shape[inner]), op.attr("hidden_size")
+    if len(shape) == 1 and op.op_type not in CONVOLUTIONS:
+        return _number(shape[0]), 1
+    reads, makes = _number(shape[inner]), _number(shape[outer])
+    record, groups = CONVOLUTIONS.get(op.op_type), int(op.attr("group", 1))
+    if record is None or groups == 1:
+        return reads, makes
+    if record.transposed:
+        return reads, None if makes is None else makes * groups
+    return None if reads is None else reads * groups, makes
+
+
+def _number(size: object) -> int | None:
+    return size if isinstance(size, int) else None
 
 
 def fan_in(op: Node, slot: int, shape: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from conet_graph.ir.operators import (
     PRODUCTS,
     SUMMATIONS,
     WEIGHTED,
+    channels_of_weight,
     is_matrix_product,
 )
 
@@ -68,13 +70,25 @@ def _kind(op: Operator, weights: set[str]) -> str:
 
 
 def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:
-    if op.domain not in KNOWN_DOMAINS:
-        return None
-    facts = WEIGHTED.get(op.op_type)
-    if facts is None or not op.input(facts.weight):
-        return None
     if weights.issuperset(o for o in op.outputs if o):
         return None  # it computes a weight: no feature map goes in
+    return layer_of(op, weights, graph.shape)
+
+
+def layer_of(
+    op: Operator, weights: Container[str], shape_of: Callable[[str], Sequence[object] | None]
+) -> Layer | None:
+    """What an operator is as a layer; None where it is none.
+
+    Args:
+        op: an operator, of a sub-graph, too.
+        weights: the values that depend on no input.
+        shape_of: the shape of a value by its name, None where it is not known.
+
+    """
+    facts = WEIGHTED.get(op.op_type)
+    if op.domain not in KNOWN_DOMAINS or facts is None or not op.input(facts.weight):
+        return None
     data, weight = facts.data, facts.weight
     if op.op_type == "Einsum" and not (
         op.input(weight) in weights and is_matrix_product(str(op.attr("equation", "")))
@@ -85,12 +99,7 @@ def _layer(graph: Graph, op: Operator, weights: set[str]) -> Layer | None:
             return None  # a product of two feature maps
         data, weight = weight, data
     groups = int(op.attr("group", 1)) if op.op_type in CONVOLUTIONS else 1
-    return Layer(op, "non-conv" if _is_depthwise(graph, op, weight, groups) else "conv", data, weight, groups)
-
-
-def _is_depthwise(graph: Graph, op: Operator, weight: int, groups: int) -> bool:
-    """One input channel a group, and more than one group."""
-    shape = graph.shape(op.input(weight))
-    if groups < 2 or shape is None or len(shape) < 2:
-        return False
-    return shape[0] == groups if CONVOLUTIONS[op.op_type].transposed else shape[1] == 1
+    shape = shape_of(op.input(weight))
+    # One input channel a group, and more than one group.
+    depthwise = groups > 1 and shape is not None and channels_of_weight(op, weight, shape)[0] == groups
+    return Layer(op, "non-conv" if depthwise else "conv", data, weight, groups)

@@ -9,9 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.ir.errors import Refused
-from conet_graph.ir.graph import Constant, Operator
+from conet_graph.ir.graph import Constant, Operator, set_attribute
 from conet_graph.ir.load import LoadedModel
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor, channels_of_weight, weight_axes
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 
 Float64s = NDArray[np.float64]
 # What the fold may write: other types are quantised, or too coarse to take a factor.
@@ -67,10 +68,12 @@ def require_opset(edit: FileEdit) -> None:
         )
 
 
-def _fold(edit: FileEdit, layer: Made, norm: Made) -> None:
+def _fold(edit: FileEdit, layer: EditedNode, norm: EditedNode) -> None:
     affine = _factor_and_shift(edit, norm)
+    if affine is None or not _is_layer(layer.op, edit):
+        return
     weight = edit.constant(layer, 1)
-    if affine is None or weight is None or not _is_layer(layer.op, edit) or not _is_own(edit, layer, weight):
+    if weight is None or not _is_own(edit, layer, weight):
         return
     factor, shift = affine
     bias = _bias(edit, layer, len(factor))
@@ -91,17 +94,18 @@ def _fold(edit: FileEdit, layer: Made, norm: Made) -> None:
 
 
 def _is_layer(op: Operator, edit: FileEdit) -> bool:
-    if op.domain or op.op_type not in ("Conv", "ConvTranspose", "Gemm"):
-        return False
-    return op.input(0) not in edit.graph.constants
+    record = WEIGHTED.get(op.op_type)
+    # Plain, and with its weight and bias where a Conv and a Gemm have them.
+    usual = record is not None and record.plain == op.op_type and (record.weight, record.bias) == (1, 2)
+    return usual and not op.domain and op.input(0) not in edit.graph.constants
 
 
-def _is_own(edit: FileEdit, layer: Made, weight: Constant) -> bool:
+def _is_own(edit: FileEdit, layer: EditedNode, weight: Constant) -> bool:
     """Whether a weight is a plain one, and nobody else's."""
     return weight.tensor.data_type in PLAIN_FLOATS and edit.reads[layer.node.input[1]] == 1
 
 
-def _factor_and_shift(edit: FileEdit, norm: Made) -> tuple[Float64s, Float64s] | None:
+def _factor_and_shift(edit: FileEdit, norm: EditedNode) -> tuple[Float64s, Float64s] | None:
     """A normalisation as y = factor x + shift; None where it is not one, or its numbers are not fixed."""
     op = norm.op
     if any(norm.node.output[1:]) or op.attr("training_mode", 0) or not op.attr("spatial", 1):
@@ -125,18 +129,16 @@ def _factor_and_shift(edit: FileEdit, norm: Made) -> tuple[Float64s, Float64s] |
 def _scaled(op: Operator, weight: NDArray[Any], factor: Float64s) -> NDArray[Any] | None:
     """A weight with its output channels multiplied; None where the numbers of channels differ."""
     wide = np.asarray(weight, np.float64)
-    if op.op_type == "ConvTranspose":
+    if channels_of_weight(op, 1, weight.shape)[1] != len(factor):
+        return None
+    _, axis = weight_axes(op, 1, weight.ndim)
+    if axis == 1 and op.op_type in CONVOLUTIONS:
         # [in, out of one group, *kernel]: the input channels say the group.
         groups = int(op.attr("group", 1))
-        if weight.shape[1] * groups != len(factor):
-            return None
         parts = wide.reshape(groups, -1, weight.shape[1], *weight.shape[2:])
         by_group = factor.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
         wide = (parts * by_group).reshape(weight.shape)
     else:
-        axis = 1 if op.op_type == "Gemm" and not op.attr("transB", 0) else 0
-        if weight.shape[axis] != len(factor):
-            return None
         shape = [1] * weight.ndim
         shape[axis] = -1
         wide = wide * factor.reshape(shape)
@@ -144,7 +146,7 @@ def _scaled(op: Operator, weight: NDArray[Any], factor: Float64s) -> NDArray[Any
         return wide.astype(weight.dtype)
 
 
-def _bias(edit: FileEdit, layer: Made, channels: int) -> Float64s | None:
+def _bias(edit: FileEdit, layer: EditedNode, channels: int) -> Float64s | None:
     """What a layer adds to each channel; None where that cannot be known."""
     if not layer.op.input(2):
         return np.zeros(channels)
@@ -154,11 +156,10 @@ def _bias(edit: FileEdit, layer: Made, channels: int) -> Float64s | None:
     if constant.size not in (1, channels) or (constant.dims and constant.dims[-1] != constant.size):
         return None  # a Gemm may add something else to each row
     bias = np.asarray(edit.array(layer, 2), np.float64).reshape(-1)
-    beta = float(layer.op.attr("beta", 1.0)) if layer.op.op_type == "Gemm" else 1.0
-    return np.broadcast_to(bias * beta, (channels,))
+    return np.broadcast_to(bias * bias_factor(layer.op), (channels,))
 
 
-def _set_bias(edit: FileEdit, layer: Made, norm: Made, bias: NDArray[Any]) -> None:
+def _set_bias(edit: FileEdit, layer: EditedNode, norm: EditedNode, bias: NDArray[Any]) -> None:
     """Store a layer's new bias: under its old name, else the normalisation's bias', where they are free."""
     node = layer.node
     own = [n for n in (*node.input[2:3], norm.node.input[2]) if n and edit.reads[n] == 1]
@@ -166,9 +167,6 @@ def _set_bias(edit: FileEdit, layer: Made, norm: Made, bias: NDArray[Any]) -> No
     if not node.input[2:3] or node.input[2] != name:
         edit.set_input(node, 2, name)
     edit.set_weight(name, bias)
-    if layer.op.op_type == "Gemm":
+    if bias_factor(layer.op) != 1:
         # The bias holds all that is added: beta is in it.
-        for index, attribute in enumerate(node.attribute):
-            if attribute.name == "beta":
-                del node.attribute[index]
-                break
+        set_attribute(node, "beta", 1.0)

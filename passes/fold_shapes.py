@@ -11,14 +11,24 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Dim, Entry, Graph, Operator, Shape, literals
+from conet_graph.ir.graph import Constant, Dim, Graph, Operator, Shape, ShapeNumber, literals
 from conet_graph.passes.plain_assignments import assign_slices
 from conet_graph.passes.plain_branches import inline_branches
-from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
+from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, write_full_gathers
 from conet_graph.passes.plain_means import write_means
 from conet_graph.passes.plain_operators import gather_rows, pad_in_pools
 from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, constant_entries, dim_of, evaluate
 from conet_graph.passes.shapes.size_products import is_open, product, quotient
+
+# What exporters write in a roundabout way is written plainly first.
+PLAIN_FORMS = (
+    inline_branches,
+    split_sequences,
+    write_full_gathers,
+    gather_rows,
+    pad_in_pools,
+    write_means,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,14 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (inline_branches, split_sequences, unpick, gather_rows, pad_in_pools, write_means):
+        for rewrite in (
+            inline_branches,
+            split_sequences,
+            write_full_gathers,
+            gather_rows,
+            pad_in_pools,
+            write_means,
+        ):
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -188,7 +205,7 @@ def _set_target(op: Operator, name: str) -> None:
         op.set_attr("allowzero", 0)  # a 0 of ours copies the input's size
 
 
-def _same_dim(graph: Graph, entry: Entry, value: str, axis: int) -> bool:
+def _same_dim(graph: Graph, entry: ShapeNumber, value: str, axis: int) -> bool:
     """Whether a run-time dimension is the one of ``value`` at ``axis``."""
     if entry.source == ("dim", value, axis):
         return True

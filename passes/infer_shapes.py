@@ -11,6 +11,7 @@ from onnx import helper
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
+from conet_graph.ir.operators import CONVOLUTIONS, channels_of_weight
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.shapes.stand_ins import stand_in
 
@@ -31,7 +32,7 @@ class InferShapes:
         graph.shapes_stale = False
         model = light_copy(graph)
         read_shapes(_inferred(model), graph)
-        told = [*_told_by_readers(graph), *_told_by_numbers(graph)]
+        told = [*_by_their_readers(graph), *_by_computed_numbers(graph)]
         if told:
             model.graph.value_info.extend(told)
             read_shapes(_inferred(model), graph)
@@ -47,25 +48,28 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
 
 
-def _told_by_readers(graph: Graph) -> list[onnx.ValueInfoProto]:
+def _by_their_readers(graph: Graph) -> list[onnx.ValueInfoProto]:
     """Values of unknown shape (what a private operator computes) whose rank a convolution's weight tells.
 
     Without this, everything behind such a value would stay unknown, and so be frozen.
     """
     told: dict[str, onnx.ValueInfoProto] = {}
     for op in graph.operators:
-        value, weight = op.input(0), graph.constants.get(op.input(1))
-        if op.op_type not in ("Conv", "ConvTranspose") or weight is None or value in told:
+        record = CONVOLUTIONS.get(op.op_type)
+        if record is None or record.is_quantised:
             continue
-        if graph.shape(value) is not None or value not in graph.producers or value in graph.outputs:
+        value, weight = op.input(record.data), graph.constants.get(op.input(record.weight))
+        if weight is None or value in told or graph.shape(value) is not None:
             continue
-        channels = weight.dims[0] if op.op_type == "ConvTranspose" else weight.dims[1] * op.attr("group", 1)
-        dims = [None, channels, *[None] * (len(weight.dims) - 2)]
+        if value not in graph.producers or value in graph.outputs:
+            continue
+        reads, _ = channels_of_weight(op, record.weight, weight.dims)
+        dims = [None, reads, *[None] * (len(weight.dims) - 2)]
         told[value] = helper.make_tensor_value_info(value, weight.tensor.data_type, dims)
     return list(told.values())
 
 
-def _told_by_numbers(graph: Graph) -> list[onnx.ValueInfoProto]:
+def _by_computed_numbers(graph: Graph) -> list[onnx.ValueInfoProto]:
     """Values whose shape the numbers that it is computed from tell, where inference left sizes open."""
     return [
         helper.make_tensor_value_info(name, graph.dtypes[name], shape)

@@ -7,7 +7,8 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.load import LoadedModel
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.ir.operators import channels_of_weight
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 from conet_graph.passes.edits.normless import lost_batchnorm
 from conet_graph.passes.fold_batchnorm import require_opset
 
@@ -52,12 +53,11 @@ def _norms(model: LoadedModel) -> int:
     return sum(node.op_type == "BatchNormalization" for node in model.proto.graph.node)
 
 
-def _insert(edit: FileEdit, conv: Made) -> None:
+def _insert(edit: FileEdit, conv: EditedNode) -> None:
     weight = edit.constant(conv, 1)
     assert weight is not None  # else lost_batchnorm had left it out
-    channels = weight.dims[0]
-    if conv.op.op_type == "ConvTranspose":
-        channels = weight.dims[1] * int(conv.op.attr("group", 1))
+    _, channels = channels_of_weight(conv.op, 1, weight.dims)
+    assert channels is not None  # a weight of the file has sizes
     dtype = helper.tensor_dtype_to_np_dtype(weight.tensor.data_type)
     name, output = edit.fresh_name(f"{conv.op.name}.bn"), conv.node.output[0]
     ones, zeros = np.ones(channels, dtype), np.zeros(channels, dtype)
@@ -81,7 +81,7 @@ def _insert(edit: FileEdit, conv: Made) -> None:
     edit.rename_output(conv, inputs[0])
 
 
-def _taken_bias(edit: FileEdit, conv: Made) -> str:
+def _taken_bias(edit: FileEdit, conv: EditedNode) -> str:
     """The name under which a convolution's bias can become a normalisation's; '' where it must stay."""
     bias = edit.constant(conv, 2)
     if bias is None or bias.tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):

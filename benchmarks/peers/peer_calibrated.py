@@ -48,6 +48,7 @@ Runs = Callable[[Floats], NDArray[Any]]
 Made = tuple[Runs, float]
 COLUMNS = ("network", "method", "asked", "samples", "seed", "macs", "accuracy", "error", "seconds")
 SHARES = (0.9, 0.75, 0.5, 0.35)
+CALIBRATED = ("best", "reconstruction", "activation", "taylor", "hessian")
 PRUNERS = ("magnitude", "taylor", "hessian", "fpgm", "lamp")
 STEPS = 9  # of the search for the ratio that gives a share of the MACs
 
@@ -123,9 +124,9 @@ class Methods:
 
     def all(self) -> Iterator[tuple[str, Callable[[float, Floats, int], Made]]]:
         """Names and methods; the inputs are drawn already, the seed is of what else is random."""
-        for how in ("l2", "l1", "random"):
+        for how in ("l2", "l1", "fpgm", "random"):
             yield f"conet-graph {how}", lambda s, x, seed, h=how: self._plain(s, h, seed)
-        for how in ("activation", "reconstruction"):
+        for how in CALIBRATED:
             yield f"conet-graph --calibrate {how}", lambda s, x, seed, h=how: self._calibrated(s, x, seed, h)
         yield "l2 + BatchNorm re-estimated", self._settled
         yield "l2 + channel-Gram ridge", self._gram

@@ -11,9 +11,9 @@ from math import prod
 import onnx
 
 from conet_graph.ir.errors import BadUsage, shown
-from conet_graph.ir.graph import FLOATS, Graph, Shape, bodies
-from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, PRODUCTS, RECURRENT, WEIGHTED
-from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.ir.graph import FLOATS, Graph, Operator, Shape, bodies
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channels_of_weight
+from conet_graph.passes.classify_edges import LAYERS, Layer, layer_of
 
 # Decoding, transposing or standardising a weight takes a few operators, never this many.
 _TRACE_LIMIT = 64
@@ -22,7 +22,7 @@ _GENERATORS = ("ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class LayerFacts:
     """What a person wants to know of a layer; sizes that cannot be known are None.
 
     ``weight`` names the constant that holds the weight, or the computed value where there is none.
@@ -133,44 +133,28 @@ def root_constant(graph: Graph, value: str) -> str | None:
     return found or None
 
 
-def facts(graph: Graph) -> dict[int, Facts]:
+def facts(graph: Graph) -> dict[int, LayerFacts]:
     """Facts of each layer of the main graph, by its operator's index."""
     names = layer_names(graph)
     return {layer.op.index: _facts(graph, layer, names[layer.op.index]) for layer in layers_of(graph)}
 
 
-def _facts(graph: Graph, layer: Layer, name: str) -> Facts:
-    op = layer.op
-    value = op.input(layer.weight_slot)
-    first = layer.weight_slot < layer.data_slot
-    turned = bool(op.attr("transA" if first else "transB", 0))
-    ins, outs, kernel = _channels(op.op_type, graph.shape(value), layer.groups, first, turned)
+def _facts(graph: Graph, layer: Layer, name: str) -> LayerFacts:
+    value = layer.op.input(layer.weight_slot)
+    return _read_off(layer, name, root_constant(graph, value) or value, graph.shape(value))
+
+
+def _read_off(layer: Layer, name: str, weight: str, shape: Shape | None) -> LayerFacts:
+    """Facts of a layer whose weight has such a shape."""
+    op, (ins, outs), kernel = layer.op, (None, None), None
+    if shape and all(isinstance(d, int) for d in shape):
+        is_convolution = op.op_type in CONVOLUTIONS
+        if not is_convolution or len(shape) > 1:
+            ins, outs = channels_of_weight(op, layer.weight_slot, shape)
+            kernel = tuple(d for d in shape[2:] if isinstance(d, int)) if is_convolution else None
     if op.op_type in RECURRENT:
         outs = op.attr("hidden_size")
-    weight = root_constant(graph, value) or value
-    return Facts(name, op.op_type, layer.kind, weight, ins, outs, layer.groups, kernel)
-
-
-def _channels(
-    op_type: str, shape: Shape | None, groups: int, first: bool, turned: bool
-) -> tuple[int | None, int | None, tuple[int, ...] | None]:
-    """Channels in and out, and kernel, read off a weight's shape."""
-    if shape is None or any(not isinstance(d, int) for d in shape) or not shape:
-        return None, None, None
-    dims = [d for d in shape if isinstance(d, int)]
-    if op_type in CONVOLUTIONS:
-        if len(dims) < 2:
-            return None, None, None
-        if op_type == "ConvTranspose":
-            return dims[0], dims[1] * groups, tuple(dims[2:])
-        return dims[1] * groups, dims[0], tuple(dims[2:])
-    if op_type in RECURRENT:
-        return dims[-1], None, None
-    if len(dims) == 1:
-        return dims[0], 1, None
-    # A weight on the right is [in, out], one on the left [out, in]; a transposed one the other way.
-    rows_are_inputs = first == turned
-    return (dims[-2], dims[-1], None) if rows_are_inputs else (dims[-1], dims[-2], None)
+    return LayerFacts(name, op.op_type, layer.kind, weight, ins, outs, layer.groups, kernel)
 
 
 def inner_nodes(graph: Graph) -> Iterator[InnerNode]:
@@ -210,27 +194,12 @@ def _with_tensors_of(
     return scope | own
 
 
-def inner_facts(inner: InnerNode) -> Facts | None:
+def inner_facts(inner: InnerNode) -> LayerFacts | None:
     """Facts of a layer inside a sub-graph; None for a node that is no layer."""
-    node = inner.node
-    known = WEIGHTED.get(node.op_type)
-    if known is None or node.domain not in KNOWN_DOMAINS or known.weight >= len(node.input):
+    op = Operator(-1, inner.node, 1)
+    layer = layer_of(op, inner.scope, lambda name: inner.scope[name].dims if name in inner.scope else None)
+    if layer is None:
         return None
-    numbers = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
-    slot = known.weight
-    if node.op_type in PRODUCTS and node.input[slot] not in inner.scope:
-        slot = known.data
-        if node.input[slot] not in inner.scope:
-            return None
-    stored = inner.scope.get(node.input[slot])
-    groups = numbers.get("group", 1) if node.op_type in CONVOLUTIONS else 1
-    first = slot < known.weight
-    turned = bool(numbers.get("transA" if first else "transB", 0))
-    shape = None if stored is None else stored.dims
-    ins, outs, kernel = _channels(node.op_type, shape, groups, first, turned)
-    if node.op_type in RECURRENT:
-        outs = numbers.get("hidden_size")
-    name = node.name or next((o for o in node.output if o), node.op_type)
-    depthwise = groups > 1 and ins == groups
-    kind = "non-conv" if depthwise else "conv"
-    return Facts(name, node.op_type, kind, node.input[slot], ins, outs, groups, kernel)
+    weight = op.input(layer.weight_slot)
+    stored = inner.scope.get(weight)
+    return _read_off(layer, op.name, weight, None if stored is None else stored.dims)

@@ -14,7 +14,7 @@ import numpy as np
 from conet_graph.calibration.forms import Form
 from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.stages import Array
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, is_turned
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import Layer
 
@@ -30,7 +30,7 @@ def channel_axes(layer: Layer) -> tuple[int, int]:
     if op.op_type in RECURRENT:
         return 2, -1
     on_the_left = layer.weight_slot < layer.data_slot
-    turned = bool(op.attr("transB" if on_the_left else "transA", 0))
+    turned = is_turned(op, layer.data_slot)
     return (-2 if on_the_left != turned else -1), (-2 if on_the_left else -1)
 
 

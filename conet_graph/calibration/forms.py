@@ -17,7 +17,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import RECURRENT, is_matrix_product
+from conet_graph.ir.operators import (
+    CONVOLUTIONS,
+    RECURRENT,
+    WEIGHTED,
+    is_matrix_product,
+    is_turned,
+    product_factor,
+)
 from conet_graph.passes.classify_edges import Layer
 
 Array = NDArray[Any]
@@ -51,16 +58,16 @@ class Form:
 
 def form_of(graph: Graph, layer: Layer, weight: Array) -> Form | None:
     """The form of a layer with such a weight; None where it has none (quantised, deformable, batched)."""
-    op = layer.op
-    if op.op_type in ("Conv", "FusedConv"):
-        return None if op.op_type == "FusedConv" else _convolution(op, weight)
-    if op.op_type == "ConvTranspose":
-        return _transposed(op, weight)
-    if op.op_type in ("Gemm", "MatMul", "FusedMatMul", "Einsum"):
-        return _product(op, layer, weight)
+    op, record = layer.op, WEIGHTED[layer.op.op_type]
+    if record.is_quantised or record.activated:
+        return None
     if op.op_type in RECURRENT:
         return _recurrent(weight)
-    return None
+    if op.op_type not in CONVOLUTIONS:
+        return _product(op, layer, weight)
+    if record.transposed:
+        return _transposed(op, weight)
+    return _convolution(op, weight) if record.plain == "Conv" else None
 
 
 def _taken(table: Array, pick: Picker) -> Floats:
@@ -221,9 +228,8 @@ def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
     if op.op_type == "Einsum" and not is_matrix_product(str(op.attr("equation", ""))):
         return None
     on_the_left = layer.weight_slot < layer.data_slot
-    turned = bool(op.attr("transA" if on_the_left else "transB", 0))
-    inputs_first = turned == on_the_left
-    data_turned = bool(op.attr("transB" if on_the_left else "transA", 0))
+    inputs_first = is_turned(op, layer.weight_slot) == on_the_left
+    data_turned = is_turned(op, layer.data_slot)
 
     def table(x: Array, lay: bool) -> Array:
         x = np.swapaxes(x, -1, -2) if lay and x.ndim > 1 else x
@@ -236,7 +242,7 @@ def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
         lambda w: np.ascontiguousarray(w if inputs_first else w.T, np.float32)[None],
         lambda m, _: np.ascontiguousarray(m[0] if inputs_first else m[0].T),
         1,
-        float(op.attr("alpha", 1.0)),
+        product_factor(op),
     )
 
 

@@ -19,11 +19,19 @@ SIDE, SMALL = 224, 64
 Shape = tuple[int | None, ...]
 
 
-def images_of_folder(folder: Path, shape: Shape, samples: int, seed: int) -> NDArray[np.float32]:
-    """Some of the image files in a folder, at any depth: their middle, with ImageNet's colours taken off.
+# Mean and standard deviation of each colour, in shares of 255.
+Colours = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def images_of_folder(
+    folder: Path, shape: Shape, samples: int, seed: int, colours: Colours | None = None
+) -> NDArray[np.float32]:
+    """Some of the image files in a folder, at any depth: their middle, with colours taken off.
+
+    Those of ImageNet where none are given (of grey images none are).
 
     Raises:
-        BadUsage: there are none, one cannot be read, or the network takes no images.
+        BadUsage: there are none, one cannot be read, or the network takes no images or other colours.
 
     """
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -35,17 +43,31 @@ def images_of_folder(folder: Path, shape: Shape, samples: int, seed: int) -> NDA
         side = natural_side(paths[0])
         height, width = height or side, width or side
     pixels = np.stack([_middle(paths[k], (height, width), channels == 1) for k in chosen])
-    mean, std = (MEAN, STD) if channels == 3 else ((0.0,), (1.0,))
-    return _arranged(
-        (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32), last
-    )
+    known = (MEAN, STD) if channels == 3 else ((0.0,), (1.0,))
+    return _arranged(_without(pixels, colours or known), last)
 
 
-def normalised(pixels: NDArray[np.uint8], shape: Shape, spec: str) -> NDArray[np.float32]:
-    """Images uint8 [N, H, W, C] or [N, H, W] with their own colours taken off, as the network takes them.
+def _without(pixels: NDArray[np.uint8], colours: Colours) -> NDArray[np.float32]:
+    """Pixels [..., C] with colours taken off."""
+    channels = pixels.shape[-1]
+    for option, numbers in zip(("--mean", "--std"), colours, strict=True):
+        if len(numbers) not in (1, channels) or not np.isfinite(numbers).all():
+            raise BadUsage(f"{option} has {len(numbers)} numbers: the network takes {channels} colours.")
+    if min(colours[1]) <= 0:
+        raise BadUsage("--std is divided by: its numbers are above 0.")
+    mean, std = (np.array(numbers, np.float32) for numbers in colours)
+    return ((pixels / np.float32(255) - mean) / std).astype(np.float32)
+
+
+def normalised(
+    pixels: NDArray[np.uint8], shape: Shape, spec: str, colours: Colours | None = None
+) -> NDArray[np.float32]:
+    """Images uint8 [N, H, W, C] or [N, H, W] with colours taken off, as the network takes them.
+
+    Their own where none are given.
 
     Raises:
-        BadUsage: they are no images of its shape.
+        BadUsage: they are no images of its shape, or it takes other colours.
 
     """
     channels, height, width, last = _layout(shape)
@@ -57,6 +79,8 @@ def normalised(pixels: NDArray[np.uint8], shape: Shape, spec: str) -> NDArray[np
             f"{shown(spec)} holds images of the shape {list(pixels.shape[1:])}, the network takes {sizes}"
             " (height, width, channels)."
         )
+    if colours is not None:
+        return _arranged(_without(pixels, colours), last)
     counts = [np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(pixels.shape[3])]
     values, total = np.arange(256.0), pixels[..., 0].size
     mean = np.array([count @ values / total for count in counts])

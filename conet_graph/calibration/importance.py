@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from conet_graph.calibration.elimination import eliminate
 from conet_graph.calibration.gradients import GRADIENTS, sensitivities
 from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.inputs import Calibration
+from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.stages import Feeds
-from conet_graph.calibration.statistics import Reading
+from conet_graph.calibration.statistics import Reading, readings
 from conet_graph.costs.cost_model import CostModel
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
@@ -81,6 +83,21 @@ def knowledge_of(
         scores[order] = np.arange(1, len(order) + 1) / len(order)
         losses[number] = np.maximum.accumulate(curve)
     return Knowledge(scores, losses, costs)
+
+
+def loss_curves(graph: Graph, data: Calibration) -> dict[str, list[float]]:
+    """By the id of each free group, what its readers lose once 0, 1, 2, ... of its steps are gone.
+
+    Channels go as by 'reconstruction', and the losses are shares of the variance of what the readers put out.
+
+    Raises:
+        Refused: ONNX Runtime does not run the network on these inputs.
+
+    """
+    data = within_memory(graph, data)
+    known = knowledge_of(graph, readings(graph, data.fit), "reconstruction")
+    groups = graph.result(CHANNELS).groups
+    return {groups[k].id: curve.tolist() for k, curve in known.losses.items()}
 
 
 def _in_order(classes: Ids, key: Doubles, lost: Doubles, dead: NDArray[np.bool_]) -> tuple[Ids, Doubles]:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.calibration.images import images_of_folder, normalised
+from conet_graph.calibration.images import Colours, images_of_folder, normalised
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import FLOATS, Graph
@@ -26,6 +26,8 @@ BATCH = 16
 # Runs that there should be at least, so that some can be kept aside.
 LEAST_FEEDS = 12
 LEAST_SAMPLES = 8
+# Samples that are drawn where nobody says how many.
+DRAWN = 256
 # One input in so many is kept aside to measure on.
 ASIDE = 5
 MOST_ASIDE = 100
@@ -45,7 +47,9 @@ class Calibration:
         return {name: array.shape for name, array in self.fit[0].items()}
 
 
-def open_calibration(spec: str, graph: Graph, samples: int, seed: int = 0) -> Calibration:
+def open_calibration(
+    spec: str, graph: Graph, samples: int, seed: int = 0, colours: Colours | None = None
+) -> Calibration:
     """Read calibration inputs for a network.
 
     Args:
@@ -55,6 +59,8 @@ def open_calibration(spec: str, graph: Graph, samples: int, seed: int = 0) -> Ca
         graph: the analysed network.
         samples: how many are taken at most, drawn without order.
         seed: of the draw.
+        colours: mean and standard deviation that are taken off images, in place of ImageNet's (a folder) or
+            their own (uint8 images).
 
     Raises:
         BadUsage: there are no such inputs, they do not fit the network, are fewer than eight, all the same,
@@ -64,7 +70,7 @@ def open_calibration(spec: str, graph: Graph, samples: int, seed: int = 0) -> Ca
     if samples < LEAST_SAMPLES:
         raise BadUsage(f"--samples is {samples}: it takes at least {LEAST_SAMPLES}.")
     wanted = _wanted(graph)
-    arrays = _arrays(spec, wanted, samples, seed)
+    arrays = _arrays(spec, wanted, samples, seed, colours)
     return calibration_of(arrays, graph, samples, seed, shown(spec))
 
 
@@ -126,13 +132,26 @@ def _wanted(graph: Graph) -> dict[str, _Wanted]:
 # -- reading -----------------------------------------------------------------------------------------
 
 
-def _arrays(spec: str, wanted: Mapping[str, _Wanted], samples: int, seed: int) -> dict[str, Array]:
+def _arrays(
+    spec: str, wanted: Mapping[str, _Wanted], samples: int, seed: int, colours: Colours | None
+) -> dict[str, Array]:
     path = Path(spec.removeprefix("npz:").removeprefix("folder:"))
-    if spec == "digits":
-        return {_single(wanted, spec): _digits()}
     if path.is_dir():
         name = _single(wanted, spec)
-        return {name: images_of_folder(path, wanted[name].shape, samples, seed)}
+        return {name: images_of_folder(path, wanted[name].shape, samples, seed, colours)}
+    found = _stored(path, spec, wanted)
+    name = next(iter(wanted))
+    if len(wanted) == 1 and found[name].dtype == np.uint8 and wanted[name].kind in FLOATS:
+        return {name: normalised(found[name], wanted[name].shape, spec, colours)}
+    if colours is not None:
+        raise BadUsage(f"--mean and --std are for images: {shown(spec)} is taken as it is.")
+    return found
+
+
+def _stored(path: Path, spec: str, wanted: Mapping[str, _Wanted]) -> dict[str, Array]:
+    """Arrays by the names of the network's inputs, as they are stored."""
+    if spec == "digits":
+        return {_single(wanted, spec): _digits()}
     if path.suffix == ".npy":
         return {_single(wanted, spec): _read(path)[""]}
     if path.suffix != ".npz":
@@ -146,12 +165,7 @@ def _arrays(spec: str, wanted: Mapping[str, _Wanted], samples: int, seed: int) -
         raise BadUsage(f"{shown(spec)} has no array for the network's inputs: name its arrays {names}.")
     if not arrays:
         raise BadUsage(f"{shown(spec)} holds no array.")
-    name, array = _single(wanted, spec), arrays[pixels] if pixels else next(iter(arrays.values()))
-    return {
-        name: normalised(array, wanted[name].shape, spec)
-        if array.dtype == np.uint8 and wanted[name].kind in FLOATS
-        else array
-    }
+    return {_single(wanted, spec): arrays[pixels] if pixels else next(iter(arrays.values()))}
 
 
 def _single(wanted: Mapping[str, _Wanted], spec: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, bias_factor
 from conet_graph.passes.classify_edges import Layer
 
 
@@ -56,7 +56,7 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         return BiasPlace("own", name, op.index, 3) if name in names else None
     if slot is not None and op.op_type != "DeformConv":
         name = node.input[slot] if len(node.input) > slot else ""
-        factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
+        factor = bias_factor(op)
         if name and (name not in names or int(np.prod(names[name])) != outputs or not factor):
             return None
         if name:
@@ -72,9 +72,7 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         if name in names and _along(names[name], op, rank, outputs):
             return BiasPlace("added", name, reader.index, k)
     if slot is not None and op.op_type in (*CONVOLUTIONS, "Gemm") and not op.domain:
-        return BiasPlace(
-            "new", "", op.index, slot, float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
-        )
+        return BiasPlace("new", "", op.index, slot, bias_factor(op))
     return None
 
 

@@ -17,17 +17,16 @@ from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments
 from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
-from conet_graph.calibration.places import BiasPlace, Meeting, bias_place, meeting, through_norm
-from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, bounds_behind, rectified
+from conet_graph.calibration.pair import Pair
+from conet_graph.calibration.places import BiasPlace, bias_place
+from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
-from conet_graph.calibration.stages import Array, Feeds, Stages
+from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
-from conet_graph.ir.operators import RECURRENT
-from conet_graph.passes.channels.units import Ids
+from conet_graph.ir.operators import RECURRENT, WEIGHTED
 from conet_graph.passes.classify_edges import LAYERS, Layer
-from conet_graph.passes.widths.relabel import old_positions
-from conet_graph.passes.widths.rewidth import Layout, with_constants
+from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
@@ -65,22 +64,20 @@ class _Refitter:
     ) -> None:
         self.graph, self.layout, self.made, self.quick = graph, layout, Refit(), quick
         self.layers: list[Layer] = graph.result(LAYERS)
-        starts = [layer.op.index for layer in self.layers]
-        self.meetings = {layer.op.index: meeting(graph, layer) for layer in self.layers}
-        wanted = [
-            value for layer in self.layers for value in (layer.op.input(layer.data_slot), layer.op.outputs[0])
-        ]
-        sums = {m.total for m in self.meetings.values() if m is not None}
-        self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
-        self.new = Stages(model, starts, feeds, graph.folder, wanted)
+        self.pair = Pair(graph, layout, model, feeds)
+        self.old, self.new = self.pair.old, self.pair.new
         self.taken = {t.name for t in model.graph.initializer} | set(graph.producers)
         self.count = len(feeds)
         self.fitted: set[str] = set()
+        self.seen: set[int] = set()  # operators whose turn has come
+        self.readers: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            name = self.new.nodes[layer.op.index].input[layer.weight_slot]
+            self.readers.setdefault(name, []).append(layer)
         self.left: dict[str, list[str]] = {}
-        self.positions: dict[tuple[str, int], Ids | None] = {}
 
     def run(self, tick: Tick) -> Refit:
-        last = {m.total: i for i, m in self.meetings.items() if m is not None}
+        last = {m.total: i for i, m in self.pair.meetings.items() if m is not None}
         for done, layer in enumerate(self.layers, 1):
             op, number = layer.op, self.old.stage_of[layer.op.index]
             self.old.run(number)
@@ -88,11 +85,12 @@ class _Refitter:
             for name in self.new.needs(number):
                 self.new.ready(name)
             self._fit(layer)
+            self.seen.add(op.index)
             self.new.run(number)
             for name in (op.outputs[0], op.input(layer.data_slot)):
                 self.old.let_go(name)
                 self.new.let_go(name)
-            met = self.meetings[op.index]
+            met = self.pair.meetings[op.index]
             if met is not None and last[met.total] == op.index:
                 self.old.let_go(met.total)
             tick(done / len(self.layers))
@@ -107,7 +105,10 @@ class _Refitter:
     def _fit(self, layer: Layer) -> None:
         op, stages = layer.op, self.new
         name = stages.nodes[op.index].input[layer.weight_slot]
-        if name in self.fitted or op.input(layer.data_slot) not in stages.values or self._untouched(layer):
+        if name in self.fitted or op.input(layer.data_slot) not in stages.values:
+            return
+        sharing = self._sharing(layer, name)
+        if all(map(self.pair.untouched, sharing)):
             return
         if name not in stages.weights:
             self.left.setdefault("has a weight that the graph computes", []).append(op.name)
@@ -123,14 +124,18 @@ class _Refitter:
             self.left.setdefault("is of a form or size that is not fitted", []).append(op.name)
             return
         start = form.matrix(weight).astype(np.float64) * form.gain
-        place = bias_place(self.graph, layer, stages.model, start.shape[0] * start.shape[2])
+        place = self._bias_place(sharing, start.shape[0] * start.shape[2])
+        own = [self._own_bias(reader, start) if place is None else None for reader in sharing]
+        if place is None and any(bias is None for bias in own):
+            self.left.setdefault("has a bias that the graph computes", []).append(op.name)
+            return
         self.fitted.add(name)
         if start.shape[1] > MOST_FEATURES:
             self._compensate(layer, form, start, place, name)
             return
-        bounds = None if place is None or self.quick else self._bounds(layer)
+        bounds = None if place is None or self.quick or len(sharing) > 1 else self.pair.bounds(layer)
         rows = Rows([])
-        seen, aside = self._moments(layer, form, None if bounds is None else rows)
+        seen, aside = self._moments(sharing, own, weight, None if bounds is None else rows)
         if not seen.count:
             return
         starts = [start, *self._compensated(layer, form, start)]
@@ -154,7 +159,46 @@ class _Refitter:
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
-            self._put(place, bias.reshape(-1), name)
+            self._put(place, bias.reshape(-1), name, len(sharing))
+
+    # -- weights that several layers share ------------------------------------------------------------
+
+    def _sharing(self, layer: Layer, name: str) -> list[Layer]:
+        """The layer and the later ones of its kind that read the same weight: one fit serves them all."""
+        found = [layer]
+        for other in self.readers.get(name, []):
+            slots = (other.op.op_type, other.weight_slot, other.data_slot)
+            if other is layer or slots != (layer.op.op_type, layer.weight_slot, layer.data_slot):
+                continue
+            if other.op.index in self.seen or other.op.op_type in RECURRENT:
+                continue
+            self.old.run(self.old.stage_of[other.op.index])
+            value = other.op.input(other.data_slot)
+            if value in self.new.maker and self._settled(value):
+                self.new.ready(value)
+            found.append(other)
+        return found
+
+    def _settled(self, value: str) -> bool:
+        """Whether no layer that a value comes from is still to be fitted."""
+        stages = self.new.before(value)
+        return not any(
+            self.new.stage_of[layer.op.index] in stages
+            for layer in self.layers
+            if layer.op.index not in self.seen
+            and self.new.nodes[layer.op.index].input[layer.weight_slot] not in self.fitted
+        )
+
+    def _bias_place(self, sharing: list[Layer], outputs: int) -> BiasPlace | None:
+        """Where the bias of all these layers is; None where it is not one and the same."""
+        places = [bias_place(self.graph, layer, self.new.model, outputs) for layer in sharing]
+        first = places[0]
+        if first is None or len(places) == 1:
+            return first
+        alike = all(p and (p.kind, p.name, p.factor) == ("own", first.name, first.factor) for p in places)
+        return first if alike else None
+
+    # -- layers that are too large -----------------------------------------------------------------
 
     def _compensate(
         self, layer: Layer, form: Form, start: Doubles, place: BiasPlace | None, name: str
@@ -176,23 +220,9 @@ class _Refitter:
 
     def _some_rows(self, layer: Layer, form: Form) -> Iterator[tuple[Array, Array]]:
         for k in range(self.count):
-            x, y = self.new.values[layer.op.input(layer.data_slot)][k], self._target(layer, k)
+            x, y = self.new.values[layer.op.input(layer.data_slot)][k], self.pair.target(layer, k)
             pick = Picks([layer.op.index, k], ROWS // self.count + 1)
             yield form.rows(x, y.shape, pick), form.targets(y, pick)
-
-    def _bounds(self, layer: Layer) -> Bounds | None:
-        """What a rectifier behind the layer, or behind the sum it ends in, cuts off."""
-        met = self._met(layer)
-        if met is None:
-            return bounds_behind(self.graph, layer.op.outputs[0])
-        return None if met.norm is not None else bounds_behind(self.graph, met.total)
-
-    def _met(self, layer: Layer) -> Meeting | None:
-        """The sum that a layer ends in, where the other summand is there already."""
-        met: Meeting | None = self.meetings[layer.op.index]
-        if met is None or met.other not in self.new.values or met.total not in self.old.values:
-            return None
-        return met
 
     def _compensated(self, layer: Layer, form: Form, start: Doubles) -> list[Doubles]:
         """The weights that make up for dropped channels, where there are any."""
@@ -202,43 +232,59 @@ class _Refitter:
         if form.blocks != 1 or maps is None or tokens is None:
             return []
         in_axis %= len(tokens)
-        kept, old = self._positions(value, in_axis), units.values[value][in_axis]
+        kept, old = self.pair.places_of(value, in_axis), units.values[value][in_axis]
         if kept is None or isinstance(old, int):
             return []
         weight = self.old.weight(self.old.nodes[layer.op.index].input[layer.weight_slot])
         original = form.matrix(weight).astype(np.float64) * form.gain
         output = layer.op.outputs[0]
         if layer.op.op_type not in RECURRENT:
-            stay = self._positions(output, out_axis % len(self.layout.labels.values.get(output, [0])))
+            stay = self.pair.places_of(output, out_axis % len(self.layout.labels.values.get(output, [0])))
             original = original if stay is None else original[:, :, stay]
         if original.shape[2] != start.shape[2]:
             return []
         made = compensated(form, start, original, units.classes[old], kept, maps, in_axis)
         return [] if made is None else [made]
 
-    def _untouched(self, layer: Layer) -> bool:
-        """Whether the same reaches a layer as in the original, channels and all."""
-        value = layer.op.input(layer.data_slot)
-        old, new = self.old.values.get(value), self.new.values[value]
-        return old is not None and all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+    def _moments(
+        self, sharing: list[Layer], own: list[Doubles | None], weight: Array, kept: Rows | None
+    ) -> tuple[Moments, Moments]:
+        """Second moments of what reaches layers with what they are to put out: to fit on, and to choose on.
 
-    def _moments(self, layer: Layer, form: Form, kept: Rows | None) -> tuple[Moments, Moments]:
-        """Second moments of what reaches a layer with what it is to put out: to fit on, and to choose on.
-
-        The rows themselves are put into ``kept``, if they are few.
+        The biases in ``own`` stay as they are: they are taken off. The rows themselves are put into
+        ``kept``, if they are few.
         """
-        met = self._met(layer)
         seen, aside = Moments(), Moments()
-        value = layer.op.input(layer.data_slot)
+        for layer, bias in zip(sharing, own, strict=True):
+            form = form_of(self.graph, layer, weight)
+            if form is not None:
+                self._add_moments(layer, form, bias, len(sharing), (seen, aside), kept)
+        seen.settle()
+        aside.settle()
+        return seen, aside
+
+    def _add_moments(
+        self,
+        layer: Layer,
+        form: Form,
+        own: Doubles | None,
+        shared: int,
+        sums: tuple[Moments, Moments],
+        kept: Rows | None,
+    ) -> None:
+        """Add what reaches one layer: to the first moments, and of every fourth run to the second."""
+        met = self.pair.met(layer)
+        seen, aside = sums
         limit = 0
         for k in range(self.count):
-            x, y = self.new.values[value][k], self._target(layer, k)
+            x, y = self.pair.input(layer, k), self.pair.target(layer, k)
             pick = Picks([layer.op.index, k])
             if not limit:
                 features = form.rows(x, y.shape, first_row).shape[2]
-                limit = most_rows(features, form.blocks) // self.count + 1
+                limit = most_rows(features, form.blocks) // (self.count * shared) + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
+            targets = targets if own is None else targets - own[:, None].astype(np.float32)
             if kept is not None and rows.size * self.count <= MOST_HELD:
                 other = None if met is None else form.targets(self.new.values[met.other][k], pick)
                 kept.add(rows, targets, other)
@@ -247,49 +293,20 @@ class _Refitter:
                 seen.settle()
                 aside.about_x, aside.about_y = seen.about_x, seen.about_y
             (aside if checked else seen).add(rows, targets)
-        seen.settle()
-        aside.settle()
-        return seen, aside
 
-    def _target(self, layer: Layer, k: int) -> Array:
-        """What a layer is to put out in the narrowed network, for one feed."""
-        op = layer.op
-        if op.op_type in RECURRENT:
-            return self._recurrent_target(layer, k)
-        plain = self._kept(op.outputs[0], self.old.values[op.outputs[0]][k])
-        met = self._met(layer)
-        if met is None:
-            return plain
-        total = self._kept(met.total, self.old.values[met.total][k])
-        rest: Array = total - self.new.values[met.other][k]
-        return rest if met.norm is None else through_norm(rest, met.norm, self.new, plain)
-
-    def _recurrent_target(self, layer: Layer, k: int) -> Array:
-        op = layer.op
-        weight = self.old.weight(self.old.nodes[op.index].input[layer.weight_slot])
-        made: Array = self.old.values[op.input(layer.data_slot)][k] @ weight.reshape(-1, weight.shape[2]).T
+    def _own_bias(self, layer: Layer, start: Doubles) -> Doubles | None:
+        """The bias [blocks, outputs] that a layer has and keeps; None where it is not known."""
+        op, shape = layer.op, (start.shape[0], start.shape[2])
+        slot, node = WEIGHTED[op.op_type].bias, self.new.nodes[op.index]
+        name = node.input[slot] if slot is not None and len(node.input) > slot else ""
+        if not name or op.op_type in RECURRENT:
+            return np.zeros(shape)
+        stored = self.new.weight(name).astype(np.float64) if name in self.new.weights else np.zeros(0)
+        if stored.size != shape[0] * shape[1]:
+            return None
+        factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
+        made: Doubles = stored.reshape(shape) * factor
         return made
-
-    def _kept(self, value: str, array: Array) -> Array:
-        """The channels of an original's value that the narrowed network has, in its order."""
-        for axis in range(len(self.layout.labels.values.get(value, []))):
-            index = self._positions(value, axis)
-            if index is not None:
-                array = np.take(array, index, axis=axis)
-        return array
-
-    def _positions(self, value: str, axis: int) -> Ids | None:
-        """The old position of each new one on an axis of a value; None where all stay."""
-        labels, key = self.layout.labels, (value, axis)
-        if key not in self.positions:
-            tokens = labels.values[value][axis] if value in labels.values else 0
-            self.positions[key] = None
-            if not isinstance(tokens, int) and not isinstance(labels.units.values[value][axis], int):
-                old = labels.old_classes(value, axis)
-                index = old_positions(old, labels.labels(tokens))
-                if len(index) != len(old) or not np.array_equal(index, np.arange(len(index))):
-                    self.positions[key] = index
-        return self.positions[key]
 
     # -- biases ------------------------------------------------------------------------------------
 
@@ -303,8 +320,8 @@ class _Refitter:
             return np.zeros(shape)
         return stored.reshape(shape) * place.factor
 
-    def _put(self, place: BiasPlace, bias: Doubles, weight: str) -> None:
-        """Write a bias to its place; one that several nodes read becomes the layer's own."""
+    def _put(self, place: BiasPlace, bias: Doubles, weight: str, layers: int = 1) -> None:
+        """Write the bias of so many layers to its place; what others read, too, becomes the layer's own."""
         stages, node = self.new, self.new.nodes[place.node]
         if place.kind == "new":
             name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
@@ -321,7 +338,7 @@ class _Refitter:
             else:
                 array = (old.astype(np.float64) + place.factor * bias.reshape(old.shape)).astype(np.float32)
             readers = sum(list(n.input).count(name) for n in stages.nodes)
-            name = name if readers == 1 else self._fresh(f"{weight}_bias")
+            name = name if readers == layers else self._fresh(f"{weight}_bias")
         if name == place.name:
             self.made.before[name] = checksum(stages.weight(name))
         else:

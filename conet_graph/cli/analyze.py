@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from conet_graph.cli.calibrating import curves_apart
 from conet_graph.cli.common import (
     Debug,
     For,
@@ -50,6 +51,13 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the network as a drawing, with its groups, as a page."),
     ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="With --html: curves of what each width loses, by inputs as rewrite --calibrate takes them.",
+        ),
+    ] = None,
     dag: Annotated[
         Path | None,
         typer.Option(
@@ -75,13 +83,16 @@ def analyze(
         raise BadUsage("--json, --text and --explain exclude each other: give one of them.")
     if (rank or html is not None) and (text or explain is not None):
         raise BadUsage("--rank and --html go with the table or with --json: leave --text and --explain out.")
-    from conet_graph.cli.files import check_outputs, load_given, model_files
+    if calibrate is not None and html is None:
+        raise BadUsage("--calibrate draws curves into a page: give --html FILE, too.")
+    from conet_graph.cli.files import check_outputs, data_input, load_given, model_files, named_inputs
     from conet_graph.cli.hooks import BetweenPasses
     from conet_graph.passes import analysed
 
     hook = BetweenPasses(print_after or [], verify_each, debug)
     loaded = load_given(model)
-    check_outputs({"--html": html, "--dag": dag}, model_files(loaded, "the model"))
+    read = named_inputs({"the calibration inputs": data_input(calibrate)})
+    check_outputs({"--html": html, "--dag": dag}, [*model_files(loaded, "the model"), *read])
     graph = analysed(loaded, after=hook, free_kept=free_kept)
     if dag is not None:
         from conet_graph.analysis.dag import write_dag
@@ -106,7 +117,8 @@ def analyze(
     if html is not None:
         from conet_graph.report.analysis_page import write_analysis_page
 
-        write_analysis_page(graph, html, found)
+        curves = None if calibrate is None else curves_apart(graph, calibrate)
+        write_analysis_page(graph, html, found, curves)
     step("")
     warnings: list[str] = []
     if for_ is not None:

@@ -39,6 +39,20 @@ def choice_apart(graph: Graph, request: Callable[[], WidthRequest], data: Calibr
     return Choice(np.array(copies, np.int64), predicted, tried, best)
 
 
+def curves_apart(graph: Graph, spec: str) -> dict[str, list[float]]:
+    """By the id of each free group, what is lost once 0, 1, 2, ... of its steps are gone; made apart."""
+    from conet_graph.calibration.importance import loss_curves
+    from conet_graph.calibration.inputs import DRAWN, open_calibration
+
+    data = open_calibration(spec, graph, DRAWN)
+    with progress() as tell:
+        tell("looking at the network", 0.0)
+        found: dict[str, list[float]] = json.loads(
+            calibrated(lambda: json.dumps(loss_curves(graph, data)).encode())
+        )
+    return found
+
+
 def refit_apart(graph: Graph, layout: Layout, model: onnx.ModelProto, data: Calibration) -> Refit:
     """Refit a narrowed network in a process of its own."""
     from conet_graph.calibration.narrowing import refitted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conet_graph.cli.colours import Mean, Std, colours_of
 from conet_graph.cli.common import Debug, Json, console, guarded, print_json, say
 from conet_graph.ir.errors import BadUsage, shown
 
@@ -40,11 +41,8 @@ def distill(
         str, typer.Option(help="Vary the images: none, crop, flip or crop,flip. Text stays as it is.")
     ] = "none",
     bgr: Annotated[bool, typer.Option("--bgr", help="The network takes blue first, as OpenCV does.")] = False,
-    mean: Annotated[
-        str | None,
-        typer.Option(metavar="R,G,B", help="Subtracted from pixels of 0 to 1; for folders ImageNet's."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None,
+    mean: Mean = None,
+    std: Std = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     json: Json = False,
@@ -79,7 +77,7 @@ def distill(
             images,
             signature(model, "student").image,
             image=_size(size, image),
-            colours=_colours(mean, std),
+            colours=colours_of(mean, std),
             augment=_variations(augment),
             bgr=bgr,
         ),
@@ -117,14 +115,6 @@ def _summary(
     }
 
 
-def _colours(mean: str | None, std: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise BadUsage("--mean and --std go together.")
-    return _numbers(mean, "--mean"), _numbers(std, "--std")
-
-
 def _size(size: str | None, side: int | None) -> tuple[int, int] | int | None:
     if size is None:
         return side
@@ -143,13 +133,6 @@ def _variations(text: str) -> set[str]:
     if not asked <= VARIATIONS or (asked and "none" in text):
         raise BadUsage(f"--augment {shown(text)} is none of: none, crop, flip, or crop,flip.")
     return asked
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise BadUsage(f"{option} {shown(text)} is not a list of numbers, as in 0.5,0.5,0.5.") from None
 
 
 def _trained(recovery: Recovery) -> list[dict[str, float]]:

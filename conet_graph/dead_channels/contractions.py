@@ -11,7 +11,7 @@ from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.dead_channels.sums import layer_of, signed_sums
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor
 from conet_graph.passes.shapes.constant_values import value_of
 
 
@@ -122,11 +122,11 @@ def _outputs(facts: Facts, op: Operator, count: int) -> Ids | None:
 
 def _absorber(graph: Graph, op: Operator, count: int) -> Absorber | None:
     """The bias of a layer, or the vector behind it that does the same."""
-    if op.op_type == "Gemm":
-        beta = float(op.attr("beta", 1.0))
-        return _own_vector(graph, op.input(2), count, 1 / beta) if beta else None
-    if op.input(2):
-        return _own_vector(graph, op.input(2), count, 1.0)
+    slot, beta = WEIGHTED[op.op_type].bias, bias_factor(op)
+    if not beta:
+        return None
+    if slot is not None and op.input(slot):
+        return _own_vector(graph, op.input(slot), count, 1 / beta)
     found = _only_reader(graph, op.outputs[0])
     if found is None:
         return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.dead_channels.alike import Numbers, alike, all_differ
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, WEIGHTED, bias_factor, is_turned, product_factor
 from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
@@ -22,7 +22,7 @@ GLANCE = 8
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """A layer's weight as [groups, outputs a group, inputs a group, kernel], whatever its operator.
 
     ``bias`` has a number for each output. ``partial``: near the border (or for a transposed convolution
@@ -35,38 +35,38 @@ class Layer:
     axis: int
 
 
-def layer_of(facts: Facts, op: Operator) -> Layer | None:
+def layer_of(facts: Facts, op: Operator) -> LinearLayer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
-    if op.op_type in ("Conv", "ConvTranspose"):
+    record = WEIGHTED.get(op.op_type)
+    if record is None or record.is_quantised or record.activated or op.domain:
+        return None
+    if op.op_type in CONVOLUTIONS:
         return _convolution(facts, op)
-    if op.op_type in ("Gemm", "MatMul") and not op.domain:
-        return _product(facts, op)
-    return None
+    return _product(facts, op) if op.op_type in PRODUCTS else None
 
 
-def _convolution(facts: Facts, op: Operator) -> Layer | None:
+def _convolution(facts: Facts, op: Operator) -> LinearLayer | None:
     slots = CONVOLUTIONS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     groups = int(op.attr("group", 1))
     if array is None or array.ndim < 3 or groups < 1:
         return None
-    turned = op.op_type == "ConvTranspose"
     first, second = array.shape[:2]
     if first % groups or not array.size:
         return None
     split = array.reshape(groups, first // groups, second, -1)
-    weight = split.transpose(0, 2, 1, 3) if turned else split
+    weight = split.transpose(0, 2, 1, 3) if slots.transposed else split
     outputs = groups * weight.shape[1]
-    bias = _bias(facts, op.input(slots.bias or 2), outputs)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), outputs)
     if bias is None:
         return None
-    return Layer(weight, bias, is_partial(op, array.shape[2:]), 1)
+    return LinearLayer(weight, bias, is_partial(op, array.shape[2:]), 1)
 
 
 def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
     """Whether some outputs of a convolution get only some of its products."""
     pointwise = all(k == 1 for k in kernel)
-    if op.op_type == "ConvTranspose":
+    if CONVOLUTIONS[op.op_type].transposed:
         strides = op.attr("strides", [1])
         return not pointwise or any(s != 1 for s in strides) or any(op.attr("output_padding", [0]))
     return any(op.attr("pads", [0])) or (
@@ -74,19 +74,19 @@ def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
     )
 
 
-def _product(facts: Facts, op: Operator) -> Layer | None:
+def _product(facts: Facts, op: Operator) -> LinearLayer | None:
     slots = PRODUCTS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     rank = facts.rank(op.input(slots.data))
-    if array is None or array.ndim != 2 or not array.size or rank is None or rank < 1 or op.attr("transA", 0):
+    if array is None or array.ndim != 2 or not array.size or not rank or is_turned(op, slots.data):
         return None
-    weight = array if op.attr("transB", 0) else array.T
-    alpha, beta = float(op.attr("alpha", 1.0)), float(op.attr("beta", 1.0))
-    bias = _bias(facts, op.input(2) if op.op_type == "Gemm" else "", len(weight))
+    weight = array if is_turned(op, slots.weight) else array.T
+    alpha, beta = product_factor(op), bias_factor(op)
+    bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), len(weight))
     if bias is None:
         return None
     weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)
-    return Layer(weight[None, :, :, None], beta * bias, False, rank - 1)
+    return LinearLayer(weight[None, :, :, None], beta * bias, False, rank - 1)
 
 
 def _floats(facts: Facts, name: str) -> Weights | None:
@@ -103,7 +103,7 @@ def _bias(facts: Facts, name: str, count: int) -> Numbers | None:
     return facts.vector(name, count) if name else np.zeros(count)
 
 
-def out_axis_of(facts: Facts, op: Operator, layer: Layer) -> int:
+def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     """The axis of a layer's output that carries its channels."""
     rank = facts.rank(op.outputs[0])
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
@@ -117,7 +117,7 @@ class Output:
     hears: NDArray[np.bool_]
 
 
-def output_of(layer: Layer, data: Along | None, low: float, high: float, masked: bool) -> Output:
+def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Output:
     """What is known of a layer's output channels.
 
     Args:
@@ -209,7 +209,7 @@ def _finite(bounds: Numbers) -> Numbers:
     return np.where(np.isfinite(bounds), bounds, 0.0)
 
 
-def _likeness(layer: Layer, data: Along | None, masked: bool) -> tuple[NDArray[np.int64], Numbers]:
+def _likeness(layer: LinearLayer, data: Along | None, masked: bool) -> tuple[NDArray[np.int64], Numbers]:
     """Which outputs are multiples of one another: those whose weights and bias are."""
     groups, outputs, inputs, _ = layer.weight.shape
     weight, bucket = layer.weight, np.repeat(np.arange(groups), outputs)

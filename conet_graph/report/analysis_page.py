@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
@@ -10,31 +11,41 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import atomic_write
 from conet_graph.report.document import canvas, card, document, section
 from conet_graph.report.graph_drawing import draw_graph
+from conet_graph.report.loss_curves import loss_curves
 from conet_graph.report.markup import UNKNOWN, count, kernel, named, safe
 from conet_graph.report.palette import Palette
 from conet_graph.report.tables import swatch, table
 
 # Longer tables would make the page heavy; the whole is in `analyze --json`.
 MOST_ROWS = 3_000
+MOST_CURVES = 200
 _MOST_NAMES = 8
 
 
-def write_analysis_page(graph: Graph, path: Path, analysis: Analysis | None = None) -> None:
+def write_analysis_page(
+    graph: Graph,
+    path: Path,
+    analysis: Analysis | None = None,
+    losses: Mapping[str, Sequence[float]] | None = None,
+) -> None:
     """Write the drawing of a network, its layers, its groups, and what is frozen and why.
 
     Args:
         graph: it went through all passes (``conet_graph.passes.analysed``).
         path: the HTML file.
         analysis: of the graph; made here if not given.
+        losses: by the id of a free group, what is lost once 0, 1, 2, ... of its steps are gone, to be drawn.
 
     Raises:
         BadUsage: the file cannot be written.
 
     """
-    atomic_write(path, [analysis_page(graph, analysis or analysis_of(graph)).encode()])
+    atomic_write(path, [analysis_page(graph, analysis or analysis_of(graph), losses).encode()])
 
 
-def analysis_page(graph: Graph, analysis: Analysis) -> str:
+def analysis_page(
+    graph: Graph, analysis: Analysis, losses: Mapping[str, Sequence[float]] | None = None
+) -> str:
     """The page of a network as HTML."""
     palette = Palette.of_analysis(analysis)
     model = analysis.model
@@ -50,6 +61,8 @@ def analysis_page(graph: Graph, analysis: Analysis) -> str:
     ]
     if free:
         parts.append(section("Free channel groups", _FREE_NOTE, _free_table(free, palette)))
+    if free and losses:
+        parts.append(loss_curves(losses, free, palette, MOST_CURVES))
     if frozen or analysis.unsupported:
         parts.append(section("Frozen channels", _FROZEN_NOTE, _frozen_table(frozen), _unsupported(analysis)))
     parts.append(section("Layers", _cut_note(len(analysis.layers)), _layers_table(analysis, palette)))

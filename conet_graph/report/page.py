@@ -16,6 +16,7 @@ from conet_graph.report.inline_plot import ON_PAGE, inline_svg
 from conet_graph.report.markup import change, count, duration, named, percent, safe
 from conet_graph.report.plots import (
     Dot,
+    decides_by_delta,
     draw_accuracy,
     draw_parameters,
     draw_ranks,
@@ -38,7 +39,7 @@ from conet_graph.report.tables import (
 from conet_graph.search.recorded import RecordedRun
 
 _MAIN_SETTINGS = (
-    *("trials", "epochs", "delta", "mu", "gamma", "phi", "start_width", "own_widths", "warm"),
+    *("rule", "trials", "epochs", "delta", "mu", "gamma", "phi", "start_width", "own_widths", "warm"),
     *("min_width", "max_width", "multiple", "schedule", "learning_rate", "batch", "seed"),
 )
 _STATES = ("running", "finished", "failed", "interrupted")
@@ -212,7 +213,8 @@ def _slopes(run: RecordedRun) -> str:
     title = "Rank-slope per trial"
     if not run.last_outcomes:
         return section(title, "", _NO_TRIAL)
-    note = "How fast each size still learned; below delta it shrinks."
+    below = "; below delta it shrinks" if decides_by_delta(run) else ""
+    note = f"How fast each size still learned{below}."
     return section(title, note, _plot(run, draw_slopes, (11.0, 4.2), title, "plot wide"))
 
 

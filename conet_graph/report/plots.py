@@ -102,14 +102,19 @@ def draw_widths(axes: Axes, run: RecordedRun) -> list[Dot]:
     return dots
 
 
+def decides_by_delta(run: RecordedRun) -> bool:
+    """Whether the search's rule is Algorithm 2, as in all runs from before there were others."""
+    return bool(run.settings.get("rule", "conet") == "conet")
+
+
 def draw_slopes(axes: Axes, run: RecordedRun) -> list[Dot]:
-    """The rank-slope of every size in every trial, and the delta below which a size shrinks."""
+    """The rank-slope of every size in every trial, and the delta below which Algorithm 2 shrinks a size."""
     curves: dict[int, list[tuple[int, float]]] = {}
     for k, size in enumerate(run.sizes):
         found = [(t.number, t.outcomes[size.name].slope) for t in run.trials if size.name in t.outcomes]
         curves[k] = [(x, y) for x, y in found if y is not None]
     axes.set_ylabel("rank-slope per epoch")
-    delta = run.settings.get("delta")
+    delta = run.settings.get("delta") if decides_by_delta(run) else None
     if isinstance(delta, int | float):
         ink = matplotlib.rcParams["text.color"]
         dashes = (0, (4, 3))

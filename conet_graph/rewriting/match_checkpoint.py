@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from conet_graph.analysis.layers import layers_of, root_constant
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, WEIGHTED
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, WEIGHTED, summed_axis
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.widths.rewidth import apply_plan
 from conet_graph.rewriting.checkpoint import apply_plan_to_state_dict, bare_name
@@ -186,8 +186,7 @@ class _Matcher:
             shape = tuple(tensor.shape)
             if shape == wanted.shape and wanted.ndim > 1:
                 yield key, False
-            turned = layer.op.op_type in PRODUCTS and not layer.op.attr("transB", 0)
-            if shape == wanted.shape[::-1] and wanted.ndim == 2 and turned:
+            if shape == wanted.shape[::-1] and wanted.ndim == 2 and _has_inputs_first(layer):
                 yield key, True
 
     def _explaining(
@@ -350,14 +349,19 @@ def _split(name: str) -> tuple[str, str]:
     return word, name[len(word) :]
 
 
+def _has_inputs_first(layer: Layer) -> bool:
+    """Whether the matrix of a product lies the other way than PyTorch's [out, in]."""
+    return layer.op.op_type in PRODUCTS and summed_axis(layer.op, layer.weight_slot, 2) == 0
+
+
 def _rows(layer: Layer, weight: Values) -> Values:
     """A weight as a row for each output channel."""
     op = layer.op
-    if op.op_type == "ConvTranspose":
+    if op.op_type in CONVOLUTIONS and CONVOLUTIONS[op.op_type].transposed:
         groups = int(op.attr("group", 1))
         parts = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
         return parts.transpose(0, 2, 1, 3).reshape(groups * weight.shape[1], -1)
-    if op.op_type in PRODUCTS and not op.attr("transB", 0):
+    if _has_inputs_first(layer):
         return weight.reshape(-1, weight.shape[-1]).T
     return weight.reshape(len(weight), -1)
 

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
-from conet_graph.ir.operators import WEIGHTED
+from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
@@ -27,7 +27,7 @@ from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
-_SUMS = frozenset(["Einsum", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "ReduceSum"])
+_SUMS = {name for name, record in PRODUCTS.items() if not record.is_quantised} | {"Einsum", "ReduceSum"}
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
 _ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
 

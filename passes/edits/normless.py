@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 from conet_graph.passes.fold_batchnorm import PLAIN_FLOATS
 
+# Those whose bias, the third input, a normalisation leaves when it is folded.
+PLAIN_CONVOLUTIONS = frozenset(
+    name for name, record in CONVOLUTIONS.items() if record.plain == name and record.bias == 2
+)
 NORMALISATIONS = frozenset(
     (
         *("BatchNormalization", "GroupNorm", "GroupNormalization", "InstanceNormalization"),
@@ -39,7 +44,7 @@ READOUT = (
 ARITHMETIC = frozenset(("Add", "Div", "Mul", "Pow", "Sub"))
 
 
-def lost_batchnorm(edit: FileEdit) -> list[Made]:
+def lost_batchnorm(edit: FileEdit) -> list[EditedNode]:
     """The convolutions that have no normalisation, and make sense with one, in order.
 
     A Conv or ConvTranspose of the main graph, but for one
@@ -62,7 +67,7 @@ def lost_batchnorm(edit: FileEdit) -> list[Made]:
     convolutions = [
         made
         for node in edit.nodes
-        if node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx")
+        if node.op_type in PLAIN_CONVOLUTIONS and node.domain in ("", "ai.onnx")
         if (made := edit.made(node.output[0])) is not None
     ]
     bare = [
@@ -80,7 +85,7 @@ def lost_batchnorm(edit: FileEdit) -> list[Made]:
     return bare
 
 
-def _takes_norm(edit: FileEdit, made: Made) -> bool:
+def _takes_norm(edit: FileEdit, made: EditedNode) -> bool:
     """Whether a convolution's own weight and output are such that a normalisation has work to do."""
     weight = edit.constant(made, 1)
     if weight is None or weight.tensor.data_type not in PLAIN_FLOATS or len(weight.dims) < 3:
@@ -113,7 +118,7 @@ def _keeps_norm(graph: Graph, op: Operator) -> bool:
     return any(use.op_type == "BatchNormalization" for use, _ in graph.consumers.get(op.outputs[0], []))
 
 
-def _has_bias(edit: FileEdit, made: Made, zeros_count: bool = True) -> bool:
+def _has_bias(edit: FileEdit, made: EditedNode, zeros_count: bool = True) -> bool:
     """Whether something is added to a convolution's output: its own bias, or an Add of a constant."""
     op = made.op
     if op.input(2):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT
+from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT, WEIGHTED
 from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.held import hold
 from conet_graph.passes.rules.registry import Table
@@ -52,15 +52,24 @@ def bind_scale(t: Tracker, op: Operator, value: str, to: Axis) -> None:
         t.bind(op, value, 0, to)
 
 
-@rule(RULES, "Conv")
+def bind_others(t: Tracker, op: Operator, to: Axis) -> None:
+    """Tie a layer's bias, scales and zero points to its outputs."""
+    record = WEIGHTED[op.op_type]
+    for slot in record.per_output:
+        bind_scale(t, op, op.input(slot), to)
+    if record.bias is not None:
+        bind_vector(t, op, op.input(record.bias), to)
+
+
+@handles(RULES, "Conv", "ConvInteger", "QLinearConv")
 def conv(t: Tracker, op: Operator) -> None:
-    """Conv(X, W, B)."""
-    out = convolve(t, op, 0, 1)
-    bind_vector(t, op, op.input(2), out)
+    """Conv(X, W, B), and of integers; scales and zero points may lie along the outputs."""
+    out = convolve(t, op)
+    bind_others(t, op, out)
     t.set(op, 0, [t.whole(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "FusedConv", domain=MICROSOFT)
+@handles(RULES, "FusedConv", domain=MICROSOFT)
 def fused_conv(t: Tracker, op: Operator) -> None:
     """Conv with an activation and a summand Z (ONNX Runtime's extended optimisations)."""
     conv(t, op)
@@ -68,30 +77,11 @@ def fused_conv(t: Tracker, op: Operator) -> None:
         t.tie(op, t.axis(op.outputs[0], 1), t.axis(op.input(3), 1))
 
 
-@rule(RULES, "ConvInteger")
-def conv_integer(t: Tracker, op: Operator) -> None:
-    """ConvInteger(x, w, x_zero_point, w_zero_point)."""
-    out = convolve(t, op, 0, 1)
-    for slot in CONVOLUTIONS[op.op_type].per_output:
-        bind_scale(t, op, op.input(slot), out)
-    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
-
-
-@rule(RULES, "QLinearConv")
-def qlinear_conv(t: Tracker, op: Operator) -> None:
-    """QLinearConv(x, xs, xz, w, ws, wz, ys, yz, B)."""
-    out = convolve(t, op, 0, 3)
-    for slot in CONVOLUTIONS[op.op_type].per_output:
-        bind_scale(t, op, op.input(slot), out)
-    bind_vector(t, op, op.input(8), out)
-    t.set(op, 0, [t.axis(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
-
-
-@rule(RULES, "DeformConv")
+@handles(RULES, "DeformConv")
 def deform_conv(t: Tracker, op: Operator) -> None:
     """DeformConv(X, W, offset, B, mask): offsets and mask say where to look, not what is there."""
-    out = convolve(t, op, 0, 1)
-    bind_vector(t, op, op.input(3), out)
+    out = convolve(t, op)
+    bind_others(t, op, out)
     units = t.axis(op.input(0), 1)
     if not isinstance(units, int) and op.attr("offset_group", 1) > 1:
         tie_rows(t, op, in_groups(units, op.attr("offset_group", 1)))
@@ -100,9 +90,10 @@ def deform_conv(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [t.axis(op.input(0), 0), out, *pixel_axes(t, op, op.input(0))])
 
 
-def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
+def convolve(t: Tracker, op: Operator) -> Axis:
     """The channel side of a convolution; returns the output's channels."""
-    x, w = op.input(data), op.input(weight)
+    record = CONVOLUTIONS[op.op_type]
+    data, x, w = record.data, op.input(record.data), op.input(record.weight)
     group, units = op.attr("group", 1), t.axis(x, 1)
     _kernel_is_spatial(t, op, w, 2)
     per_group = t.dim(w, 1)
@@ -112,7 +103,7 @@ def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
         return t.axis(w, 0)
     if isinstance(units, int):
         t.bind(op, w, 1, units)
-        out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+        out = t.unit_by_unit(op, t.axis(w, 0), t.dim(w, 0))
         tie_rows(t, op, in_groups(out, group))
         return out
     if per_group == 1:
@@ -131,7 +122,7 @@ def convolve(t: Tracker, op: Operator, data: int, weight: int) -> Axis:
         return out
     t.bind(op, w, 1, tie_rows(t, op, in_groups(units, group)))
     t.contract(op, data, 1, (w, 1))
-    out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+    out = t.unit_by_unit(op, t.axis(w, 0), t.dim(w, 0))
     tie_rows(t, op, in_groups(out, group))
     return out
 
@@ -144,7 +135,7 @@ def whole_groups(t: Tracker, op: Operator, units: Ids, per_group: int) -> Ids:
     return tie_rows(t, op, units.reshape(-1, per_group).T)
 
 
-@rule(RULES, "ConvTranspose")
+@handles(RULES, "ConvTranspose")
 def conv_transpose(t: Tracker, op: Operator) -> None:
     """ConvTranspose(X, W, B); W is [in, out / group, ...]."""
     x, w = op.input(0), op.input(1)
@@ -166,8 +157,8 @@ def conv_transpose(t: Tracker, op: Operator) -> None:
             tie_rows(t, op, in_groups(units, group))
         t.bind(op, w, 0, units)
         t.contract(op, 0, 1, (w, 0))
-        out = np.tile(t.ones(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
-    bind_vector(t, op, op.input(2), out)
+        out = np.tile(t.unit_by_unit(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
+    bind_others(t, op, out)
     t.set(op, 0, [t.axis(x, 0), out, *pixel_axes(t, op, x)])
 
 

@@ -5,122 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import MICROSOFT
+from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import BROADCASTING, CURVES, MICROSOFT, PRIVATE_ELEMENTWISE
 from conet_graph.passes.channels.units import Axis, Packed, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-@rule(
-    RULES,
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitwiseNot",
-    "Cast",
-    "CastLike",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Not",
-    "ParametricSoftplus",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "ScaledTanh",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Bernoulli",
-    "RandomNormalLike",
-    "RandomUniformLike",
-)
+@handles(RULES, *CURVES, "Bernoulli", "RandomNormalLike", "RandomUniformLike")
 def unary(t: Tracker, op: Operator) -> None:
     """One input, the same axes out (further inputs are scalars)."""
     for k in range(len(op.outputs)):
         t.set(op, k, t.wholes(op.input(0)))
 
 
-@rule(
-    RULES,
-    "Gelu",
-    "FastGelu",
-    "QuickGelu",
-    "Silu",
-    "QLinearSigmoid",
-    "QLinearLeakyRelu",
-    "BiasGelu",
-    "BiasAdd",
-    domain=MICROSOFT,
-)
-def unary_microsoft(t: Tracker, op: Operator) -> None:
-    """Activations of ONNX Runtime; a second long input is a bias."""
-    if op.op_type.startswith("QLinear"):
-        t.set(op, 0, t.axes(op.input(0)))
-    else:
-        t.set(op, 0, broadcast(t, op, [n for n in op.inputs if n]))
+@handles(RULES, *PRIVATE_ELEMENTWISE, domain=MICROSOFT)
+def private(t: Tracker, op: Operator) -> None:
+    """Those of ONNX Runtime; a second long input is a bias."""
+    names = [op.input(slot) for slot in PRIVATE_ELEMENTWISE[op.op_type]]
+    t.set(op, 0, broadcast(t, op, [name for name in names if name]))
 
 
-@rule(
-    RULES,
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
-)
+@handles(RULES, *BROADCASTING)
 def n_ary(t: Tracker, op: Operator) -> None:
     """Several inputs, broadcast together (Broadcasting in ONNX); opset 6 and older had ``axis``."""
     names = [n for n in op.inputs if n]
@@ -135,13 +42,7 @@ def n_ary(t: Tracker, op: Operator) -> None:
     t.set(op, 0, broadcast(t, op, names))
 
 
-@rule(RULES, "QLinearAdd", "QLinearMul", domain=MICROSOFT)
-def qlinear_binary(t: Tracker, op: Operator) -> None:
-    """QLinearAdd(A, as, az, B, bs, bz, ys, yz)."""
-    t.set(op, 0, broadcast(t, op, [op.input(0), op.input(3)]))
-
-
-@rule(RULES, "Affine", "ImageScaler")
+@handles(RULES, "Affine", "ImageScaler")
 def experimental(t: Tracker, op: Operator) -> None:
     """Experimental operators of the first opsets; ImageScaler has a bias for each channel."""
     axes = t.axes(op.input(0))

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out
+from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out, summed_axis
 from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
-from conet_graph.passes.rules.conv import bind_scale, bind_vector
+from conet_graph.passes.rules.conv import bind_others
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-def product(
-    t: Tracker, op: Operator, a: int, b: int, trans_a: bool = False, trans_b: bool = False
-) -> list[Axis | Packed]:
-    """The axes of a (batched) matrix product of the inputs at two slots; the inner axes are tied."""
+def product(t: Tracker, op: Operator) -> list[Axis | Packed]:
+    """The axes of a (batched) matrix product; the inner axes are tied."""
+    record = PRODUCTS[op.op_type]
+    a, b = record.data, record.weight
     left, right = op.input(a), op.input(b)
     rank_a, rank_b = t.rank(left), t.rank(right)
     if rank_a == 0 or rank_b == 0:
         raise NoRule("an operand is a scalar")
-    inner_a = rank_a - 2 if trans_a and rank_a > 1 else rank_a - 1
-    inner_b = rank_b - 1 if rank_b == 1 or trans_b else rank_b - 2
+    inner_a, inner_b = summed_axis(op, a, rank_a), summed_axis(op, b, rank_b)
     if t.is_weight(right) or not t.is_weight(left):
         t.bind(op, right, inner_b, t.axis(left, inner_a))
         weight = (right, inner_b) if t.is_weight(right) else None
@@ -35,57 +34,51 @@ def product(
     for k in range(rank - 2):
         places = [(n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0]
         batch.append(broadcast_axis(t, op, places))
+    # Of the last two axes the one that is not summed over.
     if rank_a > 1:
-        batch.append(t.whole(left, rank_a - 1 if trans_a else rank_a - 2))
+        batch.append(t.whole(left, 2 * rank_a - 3 - inner_a))
     if rank_b > 1:
-        batch.append(t.whole(right, rank_b - 2 if trans_b else rank_b - 1))
+        batch.append(t.whole(right, 2 * rank_b - 3 - inner_b))
     return batch
 
 
-@rule(RULES, "Gemm")
-@rule(RULES, "FusedGemm", domain=MICROSOFT)
+@handles(RULES, "Gemm")
+@handles(RULES, "FusedGemm", domain=MICROSOFT)
 def gemm(t: Tracker, op: Operator) -> None:
     """Gemm(A, B, C)."""
-    out = product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
-    t.set(op, 0, out)
+    t.set(op, 0, product(t, op))
     if op.input(2):
         t.set(op, 0, broadcast(t, op, [op.outputs[0], op.input(2)]))
 
 
-@rule(RULES, "MatMul")
+@handles(RULES, "MatMul")
 def matmul(t: Tracker, op: Operator) -> None:
     """MatMul(A, B), batched."""
-    t.set(op, 0, product(t, op, 0, 1))
+    t.set(op, 0, product(t, op))
 
 
-@rule(RULES, "FusedMatMul", domain=MICROSOFT)
+@handles(RULES, "FusedMatMul", domain=MICROSOFT)
 def fused_matmul(t: Tracker, op: Operator) -> None:
     """FusedMatMul(A, B) with transposes."""
     if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
         raise NoRule("it transposes batch axes")
-    t.set(op, 0, product(t, op, 0, 1, bool(op.attr("transA", 0)), bool(op.attr("transB", 0))))
+    t.set(op, 0, product(t, op))
 
 
-@rule(RULES, "MatMulInteger", "QLinearMatMul")
-@rule(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
+@handles(RULES, "MatMulInteger", "QLinearMatMul")
+@handles(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
 def quantised_product(t: Tracker, op: Operator) -> None:
     """A product of quantised matrices, with scales, zero points and perhaps a bias."""
-    facts = PRODUCTS[op.op_type]
     if op.op_type == "DynamicQuantizeMatMul":
         t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
-    turned = (bool(op.attr("transA", 0)), bool(op.attr("transB", 0)))
-    out = product(t, op, facts.data, facts.weight, *turned)
-    columns = out[-1]
-    if isinstance(columns, Packed):
+    out = product(t, op)
+    if isinstance(out[-1], Packed):
         raise NoRule("its output's channels are merged with pixels or images")
-    for slot in facts.per_output:
-        bind_scale(t, op, op.input(slot), columns)
-    if facts.bias is not None:
-        bind_vector(t, op, op.input(facts.bias), columns)
+    bind_others(t, op, out[-1])
     t.set(op, 0, out)
 
 
-@rule(RULES, "Einsum")
+@handles(RULES, "Einsum")
 def einsum(t: Tracker, op: Operator) -> None:
     """Einsum: equal letters are equal axes."""
     ranks = [t.rank(name) for name in op.inputs]

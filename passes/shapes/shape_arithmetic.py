@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
+from conet_graph.ir.graph import Dim, Graph, Operator, ShapeNumber, literals
 from conet_graph.passes.shapes.size_products import product, quotient
 
-Entries = list[Entry]
+Entries = list[ShapeNumber]
 LONGEST = 1024
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
@@ -49,7 +49,9 @@ def _shape(graph: Graph, op: Operator) -> Entries | None:
     shape = graph.shape(op.input(0))
     if shape is None:
         return None
-    entries = [Entry(d if isinstance(d, int) else None, ("dim", op.input(0), k)) for k, d in enumerate(shape)]
+    entries = [
+        ShapeNumber(d if isinstance(d, int) else None, ("dim", op.input(0), k)) for k, d in enumerate(shape)
+    ]
     return entries[op.attr("start", 0) : op.attr("end", len(entries))]
 
 
@@ -126,11 +128,11 @@ def _equal(graph: Graph, op: Operator) -> Entries | None:
     for pair in zip(*parts, strict=True):
         known = [e.value for e in pair if e.value is not None]
         if len(known) == 2:
-            out.append(Entry(int(known[0] == known[1])))
+            out.append(ShapeNumber(int(known[0] == known[1])))
         else:
             sizes = [e for e in pair if e.value is None and e.source and e.source[0] in ("dim", "size")]
             negative = len(known) == 1 and known[0] < 0
-            out.append(Entry(0 if sizes and negative else None))
+            out.append(ShapeNumber(0 if sizes and negative else None))
     return out
 
 
@@ -139,7 +141,7 @@ def _where(graph: Graph, op: Operator) -> Entries | None:
     if parts is None:
         return None
     chosen = zip(*parts, strict=True)
-    return [Entry(None) if c.value is None else a if c.value else b for c, a, b in chosen]
+    return [ShapeNumber(None) if c.value is None else a if c.value else b for c, a, b in chosen]
 
 
 def _aligned(parts: list[Entries | None]) -> list[Entries] | None:
@@ -165,8 +167,8 @@ def _cast(graph: Graph, op: Operator) -> Entries | None:
     ):
         return None
     if op.attr("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-        return [e if e.value is None else Entry(int(e.value), e.source) for e in data]
-    return [e if e.value is None else Entry(float(e.value), e.source) for e in data]
+        return [e if e.value is None else ShapeNumber(int(e.value), e.source) for e in data]
+    return [e if e.value is None else ShapeNumber(float(e.value), e.source) for e in data]
 
 
 def _cast_like(graph: Graph, op: Operator) -> Entries | None:
@@ -180,14 +182,14 @@ def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], En
         if data is None or any(e.value is None for e in data):
             return None
         try:
-            return [Entry(function(e.value or 0)) for e in data]
+            return [ShapeNumber(function(e.value or 0)) for e in data]
         except (ValueError, OverflowError):
             return None
 
     return handler
 
 
-def dim_of(graph: Graph, entry: Entry) -> Dim:
+def dim_of(graph: Graph, entry: ShapeNumber) -> Dim:
     """The size that an entry of a shape stands for."""
     if entry.value is not None:
         return int(entry.value) if entry.value >= 0 else None
@@ -200,15 +202,15 @@ def dim_of(graph: Graph, entry: Entry) -> Dim:
     return None if shape is None else shape[axis]
 
 
-def _of_sizes(found: Dim, operands: Iterable[Entry]) -> Entry:
+def _of_sizes(found: Dim, operands: Iterable[ShapeNumber]) -> ShapeNumber:
     """The entry of a result of arithmetic on sizes; 1 says that a number of the file takes part."""
     if isinstance(found, int):
-        return Entry(found)
+        return ShapeNumber(found)
     literal = any(
         e.source is None or e.source[0] == "const" or (e.source[0] == "size" and e.source[2])
         for e in operands
     )
-    return Entry(None, ("size", found, int(literal)) if found else None)
+    return ShapeNumber(None, ("size", found, int(literal)) if found else None)
 
 
 def _binary(
@@ -225,7 +227,7 @@ def _binary(
                 out.append(_of_sizes(of_sizes(dim_of(graph, a), dim_of(graph, b)), (a, b)))
                 continue
             try:
-                out.append(Entry(function(a.value, b.value)))
+                out.append(ShapeNumber(function(a.value, b.value)))
             except (ZeroDivisionError, ValueError, OverflowError):
                 return None
         return out
@@ -248,7 +250,7 @@ def _filled(graph: Graph, op: Operator) -> Entries | None:
     count = int(size[0].value)
     if count > LONGEST or value.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
         return None
-    return [Entry(int(numpy_helper.to_array(value).reshape(-1)[0]))] * count
+    return [ShapeNumber(int(numpy_helper.to_array(value).reshape(-1)[0]))] * count
 
 
 def _clip(graph: Graph, op: Operator) -> Entries | None:
@@ -262,7 +264,7 @@ def _clip(graph: Graph, op: Operator) -> Entries | None:
             bounds[slot - 1] = entries[0].value
     if data is None or any(e.value is None for e in data):
         return None
-    return [Entry(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
+    return [ShapeNumber(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
 
 
 def _range(graph: Graph, op: Operator) -> Entries | None:
@@ -272,7 +274,7 @@ def _range(graph: Graph, op: Operator) -> Entries | None:
     start, stop, step = (int(p[0].value or 0) for p in parts if p)
     if step == 0 or len(range(start, stop, step)) > LONGEST:
         return None
-    return [Entry(k) for k in range(start, stop, step)]
+    return [ShapeNumber(k) for k in range(start, stop, step)]
 
 
 def _product(graph: Graph, op: Operator) -> Entries | None:
@@ -281,7 +283,7 @@ def _product(graph: Graph, op: Operator) -> Entries | None:
         return None
     if any(e.value is None for e in data):
         return [_of_sizes(product(dim_of(graph, e) for e in data), data)]
-    return [Entry(math.prod(int(e.value or 0) for e in data))]
+    return [ShapeNumber(math.prod(int(e.value or 0) for e in data))]
 
 
 _EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {

@@ -10,26 +10,18 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.graph import Operator
+from conet_graph.ir.operators import PRIVATE_ELEMENTWISE, WEIGHTED, WeightedOperator, is_turned
 from conet_graph.ir.schemas import EARLY, STILL_RUN
 
-# Data inputs, by slot, of ONNX Runtime's quantised element-wise operators (contrib operator docs).
+# Operators whose output has the shape of the inputs at these slots, broadcast together.
 _SAME_SHAPE = {
-    "QLinearSigmoid": (0,),
-    "QLinearLeakyRelu": (0,),
+    **PRIVATE_ELEMENTWISE,
     "QLinearSoftmax": (0,),
-    "QLinearAdd": (0, 3),
-    "QLinearMul": (0, 3),
-    "Gelu": (0,),
-    "FastGelu": (0,),
-    "QuickGelu": (0,),
-    "BiasGelu": (0, 1),
     "BiasSoftmax": (0,),
-    "BiasAdd": (0, 1, 2),
     "Quant": (0,),
     "BipolarQuant": (0,),
     "QuantizeLinear": (0,),
     "DequantizeLinear": (0,),
-    "Silu": (0,),
     "SkipLayerNormalization": (0,),
     "SkipSimplifiedLayerNormalization": (0,),
 }
@@ -45,14 +37,9 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
         if len(slots) == 1:
             return [helper.make_node("Identity", [ins[slots[0]]], out)]
         return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
-    if op.op_type in ("FusedConv", "NhwcFusedConv"):
-        return None if op.op_type == "NhwcFusedConv" else [_plain(op, "Conv", ins[:3])]
-    if op.op_type in ("FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"):
-        plain = not any(op.attr(a, 0) for a in ("transA", "transB", "transBatchA", "transBatchB"))
-        return [helper.make_node("MatMul", ins[:2], out)] if plain else None
-    if op.op_type in ("FusedGemm", "QGemm"):
-        pair = ins[:2] if op.op_type == "FusedGemm" else [ins[0], ins[3]]
-        return [_plain(op, "Gemm", pair)]
+    record = WEIGHTED.get(op.op_type)
+    if record is not None:
+        return _plain_layer(op, record)
     if op.op_type == "QLinearConcat":
         data = [ins[k] for k in range(2, len(ins), 3)]
         return [helper.make_node("Concat", data, out, axis=op.attr("axis", 1))]
@@ -61,6 +48,15 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
     if op.op_type == "QLinearAveragePool" and not op.attr("channels_last", 0):
         return [_plain(op, "AveragePool", ins[:1])]
     return None
+
+
+def _plain_layer(op: Operator, record: WeightedOperator) -> list[onnx.NodeProto] | None:
+    """The plain operator of a quantised or fused layer, without its bias, which no shape depends on."""
+    turned = is_turned(op, record.data) or is_turned(op, record.weight)
+    batch_turned = op.attr("transBatchA", 0) or op.attr("transBatchB", 0)
+    if record.plain == "MatMul" and (turned or batch_turned):
+        return None
+    return [_plain(op, record.plain, [op.input(record.data), op.input(record.weight)])]
 
 
 _KEPT_ATTRS = {
@@ -79,7 +75,7 @@ _KEPT_ATTRS = {
 
 def _plain(op: Operator, op_type: str, inputs: list[str]) -> onnx.NodeProto:
     node = helper.make_node(op_type, inputs, op.outputs[:1])
-    node.attribute.extend(a for a in op.proto.attribute if a.name in _KEPT_ATTRS[op_type])
+    node.attribute.extend(a for a in op.proto.attribute if a.name in _KEPT_ATTRS.get(op_type, ()))
     return node
 
 

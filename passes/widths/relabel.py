@@ -279,17 +279,41 @@ class Labels(Tracker):
         """
         if use in self.evaluated:
             return [Share(weight, axis, use, False)]
+        why = self._normaliser(weight, axis)
         try:
-            found = list(shares(self, weight, axis, use))
+            found = [] if why else list(shares(self, weight, axis, use))
         except NotShared as refusal:
-            if not computable(self.graph, weight):
-                why = f"would count copied channels several times, through {refusal} of its weight"
-                raise self._refusal(op, why, self.axis(weight, axis)) from None
+            why = str(refusal)
+        if why and not computable(self.graph, weight):
+            told = f"would count copied channels several times, through {why} of its weight"
+            raise self._refusal(op, told, self.axis(weight, axis))
+        if why:
             self.evaluated.add(use)
             found = [Share(weight, axis, use, False)]
         # One sum has one way of sharing out.
         whole = any(share.whole for share in found)
         return [replace(share, whole=whole) for share in found]
+
+    def _normaliser(self, weight: str, axis: int) -> str:
+        """The operator behind a weight that looks across copied channels on an axis of it; "" for none."""
+        classes = self.classes_on(weight, axis)
+        copied = classes[self.copies[classes] > 1]
+        pending, seen = [weight], set[str]()
+        while pending:
+            op = self.graph.producers.get(pending.pop())
+            if op is None:
+                continue
+            if op.index in self.mixing and np.isin(copied, self._mixed_by(op)).any():
+                return op.op_type
+            fresh = [name for name in op.inputs if name not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return ""
+
+    def _mixed_by(self, op: Operator) -> Ids:
+        """The classes that an operator looks across."""
+        axes = [axis for mixing, axis in self.units.mixes if mixing is op]
+        return self.units.classes[np.concatenate(axes)]
 
     def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""

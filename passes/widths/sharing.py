@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import is_turned
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids
 
@@ -170,8 +171,7 @@ def _matrices(laid: Laid, op: Operator, value: str, axis: int) -> Places:
     rank = len(laid.axes(value))
     if rank != 2 or len(laid.axes(op.input(0))) != 2 or len(laid.axes(op.input(1))) != 2:
         raise NotShared(op.op_type)
-    turned = bool(op.attr("transA" if axis == 0 else "transB", 0))
-    found = [(axis, 1 - axis if turned else axis)]
+    found = [(axis, 1 - axis if is_turned(op, axis) else axis)]
     if op.input(2):
         raise NotShared(op.op_type)
     return found

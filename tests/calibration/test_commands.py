@@ -13,8 +13,11 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 import conet_graph as cg
+from conet_graph.calibration.inputs import open_calibration
 from conet_graph.cli import run
+from conet_graph.ir.load import load_model
 from conet_graph.models import digits
+from conet_graph.passes import analysed
 from tests.helpers.small_networks import answers
 
 SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
@@ -109,3 +112,51 @@ def test_a_checkpoint_gets_the_refitted_tensors(tmp_path: Path, capsys: pytest.C
         run(["apply", str(plan), str(tmp_path / "weights.pt"), "-o", str(tmp_path / "new.safetensors")]) == 0
     )
     assert first in capsys.readouterr().err
+
+
+def test_images_get_the_colours_that_are_named(tmp_path: Path) -> None:
+    graph = analysed(load_model(SAMPLE))
+    (name,) = graph.inputs
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8), np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels)
+    found = open_calibration(str(tmp_path / "data.npz"), graph, 24, colours=((0.5,), (0.25,)))
+    runs = np.concatenate([feed[name] for feed in (*found.fit, *found.aside)])
+    wanted = (pixels[:, None] / 255 - 0.5) / 0.25
+    assert sorted(runs.sum((1, 2, 3))) == pytest.approx(sorted(wanted.sum((1, 2, 3))), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--mean", "0.5", "--std", "0.2"), "are for images"),
+        (("--mean", "0.5"), "go together"),
+    ],
+)
+def test_colours_without_images_are_refused(
+    options: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "rewrite",
+        str(SAMPLE),
+        "-o",
+        str(tmp_path / "slim.onnx"),
+        "--macs",
+        "0.5",
+        "--calibrate",
+        "digits",
+    ]
+    assert run([*argv, *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_page_draws_what_each_width_loses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    assert run(["analyze", str(SAMPLE), "--html", str(page), "--calibrate", "digits"]) == 0
+    free = [g for g in cg.analyze(cg.load(SAMPLE)).to_dict()["groups"] if g["free"]]
+    text = page.read_text("utf-8")
+    assert "What a width loses" in text
+    assert text.count('<svg class="curve"') == len(free)
+    for group in free:
+        assert f"<title>{group['id']}: " in text
+    assert run(["analyze", str(SAMPLE), "--calibrate", "digits"]) == 2
+    assert "--html FILE" in capsys.readouterr().err

@@ -21,7 +21,8 @@ def network(body: str, weights: Mapping[str, Array], opset: int = 17) -> LoadedM
     text = f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}'
     model = parser.parse_model(text)
     for name, array in weights.items():
-        array = array if array.dtype.kind in "iu" or array.dtype == np.float16 else array.astype(np.float32)
+        kept = array.dtype.kind in "iu" or array.dtype.itemsize == 2
+        array = array if kept else array.astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     onnx.checker.check_model(model)
     return LoadedModel(model)

@@ -80,15 +80,21 @@ def test_low_rank_weight_is_cut_through_its_factors() -> None:
     assert (slim.shape("left"), slim.shape("right")) == ((4, 3), (3, 4))
 
 
+STANDARDISED = {
+    "centred": "mean = ReduceMean<axes=[1,2,3]>(w) wn = Sub(w, mean)",
+    "standardised": "mean = ReduceMean<axes=[1,2,3]>(w) c = Sub(w, mean) sq = Mul(c, c)"
+    " var = ReduceMean<axes=[1,2,3]>(sq) std = Sqrt(var) wn = Div(c, std)",
+    "divided by its mean": "size = Abs(w) mean = ReduceMean<axes=[1,2,3]>(size) wn = Div(w, mean)",
+}
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_standardised_weights_are_held_as_the_numbers_they_are(scale: float) -> None:
+@pytest.mark.parametrize("kind", STANDARDISED)
+def test_standardised_weights_are_held_as_the_numbers_they_are(kind: str, scale: float) -> None:
     """At another width the same mean would be another number, and the weights others than were trained."""
-    net = parsed(
-        f"{IMAGE}<{WEIGHTS}, int64[3] inner = {{1, 2, 3}}>"
-        f"{{mean = ReduceMean<axes=[1,2,3]>(w) wn = Sub(w, mean) {TAIL}"
-    )
-    made = rewidthed(net, scale=scale)
+    made = rewidthed(parsed(f"{IMAGE}<{WEIGHTS}>{{{STANDARDISED[kind]} {TAIL}"), scale=scale)
     assert made.plan.exact
+    assert not made.plan.kept
     assert [node.op_type for node in made.proto.graph.node].count("ReduceMean") == 0
     assert "w" not in made.arrays()
 

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from conet_graph.bridge.batch.held import OWN, Held
 from conet_graph.bridge.batch.seen import Direct, Rules, Seen
-from conet_graph.ir.op_table import enter as rule
-from conet_graph.ir.operators import MICROSOFT
+from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import BROADCASTING, CURVES, MICROSOFT, is_turned
 
 RULES: Rules = {}
 
-_POSITION_BY_POSITION = (
-    *("Abs", "Acos", "Acosh", "Add", "Affine", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift"),
-    *("BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip"),
-    *("Cos", "Cosh", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"),
-    *("GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less"),
-    *("LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow"),
-    *("Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus"),
-    *("Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor"),
-)
 _LAST_ALIGNED_BY_ATTRIBUTE = 6
 
 
-@rule(RULES, *_POSITION_BY_POSITION)
-@rule(RULES, "BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=MICROSOFT)
+@handles(RULES, *CURVES, *BROADCASTING, "Affine")
+@handles(RULES, "BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=MICROSOFT)
 def position_by_position(seen: Seen) -> Direct | None:
     """All images at the same place, and what they share is broadcast along it."""
     slots, batched = seen.slots(), seen.batched()
@@ -67,7 +58,7 @@ def _all_at(seen: Seen, from_end: int, length: int, rank: int) -> Direct | None:
     return Direct(inputs, Held(from_end + rank, length))
 
 
-@rule(RULES, "MatMul")
+@handles(RULES, "MatMul")
 def matmul(seen: Seen) -> Direct | None:
     """Rows, columns or whole matrices for each image; never along what is summed."""
     left, right = seen.rank(0), seen.rank(1)
@@ -105,19 +96,19 @@ def _product_at(seen: Seen, slot: int, held: Held) -> Direct | None:
     return Direct({slot: held}, held)
 
 
-@rule(RULES, "Gemm")
-@rule(RULES, "FusedGemm", domain=MICROSOFT)
+@handles(RULES, "Gemm")
+@handles(RULES, "FusedGemm", domain=MICROSOFT)
 def gemm(seen: Seen) -> Direct | None:
     """Rows of the first matrix are images; one row is added to all of them."""
     length = seen.length(0, 0)
-    if seen.batched() != [0] or seen.attr("transA", 0) or length is None:
+    if seen.batched() != [0] or is_turned(seen.op, 0) or length is None:
         return None
     if 2 in seen.slots() and (seen.rank(2) is None or (seen.rank(2) == 2 and seen.length(2, 0) != 1)):
         return None
     return Direct({0: Held(0, length)}, Held(0, length))
 
 
-@rule(RULES, "Einsum")
+@handles(RULES, "Einsum")
 def einsum(seen: Seen) -> Direct | None:
     """The letter along which the images lie is in the result, and in nothing that they share."""
     terms, arrow, result = str(seen.attr("equation")).replace(" ", "").partition("->")
@@ -138,7 +129,7 @@ def einsum(seen: Seen) -> Direct | None:
     return None
 
 
-@rule(RULES, "QuantizeLinear", "DequantizeLinear")
+@handles(RULES, "QuantizeLinear", "DequantizeLinear")
 def quantiser(seen: Seen) -> Direct | None:
     """One scale for all, or one along another axis."""
     held, rank = seen.at(0), seen.rank(0)

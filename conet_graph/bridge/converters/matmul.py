@@ -7,18 +7,19 @@ from torch import fx, nn
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import is_turned
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "MatMul")
+@handles(CONVERTERS, "MatMul")
 def matmul(site: Site) -> fx.Node:
     """As numpy's."""
     return site.call(torch.matmul, site.x(0), site.x(1))
 
 
-@converter(CONVERTERS, "Gemm")
+@handles(CONVERTERS, "Gemm")
 def gemm(site: Site) -> fx.Node:
     """A linear module where that says the same, else the formula alpha A B + beta C."""
     if _is_linear(site):
@@ -27,16 +28,16 @@ def gemm(site: Site) -> fx.Node:
         slots = {"weight": 1, "bias": 2} if site.has(2) else {"weight": 1}
         return site.module(module, site.x(0), **slots)
     alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
-    turned = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    turned = is_turned(site.op, 0), is_turned(site.op, 1)
     return site.call(general_product, site.x(0), site.x(1), site.x(2), alpha, beta, turned)
 
 
 def _is_linear(site: Site) -> bool:
-    plain = site.attr("alpha", 1.0) == 1.0 and site.attr("beta", 1.0) == 1.0 and not site.attr("transA", 0)
+    plain = site.attr("alpha", 1.0) == 1.0 and site.attr("beta", 1.0) == 1.0 and not is_turned(site.op, 0)
     bias = site.builder.graph.constants.get(site.op.input(2))
     weight = site.builder.graph.constants.get(site.op.input(1))
     has_bias = bias is not None and weight is not None and bias.dims == weight.dims[:1]
-    return plain and bool(site.attr("transB", 0)) and weight is not None and (has_bias or not site.has(2))
+    return plain and is_turned(site.op, 1) and weight is not None and (has_bias or not site.has(2))
 
 
 def general_product(
@@ -55,7 +56,7 @@ def general_product(
     return product + (c if beta == 1 else beta * c)
 
 
-@converter(CONVERTERS, "Einsum")
+@handles(CONVERTERS, "Einsum")
 def einsum(site: Site) -> fx.Node:
     """PyTorch reads the same equations."""
     return site.call(torch.einsum, str(site.attr("equation")).replace(" ", ""), *site.inputs())

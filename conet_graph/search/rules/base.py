@@ -70,7 +70,12 @@ class Rule(ABC):
 
     def warnings(self) -> list[str]:
         """What to say before the first trial: what these settings cannot find out."""
-        return []
+        if not self.decides_by_test:
+            return []
+        return [
+            f"The rule {self.settings.rule} decides by the test part of the data: judge what it finds by"
+            " other images."
+        ]
 
     def remarks(self, trial: int, states: States) -> list[str]:
         """What to say after a trial."""

@@ -56,6 +56,17 @@ def best_moves(worth: Numbers, price: Numbers, most: Numbers) -> Numbers:
     return changes
 
 
+def along_budgets(wished: Numbers, price: Numbers) -> Numbers:
+    """The part of some changes that takes nothing from any budget and leaves nothing of it, to first order.
+
+    >>> along_budgets(np.array([1.0, 0.0]), np.array([[0.5, 0.5]])).round(3).tolist()
+    [0.5, -0.5]
+    """
+    rates = np.linalg.lstsq(price @ price.T, price @ wished, rcond=None)[0]
+    kept: Numbers = wished - price.T @ rates
+    return kept
+
+
 def _projected(worth: Numbers, price: Numbers) -> Numbers:
     """The nearest changes to ``worth`` that pass no budget; any of them may be the ones that bind."""
     budgets = range(len(price))

@@ -9,22 +9,38 @@ import numpy as np
 from conet_graph.ir.errors import BadUsage
 from conet_graph.search.algorithm import EXPAND, SHRINK, STAY, SizeState
 from conet_graph.search.rules.base import Rule, States
-from conet_graph.search.rules.exchange import Numbers, best_moves, prices
+from conet_graph.search.rules.exchange import Numbers, along_budgets, best_moves, prices
 from conet_graph.trials.randomness import seed_of
 
 # How far the worths are drawn to 0: as by so many pairs that moved one size and saw no difference.
 RIDGE = 1.0
+# Below it a change of widths is rounding.
+TINY = 1e-9
 Widths = dict[str, int]
+
+
+def trials_of(sizes: int, rounds: int = 1) -> int:
+    """How many trials some rounds of pairs take, with the last one of what they found.
+
+    >>> trials_of(6), trials_of(8), trials_of(12), trials_of(6, rounds=2)
+    (15, 15, 31, 29)
+    """
+    return rounds * 2 * (_order(sizes) - 1) + 1
+
+
+def _order(sizes: int) -> int:
+    """Of the orthogonal design for so many sizes: a power of two."""
+    return 1 << max(1, (sizes - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Pairs(Rule):
-    """Half of the sizes a step wider and the others a step narrower, against the opposite, at equal budget.
+    """Half of the sizes wider and the others narrower, against the opposite, at equal budget.
 
     Both networks of a pair are trained from fresh weights with the same seed; the difference of their losses
-    is what their widths make of it. A round of pairs, its signs those of an orthogonal design, gives every
-    size's worth by least squares, and the widths move by the best exchange within the budgets. The last
-    trial trains what was found.
+    is what their widths make of it. The signs of a round of pairs are an orthogonal design, less what would
+    take from a budget or leave some of it. A round gives every size's worth by least squares, and the widths
+    move by the best exchange within the budgets. The last trial trains what was found.
     """
 
     needs_budget = True
@@ -37,7 +53,7 @@ class Pairs(Rule):
         from scipy.linalg import hadamard
 
         count = len(self.network.sizes)
-        order = 1 << max(1, (count - 1).bit_length())
+        order = _order(count)
         # The first row, all of one sign, would scale all sizes alike, which the budget takes back.
         object.__setattr__(self, "_signs", hadamard(order)[1:, order - count :].astype(np.float64))
 
@@ -65,19 +81,19 @@ class Pairs(Rule):
 
     def warnings(self) -> list[str]:
         """That there are too few trials for one round."""
-        needed = 2 * len(self._signs) + 1
-        if self.settings.search.trials >= needed:
-            return []
-        return [f"A round of pairs and what it finds take {needed} trials; this search has fewer."]
+        needed, told = trials_of(len(self.network.sizes)), super().warnings()
+        if self.settings.search.trials < needed:
+            told.append(f"A round of pairs and what it finds take {needed} trials; this search has fewer.")
+        return told
 
     def _tried(self, base: States, trial: int) -> Widths:
         """The widths of a trial around a base, within the budgets."""
-        signs = self._signs[trial // 2 % len(self._signs)] * (1 if trial % 2 == 0 else -1)
-        step = np.log1p(self.settings.search.phi)
-        wished = {
-            name: state.width * float(np.exp(sign * step))
-            for (name, state), sign in zip(base.items(), signs, strict=True)
-        }
+        widths = {name: state.width for name, state in base.items()}
+        signs = self._signs[trial // 2 % len(self._signs)]
+        changes = along_budgets(signs, prices(self.network, widths, self.limits))
+        step = np.log1p(self.settings.search.phi) * (1 if trial % 2 == 0 else -1)
+        factors = np.exp(changes / max(np.abs(changes).max(), TINY) * step).tolist()
+        wished = {name: width * factor for (name, width), factor in zip(widths.items(), factors, strict=True)}
         return {name: state.width for name, state in self.spent(wished, base, base).items()}
 
     def _seen(self, trial: int) -> tuple[Numbers, float]:

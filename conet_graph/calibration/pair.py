@@ -1,0 +1,111 @@
+"""A network and its narrowed form, run side by side: what reaches each layer, and what it is to put out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from conet_graph.calibration.places import Meeting, meeting, through_norm
+from conet_graph.calibration.rectified import Bounds, bounds_behind
+from conet_graph.calibration.stages import Array, Feeds, Stages
+from conet_graph.ir.graph import Graph
+from conet_graph.ir.operators import RECURRENT
+from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.widths.relabel import old_positions
+from conet_graph.passes.widths.rewidth import Layout, with_constants
+
+
+class Pair:
+    """The original (``old``) and the narrowed network (``new``), both in stages, on the same inputs."""
+
+    def __init__(self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds) -> None:
+        """Cut both at their layers.
+
+        Args:
+            graph: the analysed original.
+            layout: of the narrowed network.
+            model: the narrowed network.
+            feeds: inputs, a dict for each run.
+
+        """
+        self.graph, self.layout = graph, layout
+        layers: list[Layer] = graph.result(LAYERS)
+        starts = [layer.op.index for layer in layers]
+        self.meetings = {layer.op.index: meeting(graph, layer) for layer in layers}
+        wanted = [
+            value for layer in layers for value in (layer.op.input(layer.data_slot), layer.op.outputs[0])
+        ]
+        sums = {m.total for m in self.meetings.values() if m is not None}
+        self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
+        self.new = Stages(model, starts, feeds, graph.folder, wanted)
+        self.known_places: dict[tuple[str, int], Ids | None] = {}
+
+    def untouched(self, layer: Layer) -> bool:
+        """Whether the same reaches a layer as in the original, channels and all."""
+        value = layer.op.input(layer.data_slot)
+        old, new = self.old.values.get(value), self.new.values.get(value)
+        if old is None or new is None:
+            return False
+        return all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+
+    def bounds(self, layer: Layer) -> Bounds | None:
+        """What a rectifier behind the layer, or behind the sum it ends in, cuts off."""
+        met = self.met(layer)
+        if met is None:
+            return bounds_behind(self.graph, layer.op.outputs[0])
+        return None if met.norm is not None else bounds_behind(self.graph, met.total)
+
+    def met(self, layer: Layer) -> Meeting | None:
+        """The sum that a layer ends in, where the other summand is there already."""
+        met: Meeting | None = self.meetings[layer.op.index]
+        if met is None or met.other not in self.new.values or met.total not in self.old.values:
+            return None
+        return met
+
+    def input(self, layer: Layer, k: int) -> Array:
+        """What reaches a layer; as it was in the original where the way there is still to be fitted."""
+        value = layer.op.input(layer.data_slot)
+        if value in self.new.values:
+            return self.new.values[value][k]
+        return self.kept(value, self.old.values[value][k])
+
+    def target(self, layer: Layer, k: int) -> Array:
+        """What a layer is to put out in the narrowed network, for one feed."""
+        op = layer.op
+        if op.op_type in RECURRENT:
+            return self._recurrent_target(layer, k)
+        plain = self.kept(op.outputs[0], self.old.values[op.outputs[0]][k])
+        met = self.met(layer)
+        if met is None:
+            return plain
+        total = self.kept(met.total, self.old.values[met.total][k])
+        rest: Array = total - self.new.values[met.other][k]
+        return rest if met.norm is None else through_norm(rest, met.norm, self.new, plain)
+
+    def _recurrent_target(self, layer: Layer, k: int) -> Array:
+        op = layer.op
+        weight = self.old.weight(self.old.nodes[op.index].input[layer.weight_slot])
+        made: Array = self.old.values[op.input(layer.data_slot)][k] @ weight.reshape(-1, weight.shape[2]).T
+        return made
+
+    def kept(self, value: str, array: Array) -> Array:
+        """The channels of an original's value that the narrowed network has, in its order."""
+        for axis in range(len(self.layout.labels.values.get(value, []))):
+            index = self.places_of(value, axis)
+            if index is not None:
+                array = np.take(array, index, axis=axis)
+        return array
+
+    def places_of(self, value: str, axis: int) -> Ids | None:
+        """The old position of each new one on an axis of a value; None where all stay."""
+        labels, key = self.layout.labels, (value, axis)
+        if key not in self.known_places:
+            tokens = labels.values[value][axis] if value in labels.values else 0
+            self.known_places[key] = None
+            if not isinstance(tokens, int) and not isinstance(labels.units.values[value][axis], int):
+                old = labels.old_classes(value, axis)
+                index = old_positions(old, labels.labels(tokens))
+                if len(index) != len(old) or not np.array_equal(index, np.arange(len(index))):
+                    self.known_places[key] = index
+        return self.known_places[key]
