@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,9 @@ class Judge:
         return found if np.isfinite(found) else float("inf")
 
     def _opened(self, model: onnx.ModelProto) -> Any:
-        return opened(asked(in_float32(whole(model, self.folder)), self.values))
+        model = in_float32(whole(model, self.folder))
+        with _giving(model, self.values):
+            return opened(model)
 
     def _answers(self, session: Any) -> list[list[Array]]:
         names = {i.name for i in session.get_inputs()}
@@ -118,10 +121,27 @@ def asked(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     """A model with other outputs."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    known = {o.name: o for o in model.graph.output}
-    del made.graph.output[:]
-    made.graph.output.extend(known.get(v) or onnx.ValueInfoProto(name=v) for v in values)
+    _set_outputs(made, values)
     return made
+
+
+@contextmanager
+def _giving(model: onnx.ModelProto, values: Sequence[str]) -> Iterator[None]:
+    """Let a model have other outputs for a while: a copy would hold its weights twice."""
+    own = list(model.graph.output)
+    _set_outputs(model, values)
+    try:
+        yield
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(own)
+
+
+def _set_outputs(model: onnx.ModelProto, values: Sequence[str]) -> None:
+    known = {o.name: o for o in model.graph.output}
+    wanted = [known.get(v) or onnx.ValueInfoProto(name=v) for v in values]
+    del model.graph.output[:]
+    model.graph.output.extend(wanted)
 
 
 def _square(array: Array) -> float:
