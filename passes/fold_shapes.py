@@ -44,14 +44,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (
-            inline_branches,
-            split_sequences,
-            write_full_gathers,
-            gather_rows,
-            pad_in_pools,
-            write_means,
-        ):
+        for rewrite in PLAIN_FORMS:
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
