@@ -21,15 +21,19 @@ def rows_of(path: Path) -> list[Row]:
         return [row for row in csv.DictReader(file) if row["macs"]]
 
 
-def table(rows: list[Row]) -> str:
-    """Markdown: a method a line, a network and share a column, means over seeds."""
-    cases = sorted({(r["network"], r["samples"], -float(r["asked"])) for r in rows})
-    found: dict[str, dict[tuple[str, str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in rows:
-        found[r["method"]][r["network"], r["samples"], -float(r["asked"])].append(100 * float(r["accuracy"]))
-    head = " | ".join(f"{network}, {n} inputs, {-100 * share:.0f} %" for network, n, share in cases)
-    lines = [f"| method | {head} |", "|---|" + "---:|" * len(cases)]
-    for method, cells in found.items():
+def table(rows: list[Row], network: str) -> str:
+    """Markdown for one network: a method a line, inputs and share a column, means over seeds."""
+    mine = [row for row in rows if row["network"] == network]
+    cases = sorted({(int(r["samples"]), -float(r["asked"])) for r in mine})
+    found: dict[str, dict[tuple[int, float], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in mine:
+        found[r["method"]][int(r["samples"]), -float(r["asked"])].append(100 * float(r["accuracy"]))
+    head = " | ".join(f"{count} inputs, {-100 * share:.0f} %" for count, share in cases)
+    lines = [f"| {network} | {head} |", "|---|" + "---:|" * len(cases)]
+    for method in sorted(
+        found, key=lambda name: (not name.startswith("conet-graph"), list(found).index(name))
+    ):
+        cells = found[method]
         told = " | ".join(f"{mean(cells[case]):.1f}" if case in cells else "" for case in cases)
         lines.append(f"| {method} | {told} |")
     return "\n".join(lines)
@@ -80,7 +84,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--svg", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     rows = rows_of(chosen.rows)
-    print(table(rows))
+    print("\n\n".join(table(rows, network) for network in dict.fromkeys(row["network"] for row in rows)))
     draw(rows, chosen.svg)
 
 

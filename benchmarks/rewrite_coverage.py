@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 from exports import TooLarge, choices, networks, sentence, silence, written
 from numpy.typing import NDArray
 from rows import DATA, Row, Rows, put_summary
@@ -33,6 +34,7 @@ from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels
+from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import shared_evenly
 from conet_graph.verification.verification import verify
@@ -80,27 +82,32 @@ def random_widths(channels: Channels, seed: int) -> Copies:
 
 
 def attempt(graph: Graph, copies: Copies) -> dict[str, object]:
-    """Rewrite and verify: the verdict of ``equality``, and why it, or exactness, is not what it could be."""
+    """Rewrite and verify, the weights kept."""
     begun = time.perf_counter()
     try:
         plan, layout = planned(graph, copies, "keep", noise=False, seed=0)
-        report = verify(graph, rewritten(graph, plan, layout), plan, graph.folder)
+        found = verdict(graph, plan, copies, rewritten(graph, plan, layout))
     except Refused as error:
         return {"equality": "refused", "why": error}
     except Exception as error:  # any: a bug of ours, which one row shows and others survive
         return {"equality": "error", "why": sentence(error)}
-    verdict, _, why = report.equality.partition(": ")
+    return {**found, "seconds": time.perf_counter() - begun}
+
+
+def verdict(graph: Graph, plan: Plan, copies: Copies, made: onnx.ModelProto) -> dict[str, object]:
+    """The verdict of ``equality``, and why it, or exactness, is not what it could be."""
+    report = verify(graph, made, plan, graph.folder)
+    found, _, why = report.equality.partition(": ")
     kinds = Counter(reason.split(" ", 1)[0] for reason in report.inexact_because)
     told = [*report.failures, *[run["skipped"] for run in report.runs if "skipped" in run], why]
     told += [f"mixes channels: {', '.join(kinds)}"] if kinds else []
     told += [f"{len(plan.kept)} groups kept: {plan.kept[0].reason}"] if plan.kept else []
     return {
         "changed": changed(graph, copies, {group.id for group in plan.kept}),
-        "equality": verdict if report.ok else "failed",
+        "equality": found if report.ok else "failed",
         "exact": "yes" if report.exact else "no",
         "why": "; ".join(filter(None, told)),
         "difference": "" if report.largest_difference is None else report.largest_difference,
-        "seconds": time.perf_counter() - begun,
     }
 
 

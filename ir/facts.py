@@ -27,14 +27,14 @@ _GLOBAL_POOLS = frozenset({"GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"}
 
 
 @dataclass(frozen=True)
-class Facts:
+class Stated:
     """What is known of one value: its element type (0: unknown) and sizes (None: unknown)."""
 
     dtype: int = 0
     sizes: Sizes | None = None
 
 
-UNKNOWN = Facts()
+UNKNOWN = Stated()
 
 
 class Known:
@@ -44,22 +44,22 @@ class Known:
         self.opset = opset_of(proto.opset_import)
         self.local = {(f.domain, f.name) for f in proto.functions}
         self.proto = proto
-        self.values: dict[str, Facts] = {}
+        self.values: dict[str, Stated] = {}
         for value in proto.graph.input:
             tensor = value.type.tensor_type
             dims = tensor.shape.dim if tensor.HasField("shape") else None
             # -1 or 0 stands for "unknown" in some exporters' files.
             sizes = None if dims is None else tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
-            self.values[value.name] = Facts(tensor.elem_type, sizes)
+            self.values[value.name] = Stated(tensor.elem_type, sizes)
         for weight in proto.graph.initializer:
             self.values[weight.name] = _of(weight)
 
-    def of(self, name: str) -> Facts:
-        """Facts of one value."""
+    def of(self, name: str) -> Stated:
+        """What is stated of one value."""
         return self.values.get(name, UNKNOWN)
 
-    def input(self, op: Operator, slot: int) -> Facts:
-        """Facts of one input of an operator."""
+    def input(self, op: Operator, slot: int) -> Stated:
+        """What is stated of one input of an operator."""
         return self.of(op.input(slot))
 
     def walk(self) -> Iterator[Operator]:
@@ -107,18 +107,18 @@ class Known:
             dtype = ELEMENT_TYPES.get(formal.type_name) or (
                 bound.get(formal.type_name, 0) if formal.same else 0
             )
-            self.values[name] = Facts(dtype)
+            self.values[name] = Stated(dtype)
         first, made = op.outputs[0], self._made(op)
-        self.values[first] = Facts(made.dtype or self.of(first).dtype, made.sizes)
+        self.values[first] = Stated(made.dtype or self.of(first).dtype, made.sizes)
 
-    def _made(self, op: Operator) -> Facts:
+    def _made(self, op: Operator) -> Stated:
         """What a node says of its first output beyond the operator's description."""
         x = self.input(op, 0)
         if op.op_type == "Constant" and isinstance(value := op.attr("value"), onnx.TensorProto):
             return _of(value)
         if op.op_type == "Cast" and op.attr("to"):
-            return Facts(op.attr("to"), x.sizes)
-        return Facts(sizes=self._sizes(op, x.sizes))
+            return Stated(op.attr("to"), x.sizes)
+        return Stated(sizes=self._sizes(op, x.sizes))
 
     def _sizes(self, op: Operator, x: Sizes | None) -> Sizes | None:
         if op.op_type in _KEEP:
@@ -144,8 +144,8 @@ class Known:
         return (None, channels_of_weight(op, slot, weight)[1], *(None for _ in weight[2:]))
 
 
-def _of(tensor: onnx.TensorProto) -> Facts:
-    return Facts(tensor.data_type, tuple(tensor.dims))
+def _of(tensor: onnx.TensorProto) -> Stated:
+    return Stated(tensor.data_type, tuple(tensor.dims))
 
 
 def _type_name(dtype: int) -> str:

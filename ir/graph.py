@@ -133,7 +133,7 @@ _MEETS = {"sum": "summation", "concat": "concatenation"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ShapeNumber:
     """One number of a shape computed in the graph: its value if known, and where it comes from.
 
     ``source`` is ('const', name, position) for a number that stands in a constant, ('dim', value, axis)
@@ -159,7 +159,7 @@ class Graph:
     shapes: dict[str, Shape] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
     shapes_stale: bool = True
-    known: dict[str, list[Entry]] = field(default_factory=dict)
+    known: dict[str, list[ShapeNumber]] = field(default_factory=dict)
     told: dict[str, Shape] = field(default_factory=dict)
     _results: dict[Result[Any], Any] = field(default_factory=dict)
 
@@ -361,9 +361,9 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     node.attribute.append(made)
 
 
-def literals(name: str, array: np.ndarray[Any, Any]) -> list[Entry]:
+def literals(name: str, array: np.ndarray[Any, Any]) -> list[ShapeNumber]:
     """The numbers of a constant, each with the place where it stands."""
-    return [Entry(v, ("const", name, k)) for k, v in enumerate(array.reshape(-1).tolist())]
+    return [ShapeNumber(v, ("const", name, k)) for k, v in enumerate(array.reshape(-1).tolist())]
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -48,7 +48,7 @@ def _convolution(op: Operator, shape_of: ShapeOf) -> None:
     reads, makes = channels_of_weight(op, record.weight, weight)
     _gets(op, shape_of(record.data), 1, reads, name)
     if record.bias is not None:
-        _vector(op, shape_of, record.bias, makes)
+        _vector(op, record.bias, shape_of(record.bias), makes)
 
 
 def _product(op: Operator, shape_of: ShapeOf) -> None:
@@ -65,8 +65,8 @@ def _product(op: Operator, shape_of: ShapeOf) -> None:
         raise InvalidModel(f"Node {called(op.proto)} multiplies something that is no matrix.")
     _gets(op, left, 0 if is_turned(op, 0) else 1, reads, name)
     bias = shape_of(2)
-    if bias is not None and len(bias) == 1 and bias[0] != 1:
-        _vector(op, shape_of, 2, makes)
+    if bias is not None and tuple(bias) != (1,):
+        _vector(op, 2, bias, makes)
 
 
 def _normalization(op: Operator, shape_of: ShapeOf) -> None:
@@ -76,12 +76,11 @@ def _normalization(op: Operator, shape_of: ShapeOf) -> None:
         vector = shape_of(slot)
         if vector is not None and len(vector) == 1 and isinstance(vector[0], int):
             size = vector[0] if size is None else size
-            _vector(op, shape_of, slot, size)
+            _vector(op, slot, vector, size)
 
 
-def _vector(op: Operator, shape_of: ShapeOf, slot: int, wanted: int | None) -> None:
+def _vector(op: Operator, slot: int, shape: Sequence[object] | None, wanted: int | None) -> None:
     """Check that an input with one entry for each channel has that many."""
-    shape = shape_of(slot)
     if shape is None or wanted is None or len(shape) != 1 or shape[0] == wanted:
         return
     if isinstance(shape[0], int):

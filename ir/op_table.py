@@ -8,7 +8,7 @@ from typing import TypeVar
 Handler = TypeVar("Handler")
 
 
-def enter(
+def handles(
     table: dict[tuple[str, str], Handler], *op_types: str, domain: str = ""
 ) -> Callable[[Handler], Handler]:
     """Enter a function for operators into a family's table; a second one for an operator is an error."""

@@ -12,7 +12,7 @@ from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Constant, Operator, set_attribute
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor, channels_of_weight, weight_axes
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 
 Float64s = NDArray[np.float64]
 # What the fold may write: other types are quantised, or too coarse to take a factor.
@@ -68,7 +68,7 @@ def require_opset(edit: FileEdit) -> None:
         )
 
 
-def _fold(edit: FileEdit, layer: Made, norm: Made) -> None:
+def _fold(edit: FileEdit, layer: EditedNode, norm: EditedNode) -> None:
     affine = _factor_and_shift(edit, norm)
     if affine is None or not _is_layer(layer.op, edit):
         return
@@ -100,12 +100,12 @@ def _is_layer(op: Operator, edit: FileEdit) -> bool:
     return usual and not op.domain and op.input(0) not in edit.graph.constants
 
 
-def _is_own(edit: FileEdit, layer: Made, weight: Constant) -> bool:
+def _is_own(edit: FileEdit, layer: EditedNode, weight: Constant) -> bool:
     """Whether a weight is a plain one, and nobody else's."""
     return weight.tensor.data_type in PLAIN_FLOATS and edit.reads[layer.node.input[1]] == 1
 
 
-def _factor_and_shift(edit: FileEdit, norm: Made) -> tuple[Float64s, Float64s] | None:
+def _factor_and_shift(edit: FileEdit, norm: EditedNode) -> tuple[Float64s, Float64s] | None:
     """A normalisation as y = factor x + shift; None where it is not one, or its numbers are not fixed."""
     op = norm.op
     if any(norm.node.output[1:]) or op.attr("training_mode", 0) or not op.attr("spatial", 1):
@@ -146,7 +146,7 @@ def _scaled(op: Operator, weight: NDArray[Any], factor: Float64s) -> NDArray[Any
         return wide.astype(weight.dtype)
 
 
-def _bias(edit: FileEdit, layer: Made, channels: int) -> Float64s | None:
+def _bias(edit: FileEdit, layer: EditedNode, channels: int) -> Float64s | None:
     """What a layer adds to each channel; None where that cannot be known."""
     if not layer.op.input(2):
         return np.zeros(channels)
@@ -159,7 +159,7 @@ def _bias(edit: FileEdit, layer: Made, channels: int) -> Float64s | None:
     return np.broadcast_to(bias * bias_factor(layer.op), (channels,))
 
 
-def _set_bias(edit: FileEdit, layer: Made, norm: Made, bias: NDArray[Any]) -> None:
+def _set_bias(edit: FileEdit, layer: EditedNode, norm: EditedNode, bias: NDArray[Any]) -> None:
     """Store a layer's new bias: under its old name, else the normalisation's bias', where they are free."""
     node = layer.node
     own = [n for n in (*node.input[2:3], norm.node.input[2]) if n and edit.reads[n] == 1]

@@ -11,10 +11,10 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Dim, Entry, Graph, Operator, Shape, literals
+from conet_graph.ir.graph import Constant, Dim, Graph, Operator, Shape, ShapeNumber, literals
 from conet_graph.passes.plain_assignments import assign_slices
 from conet_graph.passes.plain_branches import inline_branches
-from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, unpick
+from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, write_full_gathers
 from conet_graph.passes.plain_means import write_means
 from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, evaluate
 
@@ -32,7 +32,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (inline_branches, split_sequences, unpick, assign_slices, write_means):
+        for rewrite in (inline_branches, split_sequences, write_full_gathers, assign_slices, write_means):
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -83,7 +83,7 @@ def _is_open(dim: Dim) -> bool:
     return dim is None or (isinstance(dim, str) and dim.startswith("unk__"))
 
 
-def _dim_of(graph: Graph, entry: Entry) -> Dim:
+def _dim_of(graph: Graph, entry: ShapeNumber) -> Dim:
     """The size that an entry of a shape stands for."""
     if entry.value is not None:
         return int(entry.value) if entry.value >= 0 else None
@@ -176,7 +176,7 @@ def _set_target(op: Operator, name: str) -> None:
         op.set_attr("allowzero", 0)  # a 0 of ours copies the input's size
 
 
-def _same_dim(graph: Graph, entry: Entry, value: str, axis: int) -> bool:
+def _same_dim(graph: Graph, entry: ShapeNumber, value: str, axis: int) -> bool:
     """Whether a run-time dimension is the one of ``value`` at ``axis``."""
     if entry.source is None or entry.source[0] != "dim":
         return False

@@ -8,7 +8,7 @@ from onnx import helper
 
 from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.operators import channels_of_weight
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 from conet_graph.passes.edits.normless import lost_batchnorm
 from conet_graph.passes.fold_batchnorm import require_opset
 
@@ -53,7 +53,7 @@ def _norms(model: LoadedModel) -> int:
     return sum(node.op_type == "BatchNormalization" for node in model.proto.graph.node)
 
 
-def _insert(edit: FileEdit, conv: Made) -> None:
+def _insert(edit: FileEdit, conv: EditedNode) -> None:
     weight = edit.constant(conv, 1)
     assert weight is not None  # else lost_batchnorm had left it out
     _, channels = channels_of_weight(conv.op, 1, weight.dims)
@@ -81,7 +81,7 @@ def _insert(edit: FileEdit, conv: Made) -> None:
     edit.rename_output(conv, inputs[0])
 
 
-def _taken_bias(edit: FileEdit, conv: Made) -> str:
+def _taken_bias(edit: FileEdit, conv: EditedNode) -> str:
     """The name under which a convolution's bias can become a normalisation's; '' where it must stay."""
     bias = edit.constant(conv, 2)
     if bias is None or bias.tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):

@@ -82,7 +82,7 @@ def _expanded(graph: Graph, op: Operator) -> Shape | None:
     return tuple(named)
 
 
-def unpick(graph: Graph) -> bool:
+def write_full_gathers(graph: Graph) -> bool:
     """Write a Gather of all of a vector, in order, as Reshape; whether there was any.
 
     torch writes ``as_strided`` of a tensor so, with the places of its elements as the index.

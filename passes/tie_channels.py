@@ -10,7 +10,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, summed_axis
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channels_of_weight, summed_axis
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.distinct import distinct
@@ -38,12 +38,17 @@ class Group:
 
 @dataclass
 class Channels:
-    """The solved channels of a network: what ``tie_channels`` leaves in ``CHANNELS``."""
+    """The solved channels of a network: what ``tie_channels`` leaves in ``CHANNELS``.
+
+    ``fixed`` has the ids of sizes on the sides of layers that never carried channels, such as the network's
+    input, by why they are frozen and how wide they are; they go on where the groups' end.
+    """
 
     units: Units
     groups: list[Group]
     group_of_class: Ids
     layer_axes: dict[int, tuple[Ids | None, Ids | None]]
+    fixed: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def groups_on(self, classes: Ids | None) -> list[Group]:
         """The groups on an axis, in order of appearance."""
@@ -192,7 +197,19 @@ def _channels(graph: Graph, units: Units) -> Channels:
     _number_groups(channels, layers, signature)
     _fill_groups(channels, layers, touched)
     _join_sizes(channels, layers)
+    _name_fixed_sizes(channels, layers)
     return channels
+
+
+def _name_fixed_sizes(channels: Channels, layers: list[Layer]) -> None:
+    units = channels.units
+    for layer in layers:
+        shape = units.graph.shape(layer.op.input(layer.weight_slot))
+        widths = (None, None) if shape is None else channels_of_weight(layer.op, layer.weight_slot, shape)
+        for axis, width in zip((in_axis(units, layer), out_axis(units, layer)), widths, strict=True):
+            if isinstance(axis, int):
+                number = len(channels.groups) + len(channels.fixed)
+                channels.fixed.setdefault((units.reasons[axis], width or 0), f"g{number}")
 
 
 def signatures(axes: Iterable[Ids], count: int) -> Ids:

@@ -10,10 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import conet_graph
 import conet_graph as cg
-from conet_graph.analysis.analysis import analyze
+from conet_graph.analysis.analysis import analysis_of, analyze
 from conet_graph.analysis.explain import explain
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.load import LoadedModel
+from conet_graph.ir.text import to_text
 from conet_graph.passes import analysed
 
 
@@ -70,6 +71,23 @@ def test_groups_layers_and_edges() -> None:
     assert layers["stem"].kernel == (1, 1)
     assert (found.edges.conv, found.edges.non_conv) == (3, 4)
     assert ("depthwise.weight", 0, 8) in [(p.tensor, p.axis, p.count) for p in free[0].places]
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_frozen_size_without_channels_has_one_name_everywhere(group: int) -> None:
+    """The network's input: in the text, whether its weight has all of the size or a group's part of it."""
+    loaded = model(
+        [conv("a", "x", "h", group), conv("b", "h", "y")],
+        [weight("a.weight", 6, 3 // group, 3, 3), weight("b.weight", 4, 6, 3, 3)],
+        ["y"],
+    )
+    graph = analysed(loaded)
+    found = analysis_of(graph)
+    (entry,) = [g for g in found.groups if g.reason == "graph input 'x'"]
+    assert found.layers[0].in_groups == (entry.id,)
+    text = to_text(graph)
+    assert f"{3 // group}:{entry.id},3,3]" in text
+    assert f"group {entry.id} width=3 frozen: graph input 'x'" in text
 
 
 def test_every_side_of_every_layer_is_free_or_frozen_for_a_reason() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from golden_text import filled
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from conet_graph.ir.graph import Graph
@@ -17,8 +21,11 @@ from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.verification.report import Report
 from conet_graph.verification.verification import verify
 
+Array = NDArray[Any]
+
 FRAME = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => ({outputs})
 <float[8,3,3,3] k, float[8,8,3,3] l, float[4,8,3,3] m, float[4,8,1,1] s1, float[8,4,1,1] s2,
+ float[4] b1, float[8] b2, float[1,8,1,1] shift,
  float[4,6] second, float[6,2] third,
  float far = {{-{far}.0}}, float half = {{0.5}}, bool yes = {{1}}, int64[3] rows = {{1, 4, -1}}> {{
     a = Conv<pads = [1, 1, 1, 1]>(x, k)
@@ -114,6 +121,78 @@ def test_a_fault_before_a_sleeping_output_is_seen(kind: str, weight: str) -> Non
     found = with_fault(ASLEEP[kind](), 0.5, weight, 0.01)
     assert not found.ok
     assert found.equality == "failed"
+
+
+def altered(model: onnx.ModelProto, weight: str, change: Callable[[Array], None]) -> onnx.ModelProto:
+    """The model with another value of a weight."""
+    tensor = next(t for t in model.graph.initializer if t.name == weight)
+    array = numpy_helper.to_array(tensor).copy()
+    change(array)
+    tensor.CopyFrom(numpy_helper.from_array(array, weight))
+    return model
+
+
+def unheard(array: Array) -> None:
+    """No output hears the inputs 0, 2 and 4."""
+    array[:, [0, 2, 4]] = 0
+
+
+def silent(array: Array) -> None:
+    """The outputs 1 and 3 are zero, but for a bias."""
+    array[[1, 3]] = 0
+
+
+def below(array: Array) -> None:
+    """More is subtracted from the channels 0, 3 and 6 than they can be."""
+    array[:, [0, 3, 6]] = 2
+
+
+# Channels that change nothing go first, and what stands around them is compared all the same.
+DEAD = {
+    "unheard": lambda: altered(rounded(), "m", unheard),
+    "silent": lambda: altered(nothing_found(), "l", silent),
+    "never above zero": lambda: altered(
+        model_of(
+            "s = Sigmoid(b)\ne = Sub(s, shift)\nh = Relu(e)\nc = Conv<pads = [1, 1, 1, 1]>(h, m)\n"
+            "d = Add(c, far)\ny = Sign(d)",
+            1000,
+        ),
+        "shift",
+        below,
+    ),
+    "constant": lambda: altered(
+        model_of(
+            "e = Conv(b, s1, b1)\nf = Conv(e, s2, b2)\nc = Conv<pads = [1, 1, 1, 1]>(f, m)\n"
+            "d = Add(c, far)\ny = Sign(d)",
+            1000,
+        ),
+        "s1",
+        silent,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEAD)
+def test_a_sleeping_network_with_dead_channels_is_compared(kind: str) -> None:
+    graph, new, plan = at(DEAD[kind](), 0.5)
+    assert any(group.dead for group in plan.groups)
+    found = verify(graph, new, plan)
+    assert found.ok, found.failures
+    assert found.equality == "passed"
+    for weight in ("k", "l", "m"):
+        assert with_fault(DEAD[kind](), 0.5, weight, 0.01).equality == "failed"
+
+
+def zero_at_first() -> onnx.ModelProto:
+    """The last layer of a box head before training: zeros, whatever it reads."""
+    return altered(model_of("y = Conv<pads = [1, 1, 1, 1]>(b, m)"), "m", lambda array: array.fill(0))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_a_layer_of_zeros_gives_zeros_whatever_it_reads(scale: float) -> None:
+    graph, new, plan = at(zero_at_first(), scale)
+    assert verify(graph, new, plan).equality == "passed"
+    assert verify(graph, altered(new, "m", lambda array: array.fill(1e-3)), plan).equality == "failed"
 
 
 @pytest.mark.parametrize("far", [0, 8, 16])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conet_graph.analysis.frozen import frozen_parts
-from conet_graph.analysis.layers import Facts, facts, inner_facts, inner_nodes, layer_names, layers_of
+from conet_graph.analysis.layers import LayerFacts, facts, inner_facts, inner_nodes, layer_names, layers_of
 from conet_graph.costs.cost import Cost, LayerCost, cost, inner_parameters
 from conet_graph.costs.input_shapes import Counting
 from conet_graph.dead_channels.find import dead_channels
@@ -20,7 +20,7 @@ from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import CHANNELS, Group, in_axis, out_axis
+from conet_graph.passes.tie_channels import CHANNELS, in_axis, out_axis
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -235,7 +235,7 @@ class _Builder:
         self.names = layer_names(graph)
         self.frozen: dict[tuple[object, ...], _Frozen] = {}
         self.taken: set[str] = set()
-        self.next_id = len(self.channels.groups)
+        self.next_id = len(self.channels.groups) + len(self.channels.fixed)
         self.parts = frozen_parts(self.units)
         keys = np.stack([self.parts.reason, self.parts.signature])
         self.bundles, inverse = np.unique(keys, axis=1, return_inverse=True)
@@ -257,7 +257,7 @@ class _Builder:
             self._model(costs), self._groups(), tuple(layers), self._edges(), self._unsupported(), self.graph
         )
 
-    def _layer(self, layer: Layer, found: Facts, spent: LayerCost) -> LayerEntry:
+    def _layer(self, layer: Layer, found: LayerFacts, spent: LayerCost) -> LayerEntry:
         ins = self._side(layer, 0, in_axis(self.units, layer), found.in_channels)
         outs = self._side(layer, 1, out_axis(self.units, layer), found.out_channels)
         return _entry(found, ins, outs, spent)
@@ -265,7 +265,9 @@ class _Builder:
     def _side(self, layer: Layer, side: int, axis: Axis, width: int | None) -> tuple[str, ...]:
         """Ids of the groups on one side of a layer."""
         if isinstance(axis, int):
-            found = self._frozen_group((axis, width), None, self.units.reasons[axis])
+            reason = self.units.reasons[axis]
+            name = self.channels.fixed.get((reason, width or 0), "")
+            found = self._frozen_group((axis, width), name, reason)
             self._join(found, layer, side, width or 0)
             return (found.id,)
         groups = self.channels.groups
@@ -277,7 +279,7 @@ class _Builder:
                 ids[groups[number].id] = None
                 continue
             reason = self.units.reasons[int(self.bundles[0, bundle])]
-            found = self._frozen_group((number, bundle, ""), groups[number], reason)
+            found = self._frozen_group((number, bundle, ""), groups[number].id, reason, groups[number].size)
             self._join(found, layer, side, count)
             ids[found.id] = None
         return tuple(ids)
@@ -290,25 +292,23 @@ class _Builder:
         if layer.kind == "conv":
             (found.producers if side else found.consumers).append(name)
 
-    def _inner_layer(self, found: Facts, owner: str, size: int) -> LayerEntry:
+    def _inner_layer(self, found: LayerFacts, owner: str, size: int) -> LayerEntry:
         """A layer in a sub-graph: one frozen group of its own."""
         number = len(self.frozen)
-        made = self._frozen_group(("inside", number), None, f"inside the body of {owner}")
+        made = self._frozen_group(("inside", number), "", f"inside the body of {owner}")
         made.width = found.out_channels or 0
         made.producers.append(found.name)
         return _entry(found, (), (made.id,), LayerCost(size, None))
 
-    def _frozen_group(self, key: tuple[object, ...], group: Group | None, reason: str) -> _Frozen:
-        """The frozen group of a key; the first of a group's bundles keeps the group's name."""
+    def _frozen_group(self, key: tuple[object, ...], name: str, reason: str, size: str = "") -> _Frozen:
+        """The frozen group of a key; the first of those that go by a name keeps it."""
         if key in self.frozen:
             return self.frozen[key]
-        if group is None or group.id in self.taken:
-            made = _Frozen(f"g{self.next_id}", f"s{self.next_id}", reason)
+        if not name or name in self.taken:
+            name, size = f"g{self.next_id}", ""
             self.next_id += 1
-        else:
-            made = _Frozen(group.id, group.size, reason)
-            self.taken.add(group.id)
-        self.frozen[key] = made
+        self.taken.add(name)
+        self.frozen[key] = made = _Frozen(name, size or f"s{name[1:]}", reason)
         return made
 
     def _find_frozen_places(self) -> None:
@@ -402,7 +402,7 @@ class _Builder:
         return tuple(found)
 
 
-def _entry(found: Facts, ins: Sequence[str], outs: Sequence[str], spent: LayerCost) -> LayerEntry:
+def _entry(found: LayerFacts, ins: Sequence[str], outs: Sequence[str], spent: LayerCost) -> LayerEntry:
     return LayerEntry(
         found.name,
         found.op,

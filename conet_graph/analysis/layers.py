@@ -22,7 +22,7 @@ _GENERATORS = ("ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class LayerFacts:
     """What a person wants to know of a layer; sizes that cannot be known are None.
 
     ``weight`` names the constant that holds the weight, or the computed value where there is none.
@@ -133,18 +133,18 @@ def root_constant(graph: Graph, value: str) -> str | None:
     return found or None
 
 
-def facts(graph: Graph) -> dict[int, Facts]:
+def facts(graph: Graph) -> dict[int, LayerFacts]:
     """Facts of each layer of the main graph, by its operator's index."""
     names = layer_names(graph)
     return {layer.op.index: _facts(graph, layer, names[layer.op.index]) for layer in layers_of(graph)}
 
 
-def _facts(graph: Graph, layer: Layer, name: str) -> Facts:
+def _facts(graph: Graph, layer: Layer, name: str) -> LayerFacts:
     value = layer.op.input(layer.weight_slot)
     return _read_off(layer, name, root_constant(graph, value) or value, graph.shape(value))
 
 
-def _read_off(layer: Layer, name: str, weight: str, shape: Shape | None) -> Facts:
+def _read_off(layer: Layer, name: str, weight: str, shape: Shape | None) -> LayerFacts:
     """Facts of a layer whose weight has such a shape."""
     op, (ins, outs), kernel = layer.op, (None, None), None
     if shape and all(isinstance(d, int) for d in shape):
@@ -154,7 +154,7 @@ def _read_off(layer: Layer, name: str, weight: str, shape: Shape | None) -> Fact
             kernel = tuple(d for d in shape[2:] if isinstance(d, int)) if is_convolution else None
     if op.op_type in RECURRENT:
         outs = op.attr("hidden_size")
-    return Facts(name, op.op_type, layer.kind, weight, ins, outs, layer.groups, kernel)
+    return LayerFacts(name, op.op_type, layer.kind, weight, ins, outs, layer.groups, kernel)
 
 
 def inner_nodes(graph: Graph) -> Iterator[InnerNode]:
@@ -194,7 +194,7 @@ def _with_tensors_of(
     return scope | own
 
 
-def inner_facts(inner: InnerNode) -> Facts | None:
+def inner_facts(inner: InnerNode) -> LayerFacts | None:
     """Facts of a layer inside a sub-graph; None for a node that is no layer."""
     op = Operator(-1, inner.node, 1)
     layer = layer_of(op, inner.scope, lambda name: inner.scope[name].dims if name in inner.scope else None)

@@ -20,7 +20,7 @@ _MADE_HERE = (shape_of, shape_of_each, size_of, size_of_each, torch.full)
 _MOST_NUMBERS = 1024
 
 
-def beside(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def on_the_device_of(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The value on the device of another."""
     return value.to(other.device)
 
@@ -112,4 +112,4 @@ class _Placing:
         for given in (g for g in node.all_input_nodes if g in self.here):
             with self.code.inserting_before(node):
                 other = away[0] if away else self.code.get_attr(self.tensors[str(node.target)])
-                node.replace_input_with(given, self.code.call_function(beside, (given, other)))
+                node.replace_input_with(given, self.code.call_function(on_the_device_of, (given, other)))

@@ -16,9 +16,9 @@ from conet_graph.calibration.inputs import Calibration, some
 from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
-from conet_graph.calibration.sizes import costs_at
+from conet_graph.calibration.stages import Feeds
 from conet_graph.calibration.statistics import Reading, readings
-from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.cost_model import CostModel, costs_at
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model, with_constants
@@ -33,11 +33,15 @@ Progress = Callable[[str, float], None]
 
 # Samples that are looked at, and those on which widths are compared.
 LOOKED_AT, TRIED_ON = 512, (16, 96)
+# Samples that judge them: at least, and at most.
+LEAST_JUDGED, MOST_JUDGED = 64, 256
 # Multiply-accumulates of the original on the samples of one comparison, and of all that measure curves.
 WORK_OF_ONE, WORK_OF_ALL = 4e10, 4e11
 # Sets of groups that are narrowed to measure what a step costs, and how often that is done.
 MOST_SETS, ROUNDS = 12, 2
 LEAST_TO_MEASURE = 2
+# Choices near the best that are tried at last, and the spread of the factors on their curves (a logarithm).
+NEARBY, NEAR_BY = 10, 0.4
 # Exponents of the loss curves that are tried: under 1 whole groups are spared, over 1 all give alike.
 EXPONENTS = (0.7, 1.5)
 
@@ -83,7 +87,6 @@ class Chooser:
         """
         self.graph, self.progress = graph, progress
         self.data = data = within_memory(graph, data)
-        judge = Judge(graph, with_constants(graph, {}), judged_values(graph), data.aside)
         progress("looking at the network", 0.0)
         self.found: list[Reading] = readings(graph, some(data.fit, LOOKED_AT))
         self.costs = costs_at(graph, data.sizes)
@@ -91,8 +94,14 @@ class Chooser:
         # A network whose multiply-accumulates cannot be counted is taken for a small one.
         one = max((self.costs or CostModel(graph)).macs(counts), 1.0)
         samples = int(np.clip(WORK_OF_ONE / one, *TRIED_ON))
-        self.sets = int(min(WORK_OF_ALL / (one * samples), MOST_SETS))
-        self.trials = Trials(graph, some(data.fit, samples), judge)
+        # How many trials a network is worth: of a large one, fewer steps are measured, and less is tried.
+        worth = int(WORK_OF_ALL / (one * samples))
+        self.sets = min(worth, MOST_SETS)
+        self.rounds = ROUNDS if worth > ROUNDS * MOST_SETS else 1
+        self.nearby = min(max(worth - MOST_SETS, 0), NEARBY)
+        tried_on, judged_on = _split(data, samples)
+        judge = Judge(graph, with_constants(graph, {}), judged_values(graph), judged_on)
+        self.trials = Trials(graph, tried_on, judge)
         self.known: dict[str, Knowledge] = {}
         self.sharp: dict[str, Knowledge] = {}
 
@@ -129,7 +138,7 @@ class Chooser:
 
     def _offer_measured(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
         """Widths by curves that are measured about the best choice so far, and about the next one again."""
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, self.rounds + 1):
             before = offers.best()
             given = offers.known[before]
             given = given if given.losses else self._knowledge(ranking)
@@ -140,6 +149,24 @@ class Chooser:
                     self.sharp[ranking] = known
             if offers.best() == before:
                 break
+        self._offer_nearby(request, ranking, offers)
+
+    def _offer_nearby(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
+        """Widths near the best ones: their curves, changed at random, and what helps is kept."""
+        if ranking not in self.sharp:
+            return
+        best = offers.known[offers.best()]
+        known = best if best.losses else self.sharp[ranking]
+        draws = np.random.default_rng(0)
+        for number in range(1, self.nearby + 1):
+            factors = np.exp(NEAR_BY * draws.standard_normal(len(known.losses)))
+            curves = zip(known.losses.items(), factors, strict=True)
+            changed = replace(known, losses={k: curve * factor for (k, curve), factor in curves})
+            name = f"{ranking}, nearby {number}"
+            offers.add(name, request, changed)
+            if offers.best() == name:
+                known = changed
+            self.progress("comparing widths nearby", number / self.nearby)
 
     def _measured(self, request: WidthRequest, known: Knowledge, copies: Copies) -> list[Knowledge]:
         """Curves that are measured about a choice which was made by others."""
@@ -199,6 +226,19 @@ class _Offers:
             for name, copies in self.made.items()
             if copies.tobytes() in self.trials.known
         }
+
+
+def _split(data: Calibration, samples: int) -> tuple[Feeds, Feeds]:
+    """Inputs to fit trials on, so many, and others to judge them on.
+
+    Of many choices one is the best by chance on few inputs: those that trials are not fitted on judge them,
+    and what was kept aside stays unseen, if they are enough.
+    """
+    fitted = some(data.fit, samples)
+    chosen = {id(feed) for feed in fitted}
+    others = [feed for feed in data.fit if id(feed) not in chosen]
+    count = sum(len(next(iter(feed.values()))) for feed in others)
+    return fitted, some(others, MOST_JUDGED) if count >= LEAST_JUDGED else [*others, *data.aside]
 
 
 def _ranking(name: str) -> str:

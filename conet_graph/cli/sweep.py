@@ -14,7 +14,7 @@ from conet_graph.cli.stopping import terminated_like_interrupted
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
-    from conet_graph.search.sweep import Job, Result, Row, Tell
+    from conet_graph.search.sweep import Job, Row, SweepResult, Tell
 
 FAILED = 1
 
@@ -26,9 +26,7 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="[-- OPTIONS]", help="Options of every search.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all searches.", show_default=False)] = Path(
-        "sweep"
-    ),
+    out: Annotated[Path, typer.Option(help="The folder of all searches.")] = Path("sweep"),
     delta: Annotated[str, typer.Option(help="Values, as in 0.0025,0.005,0.01")] = "",
     epochs: Annotated[str, typer.Option(help="Values, as in 10,20")] = "",
     phi: Annotated[str, typer.Option(help="Values, as in 0.1,0.2")] = "",
@@ -118,11 +116,11 @@ def _run(
         LocalProcesses(jobs or max(1, (os.cpu_count() or 1) // 2)).run(planned, model, rest, tell)
 
 
-def _document(results: list[Result]) -> dict[str, object]:
+def _document(results: list[SweepResult]) -> dict[str, object]:
     return {"format": "conet-graph.sweep/1", "searches": [result.entry() for result in results]}
 
 
-def _write(out: Path, rows: list[Row], results: list[Result]) -> None:
+def _write(out: Path, rows: list[Row], results: list[SweepResult]) -> None:
     import json
 
     from conet_graph.ir.save import atomic_write

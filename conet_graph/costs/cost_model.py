@@ -14,15 +14,22 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import root_constant
-from conet_graph.costs.cost import is_weight, layer_macs, parameters, product_macs, weights_of
+from conet_graph.costs.cost import (
+    einsum_letters,
+    is_weight,
+    layer_macs,
+    parameters,
+    product_macs,
+    products_of_maps,
+    weights_of,
+)
+from conet_graph.costs.input_shapes import Counting, InputShapes, fed_shapes
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
-    KNOWN_DOMAINS,
     PRODUCTS,
     RECURRENT,
     WEIGHTED,
-    spelled_out,
     summed_axis,
 )
 from conet_graph.ir.tensors import nbytes
@@ -47,7 +54,7 @@ class CostModel:
         now = np.array([len(g.classes) for g in self.channels.groups], np.float64)
         self._lengths = Lengths(graph, self.channels, now)
         names = [*weights_of(graph).values()]
-        names += _grown_from_one(graph, self.channels, set(names))
+        names += _numbers_that_may_grow(graph, self.channels, set(names))
         of_layers = _weights_of_layers(graph)
         # A bias stored once for two layers of one weight is one parameter, until a rewrite writes it twice.
         twice = [name for name in of_layers if name not in names]
@@ -55,7 +62,9 @@ class CostModel:
         self._weights = _Sum([self._tensor_term(name) for name in names])
         self._only_if_changed = np.array([name in twice for name in names], np.bool_)
         # A number that stands alone in the graph is no parameter, unless an operator says it is a weight.
-        self._only_if_several = np.array([not _surely(graph, name, of_layers) for name in names], np.bool_)
+        self._only_if_several = np.array(
+            [not _is_always_weight(graph, name, of_layers) for name in names], np.bool_
+        )
         self._bytes = np.array([_item_bytes(graph, name) for name in names], np.float64)
         self._macs = _Sum([*self._layer_terms(), *self._other_products()])
         # From here on all lengths are known.
@@ -120,14 +129,8 @@ class CostModel:
         """Products of two feature maps."""
         layers = {layer.op.index for layer in self.graph.result(LAYERS)}
         terms: list[Term] = []
-        for op in self.graph.operators:
+        for op in products_of_maps(self.graph, layers):
             facts = PRODUCTS.get(op.op_type)
-            if (facts is None and op.op_type != "Einsum") or op.domain not in KNOWN_DOMAINS:
-                continue
-            if op.index in layers:
-                continue
-            if op.outputs[0] in self.graph.derived:
-                continue
             if facts is None:
                 terms += self._einsum_terms(op)
                 continue
@@ -138,22 +141,10 @@ class CostModel:
 
     def _einsum_terms(self, op: Operator) -> list[Term]:
         """The lengths of all letters of an Einsum; none where they are not known."""
-        rows: dict[str, int] = {}
-        shapes = [self.graph.shape(name) or () for name in op.inputs]
-        try:
-            equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
-        except ValueError:
+        letters = einsum_letters(self.graph, op)
+        if letters is None or any(not isinstance(size, int) for _, _, size in letters.values()):
             return []
-        for slot, letters in enumerate(equation.partition("->")[0].split(",")):
-            shape = shapes[slot]
-            for axis, letter in enumerate(letters):
-                size = shape[axis]
-                if not isinstance(size, int) and axis > 0:
-                    return []
-                row = self._lengths.row(op.input(slot), axis)
-                if letter not in rows or self._lengths.now([rows[letter]]) == 1:
-                    rows[letter] = row
-        return [(1.0, list(rows.values()))]
+        return [(1.0, [self._lengths.row(op.input(slot), axis) for slot, axis, _ in letters.values()])]
 
     def _rank(self, value: str) -> int:
         return len(self.graph.shape(value) or ())
@@ -243,7 +234,7 @@ class _Sum:
         return values
 
 
-def _grown_from_one(graph: Graph, channels: Channels, known: set[str]) -> list[str]:
+def _numbers_that_may_grow(graph: Graph, channels: Channels, known: set[str]) -> list[str]:
     """Single numbers on the axis of a free group of one channel: parameters once it is wider."""
     units, groups = channels.units, channels.groups
     found: list[str] = []
@@ -270,7 +261,7 @@ def _weights_of_layers(graph: Graph) -> list[str]:
     return list(roots)
 
 
-def _surely(graph: Graph, name: str, of_layers: list[str]) -> bool:
+def _is_always_weight(graph: Graph, name: str, of_layers: list[str]) -> bool:
     """Whether a tensor is a weight also where it holds a single number."""
     readers = graph.consumers.get(name, [])
     return name in of_layers or any(is_weight(op.op_type, slot, 1) for op, slot in readers)
@@ -282,3 +273,9 @@ def _item_bytes(graph: Graph, name: str) -> float:
     # A weight that an operator makes is taken for float32.
     kind = onnx.TensorProto.FLOAT if constant is None else constant.tensor.data_type
     return nbytes(onnx.TensorProto(data_type=kind, dims=[8])) / 8
+
+
+def costs_at(graph: Graph, sizes: InputShapes) -> CostModel | None:
+    """The costs of a network as inputs of such sizes are fed; None where the file tells all sizes."""
+    shapes = fed_shapes(graph, sizes)
+    return CostModel(Counting(shapes).of(graph)) if shapes else None

@@ -22,7 +22,7 @@ GLANCE = 8
 
 
 @dataclass(frozen=True)
-class Layer:
+class LinearLayer:
     """A layer's weight as [groups, outputs a group, inputs a group, kernel], whatever its operator.
 
     ``bias`` has a number for each output. ``partial``: near the border (or for a transposed convolution
@@ -35,7 +35,7 @@ class Layer:
     axis: int
 
 
-def layer_of(facts: Facts, op: Operator) -> Layer | None:
+def layer_of(facts: Facts, op: Operator) -> LinearLayer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
     record = WEIGHTED.get(op.op_type)
     if record is None or record.is_quantised or record.activated or op.domain:
@@ -45,7 +45,7 @@ def layer_of(facts: Facts, op: Operator) -> Layer | None:
     return _product(facts, op) if op.op_type in PRODUCTS else None
 
 
-def _convolution(facts: Facts, op: Operator) -> Layer | None:
+def _convolution(facts: Facts, op: Operator) -> LinearLayer | None:
     slots = CONVOLUTIONS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     groups = int(op.attr("group", 1))
@@ -60,7 +60,7 @@ def _convolution(facts: Facts, op: Operator) -> Layer | None:
     bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), outputs)
     if bias is None:
         return None
-    return Layer(weight, bias, is_partial(op, array.shape[2:]), 1)
+    return LinearLayer(weight, bias, is_partial(op, array.shape[2:]), 1)
 
 
 def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
@@ -74,7 +74,7 @@ def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
     )
 
 
-def _product(facts: Facts, op: Operator) -> Layer | None:
+def _product(facts: Facts, op: Operator) -> LinearLayer | None:
     slots = PRODUCTS[op.op_type]
     array = _floats(facts, op.input(slots.weight))
     rank = facts.rank(op.input(slots.data))
@@ -86,7 +86,7 @@ def _product(facts: Facts, op: Operator) -> Layer | None:
     if bias is None:
         return None
     weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)
-    return Layer(weight[None, :, :, None], beta * bias, False, rank - 1)
+    return LinearLayer(weight[None, :, :, None], beta * bias, False, rank - 1)
 
 
 def _floats(facts: Facts, name: str) -> Weights | None:
@@ -103,7 +103,7 @@ def _bias(facts: Facts, name: str, count: int) -> Numbers | None:
     return facts.vector(name, count) if name else np.zeros(count)
 
 
-def out_axis_of(facts: Facts, op: Operator, layer: Layer) -> int:
+def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     """The axis of a layer's output that carries its channels."""
     rank = facts.rank(op.outputs[0])
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
@@ -117,7 +117,7 @@ class Output:
     hears: NDArray[np.bool_]
 
 
-def output_of(layer: Layer, data: Along | None, low: float, high: float, masked: bool) -> Output:
+def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Output:
     """What is known of a layer's output channels.
 
     Args:
@@ -209,7 +209,7 @@ def _finite(bounds: Numbers) -> Numbers:
     return np.where(np.isfinite(bounds), bounds, 0.0)
 
 
-def _likeness(layer: Layer, data: Along | None, masked: bool) -> tuple[NDArray[np.int64], Numbers]:
+def _likeness(layer: LinearLayer, data: Along | None, masked: bool) -> tuple[NDArray[np.int64], Numbers]:
     """Which outputs are multiples of one another: those whose weights and bias are."""
     groups, outputs, inputs, _ = layer.weight.shape
     weight, bucket = layer.weight, np.repeat(np.arange(groups), outputs)

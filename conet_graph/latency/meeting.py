@@ -20,12 +20,14 @@ from conet_graph.latency.sessions import LEAST_ROUNDS, Conditions, Timed, Times,
 from conet_graph.latency.table import Table
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
-from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.rewriting.targets import OutOfReach, WidthRequest, choose_copies
 
 Copies = NDArray[np.int64]
 
 TOLERANCE = 0.05  # of the goal: what is over it by more has missed it
 AIM = (0.96, 1.01)  # of the goal: what is outside is tried again with another budget
+AIM_AT = 0.995  # of the goal: where the next try is to end
+DOUBT = 0.15  # by so much predictions may be off: what they say is just out of reach is measured
 TRIES = 5  # whole networks that are measured
 
 
@@ -153,13 +155,14 @@ def meet(
     if share >= 1:
         raise Refused(f"The network runs in {before.median:.4g} milliseconds already: nothing changes.")
     budget = now * share / constant
+    choose = choose or (lambda asked: choose_copies(graph, asked))
     tried: list[Met] = []
     for _ in range(TRIES):
         asked = replace(request, latency_ms=budget, predicted=prediction)
         if budget >= now:  # constant weights alone are fast enough
-            copies = everything
+            copies, last = everything, False
         else:
-            copies = choose_copies(graph, asked) if choose is None else choose(asked)
+            copies, last = _nearest(asked, budget, choose)
         predicted = prediction.milliseconds(_counts(graph, copies)) / now * constant
         candidate = candidate_of(graph, copies, conditions)
         first, second, ratio = raced(original, candidate)
@@ -169,8 +172,22 @@ def meet(
         tried.append(Met(copies, wanted, said, measured, first, ratio, len(tried) + 1))
         if AIM[0] <= ratio / share <= AIM[1] or (ratio < share and budget >= now):
             break
-        budget *= (sum(AIM) / 2) * share / ratio
+        if last and ratio > share:
+            break  # nothing is faster
+        budget *= AIM_AT * share / ratio
     return replace(_best(tried), networks=len(tried))
+
+
+def _nearest(
+    asked: WidthRequest, budget: float, choose: Callable[[WidthRequest], Copies]
+) -> tuple[Copies, bool]:
+    """Copies for a budget, or the fastest network where it is predicted to be little slower; and whether."""
+    try:
+        return choose(asked), False
+    except OutOfReach as refusal:
+        if refusal.closest > budget * (1 + DOUBT):
+            raise
+        return choose(replace(asked, latency_ms=refusal.closest * (1 + 1e-9))), True
 
 
 def _best(tried: list[Met]) -> Met:

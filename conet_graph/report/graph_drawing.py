@@ -15,10 +15,10 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
 from conet_graph.report.layout import Box, Placement, Point, place
 from conet_graph.report.markup import MINUS, TIMES, count, kernel, named, safe
-from conet_graph.report.network import Network, Part, network_of
+from conet_graph.report.network import DrawnNetwork, Part, network_of
 from conet_graph.report.palette import Palette
 
-INK, MUTED, GROUND, LINE = "#1c2128", "#5b6570", "#ffffff", "#c3c9d1"
+INK, MUTED, GROUND = "#1c2128", "#5b6570", "#ffffff"
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif"
 # Beyond this many parts layers are small boxes without their names; beyond the second, no drawing.
 MOST_NAMED = 260
@@ -59,7 +59,7 @@ _FULL, _SMALL = _Look(170, 40, True), _Look(64, 20, False)
 
 
 class _Drawing:
-    def __init__(self, network: Network, analysis: Analysis, palette: Palette) -> None:
+    def __init__(self, network: DrawnNetwork, analysis: Analysis, palette: Palette) -> None:
         self.network, self.palette = network, palette
         self.look = _FULL if len(network.parts) <= MOST_NAMED else _SMALL
         self.groups: Mapping[str, GroupEntry] = {group.id: group for group in analysis.groups}

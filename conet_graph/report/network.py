@@ -53,14 +53,14 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Network:
+class DrawnNetwork:
     """Parts in topological order, and the links between them."""
 
     parts: tuple[Part, ...]
     links: tuple[Link, ...]
 
 
-def network_of(graph: Graph, analysis: Analysis) -> Network:
+def network_of(graph: Graph, analysis: Analysis) -> DrawnNetwork:
     """The layers and joins of an analysed graph.
 
     Activations, normalisation, pooling and the like are swallowed by the link that passes through
@@ -87,7 +87,7 @@ class _Builder:
         self.links: list[Link] = []
         self.origins: dict[str, _Origin] = {}
 
-    def build(self) -> Network:
+    def build(self) -> DrawnNetwork:
         for name in self.graph.inputs:
             self.origins[name] = _Origin(self._add("input", name, "", name, None, []), ())
         for op in self.graph.operators:
@@ -95,7 +95,7 @@ class _Builder:
         for name in self.graph.outputs:
             if name in self.origins:
                 self._add("output", name, "", name, None, [self.origins[name]])
-        return Network(tuple(self.parts), tuple(self.links))
+        return DrawnNetwork(tuple(self.parts), tuple(self.links))
 
     def _visit(self, op: Operator) -> None:
         if op.op_type in _ABOUT_SHAPES:

@@ -179,7 +179,7 @@ def _with_inputs(node: onnx.NodeProto, inputs: list[tuple[int, str]]) -> onnx.No
     return made
 
 
-def beside(plan: Path) -> Path:
+def tensors_path(plan: Path) -> Path:
     """Where the tensors of a plan's refit lie."""
     return plan.with_suffix(".safetensors")
 
@@ -192,8 +192,8 @@ def write_plan(made: Plan, path: Path) -> None:
 
     """
     if made.refit is not None:
-        atomic_write(beside(path), [made.refit.packed()])
-    atomic_write(path, [made.dumps(beside(path).name).encode()])
+        atomic_write(tensors_path(path), [made.refit.packed()])
+    atomic_write(path, [made.dumps(tensors_path(path).name).encode()])
 
 
 def read_plan(path: Path) -> Plan:
@@ -207,7 +207,7 @@ def read_plan(path: Path) -> Plan:
     from conet_graph.rewriting.plans import Plan
 
     made = Plan.loads(read_text(path, "plan"))
-    file = beside(path)
+    file = tensors_path(path)
     if made.refit is None or not file.is_file():
         return made
     from safetensors import SafetensorError

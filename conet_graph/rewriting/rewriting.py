@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -30,10 +29,9 @@ from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.plans import KeptGroup, Plan, copies_of, make_plan
 from conet_graph.rewriting.refits import differences
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification.inputs import random_inputs
-from conet_graph.verification.report import Report, require
-from conet_graph.verification.runtime import RUNTIME, first_line, open_session
-from conet_graph.verification.verification import verify
+
+if TYPE_CHECKING:
+    from conet_graph.verification.report import Report
 
 # What becomes of the weights, and how fresh ones are drawn.
 DRAWS = {"fresh": "default", "fresh-kaiming": "kaiming"}
@@ -185,6 +183,9 @@ def rewrite(model: LoadedModel | Analysis, made: Plan, *, check: bool = True) ->
         VerificationFailed: the result is not what it should be.
 
     """
+    from conet_graph.verification.report import require
+    from conet_graph.verification.verification import verify
+
     graph = _solved_for(model, made)
     if made.sha256 != graph.loaded.sha256:
         raise BadUsage("The plan was made for another model: make it again for this one.")
@@ -208,6 +209,8 @@ def in_place_of(model: LoadedModel, proto: onnx.ModelProto) -> LoadedModel:
 
 def compare_models(original: LoadedModel | Analysis, new: LoadedModel, made: Plan) -> Report:
     """Verify a rewritten model against its original and the plan."""
+    from conet_graph.verification.verification import verify
+
     graph = _solved_for(original, made)
     if made.refit is None:
         report = verify(graph, new.proto, made, new.folder)
@@ -232,6 +235,8 @@ def latency_meter(
     """
     import onnxruntime as ort
 
+    from conet_graph.verification.runtime import RUNTIME, first_line, open_session
+
     # The processor unless another is asked for: a GPU build without a GPU lists providers it cannot start.
     where = provider or "CPUExecutionProvider"
     if where not in ort.get_available_providers():
@@ -254,6 +259,8 @@ def latency_meter(
 
 
 def _median_ms(session: Any, shapes: Mapping[str, Sequence[int]] | None) -> float:
+    from conet_graph.verification.inputs import random_inputs
+
     feeds = random_inputs(session, 1, 64, shapes=shapes)
     for _ in range(3):
         session.run(None, feeds)
@@ -263,7 +270,7 @@ def _median_ms(session: Any, shapes: Mapping[str, Sequence[int]] | None) -> floa
         start = time.perf_counter()
         session.run(None, feeds)
         times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
+    return float(np.median(times))
 
 
 def save(model: LoadedModel, path: str | Path) -> None:

@@ -32,6 +32,17 @@ WIDEST = 64.0  # the largest factor by which groups are widened
 REASONS = 5  # so many reasons are told where nothing may change
 
 
+class OutOfReach(Refused):
+    """A time is shorter than the shortest that is predicted, both in milliseconds; ``why`` may follow."""
+
+    def __init__(self, wanted: float, closest: float, why: str = "") -> None:
+        super().__init__(
+            f"{wanted:.4g} milliseconds cannot be reached: the closest is {closest:.4g} as predicted,"
+            f" with every free width at its least.{why}"
+        )
+        self.closest = closest
+
+
 @dataclass(frozen=True)
 class WidthRequest:
     """What widths are asked for: at most one kind of target, ``widths`` by name, or both.
@@ -329,19 +340,20 @@ class _Chooser:
         return lambda group, kept: known.loss(group, int(self.counts[group]) - kept)
 
     def _to_predicted(self, counts: Copies, budget: float, time: TimeModel) -> Copies:
-        """The widths of least loss within a budget of time, in the largest steps with which it is met."""
-        loss = self._loss()
+        """The widths of least loss within a budget of time, in the largest steps that come near it."""
+        loss, found = self._loss(), list[tuple[float, Copies]]()
         for steps in self.ladder:
             self.steps = steps
             least = self._narrowest(counts)
-            found = Knapsack(time, loss, self.movable, least, counts, steps).fill(budget)
-            if found is not None:
-                return found
-        closest = time.milliseconds(least)
-        raise Refused(
-            f"{budget:.4g} milliseconds cannot be reached: the closest is {closest:.4g} as predicted,"
-            " with every free width at its least."
-        )
+            kept = Knapsack(time, loss, self.movable, least, counts, steps).fill(budget)
+            if kept is not None:
+                lost = sum(loss(k, int(kept[k])) for k in np.flatnonzero(self.movable).tolist())
+                found.append((lost, kept))
+                if time.milliseconds(kept) >= NEAR * budget:
+                    break
+        if found:
+            return min(found, key=lambda one: one[0])[1]
+        raise OutOfReach(budget, time.milliseconds(least), self._inseparable())
 
     def _narrowed(self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int) -> Copies:
         """The widest rung of a ladder of widths that meets the goal."""
@@ -360,7 +372,7 @@ class _Chooser:
         if closest > goal:
             raise Refused(
                 f"{goal:.4g} {what} cannot be reached: the closest is {closest:.4g},"
-                " with every free width at its least."
+                f" with every free width at its least.{self._inseparable()}"
             )
         low, high = 0.0, 1.0  # at 0 nothing is dropped, at 1 all that may be
         for _ in range(rounds):
@@ -370,6 +382,17 @@ class _Chooser:
             else:
                 low = middle
         return rung(high)
+
+    def _inseparable(self) -> str:
+        """Which free groups hold so large a part of the cost that stays: those that only move as a whole."""
+        whole = [self.groups[k].id for k in np.flatnonzero(self.movable) if len(self.groups[k].classes) == 1]
+        if not whole:
+            return ""
+        named = ", ".join([*whole[:REASONS], *(["..."] if len(whole) > REASONS else [])])
+        return (
+            f" {len(whole)} of {int(self.movable.sum())} free groups cannot be narrower, because all of their"
+            f" channels belong together: {named}."
+        )
 
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()

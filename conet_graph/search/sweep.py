@@ -129,7 +129,7 @@ class LocalProcesses:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SweepResult:
     """What one search of a sweep has come to; its last finished trial's numbers."""
 
     job: Job
@@ -146,16 +146,18 @@ class Result:
         return {"folder": str(self.job.folder), **self.job.options, "seed": self.job.seed, **numbers}
 
 
-def result_of(job: Job) -> Result:
+def result_of(job: Job) -> SweepResult:
     """Read what a search has come to; one that never began has the status 'missing'."""
     if not RunFolder(job.folder).database.exists():
-        return Result(job, "missing", 0, None, None, None, 0.0)
+        return SweepResult(job, "missing", 0, None, None, None, 0.0)
     run = read_run(job.folder)
     done = [trial for trial in run.trials if trial.status == "finished"]
     if not done:
-        return Result(job, run.status, 0, None, None, None, run.seconds)
+        return SweepResult(job, run.status, 0, None, None, None, run.seconds)
     last = done[-1]
-    return Result(job, run.status, len(done), last.parameters, last.macs, last.test_accuracy, run.seconds)
+    return SweepResult(
+        job, run.status, len(done), last.parameters, last.macs, last.test_accuracy, run.seconds
+    )
 
 
 @dataclass(slots=True)
@@ -163,7 +165,7 @@ class Row:
     """The searches of one combination of options, over all seeds."""
 
     options: Mapping[str, float]
-    results: list[Result] = field(default_factory=list)
+    results: list[SweepResult] = field(default_factory=list)
 
     def mean(self, name: str) -> float | None:
         """Mean over the seeds that have the number; None where none has."""
@@ -179,12 +181,12 @@ class Row:
         return [float(n) for result in self.results if (n := getattr(result, name)) is not None]
 
 
-def rows_of(results: Sequence[Result]) -> list[Row]:
+def rows_of(results: Sequence[SweepResult]) -> list[Row]:
     """The results by combination of options, in their order."""
     return list(_rows(results))
 
 
-def _rows(results: Sequence[Result]) -> Iterator[Row]:
+def _rows(results: Sequence[SweepResult]) -> Iterator[Row]:
     for _, members in itertools.groupby(results, key=lambda result: tuple(result.job.options.items())):
         together = list(members)
         yield Row(together[0].job.options, together)

@@ -24,7 +24,7 @@ from typing import Literal
 
 from conet_graph.analysis.analysis import Analysis, GroupEntry, LayerEntry, analysis_of
 from conet_graph.analysis.layer_weights import is_input_first
-from conet_graph.analysis.layers import Facts, facts, layers_of
+from conet_graph.analysis.layers import LayerFacts, facts, layers_of
 from conet_graph.indicators.slope import Voice
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS
@@ -178,7 +178,7 @@ def _input_first(graph: Graph, speaking: set[str]) -> frozenset[str]:
     )
 
 
-def _is_input_first(graph: Graph, layer: Layer, found: Facts) -> bool:
+def _is_input_first(graph: Graph, layer: Layer, found: LayerFacts) -> bool:
     if found.op in PRODUCTS and found.in_channels != found.out_channels:
         # The shape in the file tells, also behind a Transpose.
         stored = graph.shape(found.weight) or ()

@@ -40,7 +40,7 @@ LOOKED_AT = 200
 # An image's shape without the batch; None where the network leaves a size free.
 ImageShape = Sequence[int | None]
 # Height and width.
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 
 
 class _Wanted(NamedTuple):
@@ -52,7 +52,7 @@ class _Wanted(NamedTuple):
     last: bool
 
     @classmethod
-    def of(cls, shape: ImageShape, size: Size | None) -> _Wanted:
+    def of(cls, shape: ImageShape, size: ImageSize | None) -> _Wanted:
         if len(shape) != 3:
             raise BadUsage(
                 f"The network's input has {len(shape) + 1} axes: images have 4 (batch and colours too)."
@@ -96,7 +96,7 @@ class Images:
     bgr: bool = False
 
     @property
-    def size(self) -> Size:
+    def size(self) -> ImageSize:
         """Height and width of the images as the network gets them."""
         return self.data.shape[1], self.data.shape[2]
 
@@ -133,7 +133,7 @@ def open_images(
     spec: str,
     shape: ImageShape,
     *,
-    image: int | Size | None = None,
+    image: int | ImageSize | None = None,
     colours: Colours | None = None,
     augment: Collection[str] = (),
     bgr: bool = False,
@@ -186,7 +186,7 @@ def _of_folder(spec: str, wanted: _Wanted) -> _Found:
     return _Found(split, torch.tensor(mean) * 255, torch.tensor(std) * 255)
 
 
-def _size_of(paths: list[str], wanted: _Wanted, spec: str) -> Size:
+def _size_of(paths: list[str], wanted: _Wanted, spec: str) -> ImageSize:
     """The size to scale image files to: the network's, and their own where it leaves one free."""
     if wanted.height is not None and wanted.width is not None:
         return wanted.height, wanted.width
@@ -208,11 +208,11 @@ def _size_of(paths: list[str], wanted: _Wanted, spec: str) -> Size:
     return side, side
 
 
-def _common_size(paths: list[str]) -> Size | None:
+def _common_size(paths: list[str]) -> ImageSize | None:
     """The size (height, width) that image files have in common; None where they differ."""
     from PIL import Image
 
-    sizes: set[Size] = set()
+    sizes: set[ImageSize] = set()
     for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
         try:
             with Image.open(path) as image:

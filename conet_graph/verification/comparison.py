@@ -7,14 +7,13 @@ from pathlib import Path
 
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
-from conet_graph.passes.channels.units import Ids
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
-from conet_graph.verification.intermediate import opened_inside, watched
+from conet_graph.verification.intermediate import opened_inside, silenced, watched
 from conet_graph.verification.judge import Judge, between_images, moved
 from conet_graph.verification.own_form import compare_own_form
-from conet_graph.verification.pair import OURS, Pair, Run, file_session, opened, runs
+from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
 from conet_graph.verification.random_operators import random_operators
 from conet_graph.verification.reference import reference
 from conet_graph.verification.report import Report
@@ -64,9 +63,8 @@ def compare(
         report.equality = "not checked: " + ", ".join(why_not)
         return
     _more_runs(pair, judge, first)
-    # With noise in it, what was found dead may come to life.
-    if not any(group.dead for group in plan.groups):
-        _look_inside(graph, copies, pair, judge)
+    if judge.report.ok and judge.missing():
+        _look_inside(graph, plan, pair, judge)
     judge.conclude()
 
 
@@ -79,9 +77,9 @@ def _largest(graph: Graph) -> int:
     return max((math.prod(s) for s in sizes), default=0)
 
 
-def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> Run | None:
+def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> ComparedRun | None:
     """Run for one image, and for two where the file takes them; the last run, None where none went well."""
-    last: Run | None = None
+    last: ComparedRun | None = None
     for batch in (1, 2) if batch_is_free(pair.reference) else (1,):
         run = pair.run_reference(batch)
         if isinstance(run, str):
@@ -99,11 +97,20 @@ def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> Run | None:
     return last
 
 
-def _look_inside(graph: Graph, copies: Ids, pair: Pair, judge: Judge) -> None:
-    """Compare what unproven layers give, as many at a time as there is room for."""
+def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
+    """Compare what unproven layers give, as many at a time as there is room for.
+
+    With noise in it, what was found dead may come to life in the original. It is silenced there first, which
+    changes nothing, but where it left something behind in other weights: then there is no noise.
+    """
+    copies, silent = copies_of(graph, plan), True
+    if any(group.dead for group in plan.groups):
+        silent = not any(t.merge or t.offset is not None for t in plan.tensors.values())
+        if silent:
+            pair = silenced(graph, copies, pair)
     tried: set[int] = set()
     while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
-        inside = opened_inside(graph, copies, pair, left)
+        inside = opened_inside(graph, copies, pair, left, noisy=silent)
         seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
         judge.alone |= seen
         _more_runs(inside, judge, None, seen)
@@ -112,7 +119,7 @@ def _look_inside(graph: Graph, copies: Ids, pair: Pair, judge: Judge) -> None:
         tried |= seen
 
 
-def _more_runs(pair: Pair, judge: Judge, first: Run | None, wanted: set[int] | None = None) -> None:
+def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[int] | None = None) -> None:
     """Run on other kinds of inputs while the values that were compared leave layers unproven.
 
     An output that moved between two runs of the reference is alive in both. ``wanted`` holds the numbers of

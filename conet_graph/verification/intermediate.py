@@ -7,12 +7,15 @@ So the layers in question get noise added to what they read, the same in both ne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
@@ -26,7 +29,7 @@ from conet_graph.passes.widths.rewidth import lay_out
 from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES
 from conet_graph.verification.pair import Left, Pair, give_out
-from conet_graph.verification.reference import PREFIX
+from conet_graph.verification.reference import PREFIX, reference
 from conet_graph.verification.runtime import open_session
 
 # Elements of all intermediate values that are looked at together, and of the noise of one layer.
@@ -59,9 +62,25 @@ def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
     return {name: _left(graph, labels, name) for name in small}
 
 
-def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) -> Pair:
-    """The same two networks with noise before layers and their values as further outputs, deepest first."""
+def silenced(graph: Graph, copies: Ids, pair: Pair) -> Pair:
+    """The same pair with all dropped channels silent in the reference, those too that change nothing."""
+    model = reference(graph, copies).model
+    give_out(graph, model, pair.left)
+    place = pair.reference_path.with_name("silenced.onnx")
+    save_scratch(model, place, graph.folder)
+    return replace(pair, reference=open_session(place, fused=False), reference_path=place)
+
+
+def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *, noisy: bool = True) -> Pair:
+    """The same two networks with layers' values as further outputs, deepest first.
+
+    ``noisy``: with noise before the layers. Without, values in which channels stay that change nothing in
+    the original are left out: they may hold anything in the new network.
+    """
     labels = lay_out(graph, copies, keeps_function=False).labels
+    idle = np.zeros(len(copies), np.bool_)
+    if not noisy:
+        idle = dead_channels(graph, masked=True).removable() & (copies != 0)
     names: list[str] = []
     noises: list[Noise] = []
     left: Left = dict(pair.left)
@@ -69,12 +88,14 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) ->
     for layer in reversed(layers):
         name = next((o for o in layer.op.outputs if o), "")
         size = _elements(graph, name)
-        if size is None or size > room or name not in graph.dtypes:
+        if size is None or size > room or name not in graph.dtypes or _holds(graph, name, idle):
             continue
         room -= size
         if name not in graph.outputs and name not in left:
             names.append(name)
             left[name] = _left(graph, labels, name)
+        if not noisy:
+            continue
         op, slot = _where(graph, layer)
         if any((op.index, slot) == (n.op.index, n.slot) for n in noises):
             continue
@@ -93,6 +114,7 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer]) ->
         pair.size,
         pair.shapes,
         left,
+        frozenset(n.op.index for n in noises),
     )
 
 
@@ -102,6 +124,13 @@ def _elements(graph: Graph, name: str) -> int | None:
         return None
     free = [1, *[SIZES[0]] * MOST_AXES]
     return math.prod(d if isinstance(d, int) else f for d, f in zip(shape, free, strict=False))
+
+
+def _holds(graph: Graph, name: str, classes: NDArray[np.bool_]) -> bool:
+    """Whether any axis of a value holds one of some classes."""
+    units = graph.result(CHANNELS).units
+    axes = (axis for axis in units.values.get(name, []) if not isinstance(axis, int))
+    return any(classes[units.classes[axis]].any() for axis in axes)
 
 
 def _axes(graph: Graph, labels: Labels, name: str) -> list[tuple[Axis, Axis]]:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.classify_edges import LAYERS, Layer
-from conet_graph.verification.pair import Agreement, Pair, Run
+from conet_graph.verification.pair import Agreement, ComparedRun, Pair
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
-from conet_graph.verification.tolerance import Rounding, difference, proves, tolerance
+from conet_graph.verification.tolerance import Rounding, difference, proves, surely_equal, tolerance
 
 # Elements of a value that are looked at, and different ones among them, to tell a result from a decision.
 SAMPLE = 256
@@ -29,6 +29,9 @@ class Judge:
     was seen to move with the input by more than it may differ; the networks are equal when nothing differs
     and every layer leads to such a value. ``alone`` holds the numbers of operators for which only their own
     value speaks, and through which nothing speaks for what stands before them.
+
+    A layer whose weights are all zero lets nothing move. Where it gives the same with noise in what it reads,
+    the new weights are zero as well.
     """
 
     def __init__(self, graph: Graph, report: Report, alone: set[int], *, compares: bool) -> None:
@@ -38,7 +41,7 @@ class Judge:
         self.noisy = False
         self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.result(LAYERS)}
 
-    def look(self, pair: Pair, run: Run) -> None:
+    def look(self, pair: Pair, run: ComparedRun) -> None:
         """Run the rewritten network as the reference was run, and compare."""
         try:
             found = pair.run_rewritten(run.feeds)
@@ -54,8 +57,9 @@ class Judge:
         for name, want in run.outputs.items():
             if isinstance(want, np.ndarray):
                 self._compare(name, pair.narrowed(name, want), found[name], run, rounding)
+        self._accept_zero_weights(pair, run)
 
-    def _compare(self, name: str, want: Any, have: Any, run: Run, rounding: Rounding) -> None:
+    def _compare(self, name: str, want: Any, have: Any, run: ComparedRun, rounding: Rounding) -> None:
         """Compare one value; a difference counts beyond four times what rounding does."""
         apart = difference(want, have)
         spread = rounding.spread(name) if apart > self.base else 0.0
@@ -80,7 +84,7 @@ class Judge:
         self.report.largest_difference = min(largest, sys.float_info.max)
         self.report.sensitivity = min(max(self.report.sensitivity, found.spread), sys.float_info.max)
 
-    def accept(self, run: Run, responses: Mapping[str, float]) -> None:
+    def accept(self, run: ComparedRun, responses: Mapping[str, float]) -> None:
         """Count the values of a run that moved enough (``responses``: as shares of their largest)."""
         for name, response in responses.items():
             found = run.agreed.get(name)
@@ -91,6 +95,18 @@ class Judge:
             self.proven.add(name)
             self._note(found)
             self._cover(name)
+
+    def _accept_zero_weights(self, pair: Pair, run: ComparedRun) -> None:
+        """Count the layers without any weight but zero that gave the same, and had noise put before them."""
+        for layer in self.missing():
+            name, weight = layer.op.outputs[0], layer.op.input(layer.weight_slot)
+            found = run.agreed.get(name)
+            if layer.op.index not in pair.noisy or weight not in self.graph.constants or found is None:
+                continue
+            if surely_equal(found.allowed, self.base) and not self.graph.array(weight).any():
+                self.proven.add(name)
+                self._note(found)
+                self._unproven.pop(layer.op.index)
 
     def _cover(self, name: str) -> None:
         """Take off the layers that a value depends on."""
@@ -137,7 +153,7 @@ def _in_few_steps(value: NDArray[Any]) -> bool:
     return few and np.array_equal(some, np.round(some))
 
 
-def between_images(run: Run, batch: int) -> dict[str, float]:
+def between_images(run: ComparedRun, batch: int) -> dict[str, float]:
     """How far the outputs for two images lie apart, where the first axis counts images."""
     if batch != 2 or any(value.shape[:1] != (2,) for value in run.feeds.values()):
         return {}
@@ -148,7 +164,7 @@ def between_images(run: Run, batch: int) -> dict[str, float]:
     }
 
 
-def moved(run: Run, other: Run) -> dict[str, float]:
+def moved(run: ComparedRun, other: ComparedRun) -> dict[str, float]:
     """How far each output lies from what another input gives."""
     return {
         name: difference(value, other.outputs[name])

@@ -7,14 +7,14 @@ from pathlib import Path
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import save_scratch
-from conet_graph.verification.pair import OURS, Run, file_session, named
+from conet_graph.verification.pair import OURS, ComparedRun, file_session, named
 from conet_graph.verification.reference import own_form
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line, open_session
 from conet_graph.verification.tolerance import difference, tolerance
 
 
-def compare_own_form(graph: Graph, run: Run, report: Report, temporary: Path) -> None:
+def compare_own_form(graph: Graph, run: ComparedRun, report: Report, temporary: Path) -> None:
     """Note a failure where the passes changed what the network computes.
 
     Needed where the reference could not be made from the file itself.

@@ -36,7 +36,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """Inputs, and what the reference makes of them, output by output.
 
     ``agreed`` holds those that were compared and found equal.
@@ -54,6 +54,7 @@ class Pair:
 
     ``size`` is one of free axes at which the reference runs; ``left`` says of values inside, which both give
     out, what channels the rewritten network has of them: for each axis, the old position of each new one.
+    ``noisy`` are the numbers of the operators that noise is put before.
     """
 
     reference: Any
@@ -63,8 +64,9 @@ class Pair:
     size: int | None = None
     shapes: Shapes = field(default_factory=dict)
     left: Left = field(default_factory=dict)
+    noisy: frozenset[int] = frozenset()
 
-    def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> Run | str:
+    def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> ComparedRun | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
         doing(RUNTIME, "running the original network")
         told = "no inputs"
@@ -77,7 +79,7 @@ class Pair:
                     told = first_line(error) if told == "no inputs" else told
                     continue
                 self.size = size
-                return Run(batch, feeds, named(self.reference, outputs))
+                return ComparedRun(batch, feeds, named(self.reference, outputs))
         return told
 
     def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:

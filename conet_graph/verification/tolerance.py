@@ -9,7 +9,7 @@ import onnx
 
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import nudged
-from conet_graph.verification.pair import Pair, Run, named
+from conet_graph.verification.pair import ComparedRun, Pair, named
 from conet_graph.verification.runtime import open_session
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -46,7 +46,12 @@ def tolerance(graph: Graph) -> float:
 
 def proves(allowed: float, response: float, base: float) -> bool:
     """Whether agreement within ``allowed`` says anything of a value that moves by ``response``."""
-    return allowed <= max(LARGEST_TOLERANCE, 2 * base) and response >= max(LEAST_RESPONSE, 2 * allowed)
+    return surely_equal(allowed, base) and response >= max(LEAST_RESPONSE, 2 * allowed)
+
+
+def surely_equal(allowed: float, base: float) -> bool:
+    """Whether agreement within ``allowed`` is close enough to say anything at all."""
+    return allowed <= max(LARGEST_TOLERANCE, 2 * base)
 
 
 def difference(want: Any, have: Any) -> float:
@@ -76,7 +81,7 @@ class Rounding:
     moves by a millionth, or when ONNX Runtime fuses its operators, is no error.
     """
 
-    def __init__(self, graph: Graph, pair: Pair, run: Run) -> None:
+    def __init__(self, graph: Graph, pair: Pair, run: ComparedRun) -> None:
         self.graph, self.pair, self.run = graph, pair, run
         self._spread: dict[str, float] | None = None
         self.repeats = True

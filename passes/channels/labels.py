@@ -19,7 +19,7 @@ MOST_RUNS = 8
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Positions of one group, or of one size, side by side; ``key`` is -1 for those of none.
 
     ``scattered`` says that they alternate with the positions of other runs.
@@ -30,7 +30,7 @@ class Run:
     scattered: bool = False
 
 
-def runs(keys: Ids, classes: Ids) -> list[Run]:
+def runs(keys: Ids, classes: Ids) -> list[Stretch]:
     """Cut an axis where the key changes; where that is often, gather each key's positions."""
     if not len(keys):
         return []
@@ -38,9 +38,9 @@ def runs(keys: Ids, classes: Ids) -> list[Run]:
     if len(cuts) < MOST_RUNS:
         starts = [0, *cuts.tolist()]
         parts = np.split(classes, cuts)
-        return [Run(int(keys[s]), part) for s, part in zip(starts, parts, strict=True)]
+        return [Stretch(int(keys[s]), part) for s, part in zip(starts, parts, strict=True)]
     order = dict.fromkeys(keys.tolist())
-    return [Run(key, classes[keys == key], True) for key in order]
+    return [Stretch(key, classes[keys == key], True) for key in order]
 
 
 def in_copies(name: str, width: int, classes: Ids) -> list[str]:
@@ -65,8 +65,8 @@ def in_copies(name: str, width: int, classes: Ids) -> list[str]:
 class ChannelLabels:
     """Group names behind sizes: ``g1``, ``g1+g2`` (side by side), ``g1~g2`` (interleaved).
 
-    A frozen size that never carried channels, such as the network's input, has no group; the weight
-    of a layer that reads it says ``f0``, and the end of the text why.
+    A frozen size that never carried channels, such as the network's input, has its id from
+    ``Channels.fixed``, where a layer has it on a side; others are ``f0``, and the end of the text says why.
     """
 
     def __init__(self, channels: Channels) -> None:
@@ -74,6 +74,7 @@ class ChannelLabels:
         self.channels = channels
         self.units: Units = channels.units
         self.never: dict[tuple[str, int], str] = {}
+        self.unnamed = 0
 
     def of(self, value: str, axis: int) -> str:
         """The groups on an axis; '' where it carries no channels."""
@@ -111,7 +112,16 @@ class ChannelLabels:
         )
 
     def _without_group(self, reason: str, width: int) -> str:
-        return self.never.setdefault((reason, width), f"f{len(self.never)}") if reason else ""
+        if not reason:
+            return ""
+        fixed = self.channels.fixed
+        alike = [key for key in fixed if key[0] == reason]
+        # The weight of a grouped convolution has a part of the size.
+        key = alike[0] if len(alike) == 1 else (reason, width)
+        if key not in self.never:
+            self.never[key] = fixed.get(key) or f"f{self.unnamed}"
+            self.unnamed += key not in fixed
+        return self.never[key]
 
     def lines(self) -> Iterator[str]:
         """The groups, each free with its width or frozen with its reason."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.ir.errors import shown
-from conet_graph.ir.graph import Dim, Entry, Graph, Operator, literals
+from conet_graph.ir.graph import Dim, Graph, Operator, ShapeNumber, literals
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.passes.channels.components import components
 
@@ -90,7 +90,7 @@ class Tracker:
         self.packed: dict[tuple[str, int], Packed] = {}
         self.read: set[str] = set()  # values whose axes were asked for since it was last emptied
         self.positions = 0
-        self._held: dict[int, Ids] = {}
+        self._counted: dict[int, Ids] = {}
         self.stored: dict[tuple[str, int], Axis] = {}
         self.choices: dict[tuple[int, int], int] = {}
         self.votes: dict[str, dict[int, int]] = {}
@@ -194,7 +194,7 @@ class Tracker:
             raise NoRule("it reads channels merged with too many pixels")
         return np.tile(np.repeat(found.units, found.each), found.times)
 
-    def numbers(self, value: str) -> list[Entry] | None:
+    def numbers(self, value: str) -> list[ShapeNumber] | None:
         """The numbers of a small constant or computed shape, where known."""
         if value in self.graph.known:
             return self.graph.known[value]
@@ -217,7 +217,7 @@ class Tracker:
             return None
         return [float(v) for v in self.graph.array(value).reshape(-1)]
 
-    def ones(self, op: Operator, axis: Axis, dim: Dim) -> Ids:
+    def unit_by_unit(self, op: Operator, axis: Axis, dim: Dim) -> Ids:
         """An axis as an array of units, also where it carries no channels.
 
         Raises:
@@ -242,25 +242,25 @@ class Tracker:
             self.values[name] = []
             for k, axis in enumerate(axes):
                 if isinstance(axis, Packed):
-                    self._hold(axis.units)
+                    self._count_positions(axis.units)
                     self.packed[name, k] = axis
                 else:
-                    self._hold(axis)
+                    self._count_positions(axis)
                     self.packed.pop((name, k), None)
                 self.values[name].append(0 if isinstance(axis, Packed) else axis)
 
-    def _hold(self, axis: Axis) -> None:
+    def _count_positions(self, axis: Axis) -> None:
         """Count the positions of an axis that was made, once however often it is passed on.
 
         Raises:
             NoRule: it is too long, or there are too many in all.
 
         """
-        if isinstance(axis, int) or id(axis) in self._held:
+        if isinstance(axis, int) or id(axis) in self._counted:
             return
         if len(axis) > LONGEST_AXIS or self.positions + len(axis) > MOST_POSITIONS:
             raise NoRule("an axis is too long to carry channels")
-        self._held[id(axis)] = axis
+        self._counted[id(axis)] = axis
         self.positions += len(axis)
 
     def new_axis(self, value: str, axis: int) -> Axis:

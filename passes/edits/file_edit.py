@@ -22,7 +22,7 @@ from conet_graph.passes import structured
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class EditedNode:
     """A node of the file, and the operator that stands for it in the simplified graph."""
 
     node: onnx.NodeProto
@@ -58,16 +58,16 @@ class FileEdit:
         self._removed: set[int] = set()
         self._added: dict[int, onnx.NodeProto] = {}
 
-    def made(self, value: str) -> Made | None:
+    def made(self, value: str) -> EditedNode | None:
         """The node that writes a value; None where no node does, or nothing needs it."""
         node, op = self._makers.get(value), self._ops.get(value)
-        return None if node is None or op is None else Made(node, op)
+        return None if node is None or op is None else EditedNode(node, op)
 
-    def constant(self, made: Made, slot: int) -> Constant | None:
+    def constant(self, made: EditedNode, slot: int) -> Constant | None:
         """The constant at an input of a node, None where it is computed or absent."""
         return self.graph.constants.get(made.op.input(slot))
 
-    def array(self, made: Made, slot: int) -> NDArray[Any]:
+    def array(self, made: EditedNode, slot: int) -> NDArray[Any]:
         """The value of the constant at an input of a node, as the changes so far left it."""
         changed = self._weights.get(made.node.input[slot])
         return self.graph.array(made.op.input(slot)) if changed is None else changed
@@ -101,7 +101,7 @@ class FileEdit:
         if old:
             self._release([old])
 
-    def rename_output(self, made: Made, name: str) -> None:
+    def rename_output(self, made: EditedNode, name: str) -> None:
         """Give the first output of a node another name; its readers are the caller's to care for."""
         old = made.node.output[0]
         made.node.output[0] = name
@@ -115,7 +115,7 @@ class FileEdit:
         self.reads.update(node.input)
         self._added[id(after)] = node
 
-    def remove(self, made: Made) -> None:
+    def remove(self, made: EditedNode) -> None:
         """Take a node out, and the weights that nothing else reads."""
         self._remove(made.node)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS
-from conet_graph.passes.edits.file_edit import FileEdit, Made
+from conet_graph.passes.edits.file_edit import EditedNode, FileEdit
 from conet_graph.passes.fold_batchnorm import PLAIN_FLOATS
 
 # Those whose bias, the third input, a normalisation leaves when it is folded.
@@ -44,7 +44,7 @@ READOUT = (
 ARITHMETIC = frozenset(("Add", "Div", "Mul", "Pow", "Sub"))
 
 
-def lost_batchnorm(edit: FileEdit) -> list[Made]:
+def lost_batchnorm(edit: FileEdit) -> list[EditedNode]:
     """The convolutions that have no normalisation, and make sense with one, in order.
 
     A Conv or ConvTranspose of the main graph, but for one
@@ -85,7 +85,7 @@ def lost_batchnorm(edit: FileEdit) -> list[Made]:
     return bare
 
 
-def _takes_norm(edit: FileEdit, made: Made) -> bool:
+def _takes_norm(edit: FileEdit, made: EditedNode) -> bool:
     """Whether a convolution's own weight and output are such that a normalisation has work to do."""
     weight = edit.constant(made, 1)
     if weight is None or weight.tensor.data_type not in PLAIN_FLOATS or len(weight.dims) < 3:
@@ -118,7 +118,7 @@ def _keeps_norm(graph: Graph, op: Operator) -> bool:
     return any(use.op_type == "BatchNormalization" for use, _ in graph.consumers.get(op.outputs[0], []))
 
 
-def _has_bias(edit: FileEdit, made: Made, zeros_count: bool = True) -> bool:
+def _has_bias(edit: FileEdit, made: EditedNode, zeros_count: bool = True) -> bool:
     """Whether something is added to a convolution's output: its own bias, or an Add of a constant."""
     op = made.op
     if op.input(2):

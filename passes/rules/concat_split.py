@@ -6,7 +6,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
 from conet_graph.passes.rules.registry import Table
@@ -14,13 +14,13 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-@rule(RULES, "Concat")
+@handles(RULES, "Concat")
 def concat(t: Tracker, op: Operator) -> None:
     """Inputs one behind the other along ``axis``; their other axes are tied."""
     join(t, op, op.inputs)
 
 
-@rule(RULES, "QLinearConcat", domain=MICROSOFT)
+@handles(RULES, "QLinearConcat", domain=MICROSOFT)
 def qlinear_concat(t: Tracker, op: Operator) -> None:
     """QLinearConcat(ys, yz, x1, s1, z1, x2, ...)."""
     join(t, op, op.inputs[2::3])
@@ -37,7 +37,7 @@ def join(t: Tracker, op: Operator, names: list[str]) -> None:
             if all(isinstance(p, int) for p in parts):
                 out.append(parts[0])
             else:
-                full = [t.ones(op, p, t.dim(n, k)) for p, n in zip(parts, names, strict=True)]
+                full = [t.unit_by_unit(op, p, t.dim(n, k)) for p, n in zip(parts, names, strict=True)]
                 if sum(len(part) for part in full) > LONGEST_AXIS:
                     raise NoRule("an axis is too long to carry channels")
                 out.append(np.concatenate(full))
@@ -55,7 +55,7 @@ def join(t: Tracker, op: Operator, names: list[str]) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "Split")
+@handles(RULES, "Split")
 def split(t: Tracker, op: Operator) -> None:
     """Pieces of an axis; their sizes follow."""
     axes = t.axes(op.input(0))
@@ -97,7 +97,7 @@ def _set_split_sizes(t: Tracker, op: Operator, sizes: list[int]) -> None:
         t.replace_numbers(op, 1, sizes)
 
 
-@rule(RULES, "Pad")
+@handles(RULES, "Pad")
 def pad(t: Tracker, op: Operator) -> None:
     """Spatial padding passes; padding of the channel axis shifts the channels."""
     axes = t.axes(op.input(0))

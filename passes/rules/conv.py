@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT, WEIGHTED
 from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.held import hold
@@ -61,7 +61,7 @@ def bind_others(t: Tracker, op: Operator, to: Axis) -> None:
         bind_vector(t, op, op.input(record.bias), to)
 
 
-@rule(RULES, "Conv", "ConvInteger", "QLinearConv")
+@handles(RULES, "Conv", "ConvInteger", "QLinearConv")
 def conv(t: Tracker, op: Operator) -> None:
     """Conv(X, W, B), and of integers; scales and zero points may lie along the outputs."""
     out = convolve(t, op)
@@ -69,7 +69,7 @@ def conv(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [t.whole(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "FusedConv", domain=MICROSOFT)
+@handles(RULES, "FusedConv", domain=MICROSOFT)
 def fused_conv(t: Tracker, op: Operator) -> None:
     """Conv with an activation and a summand Z (ONNX Runtime's extended optimisations)."""
     conv(t, op)
@@ -77,7 +77,7 @@ def fused_conv(t: Tracker, op: Operator) -> None:
         t.tie(op, t.axis(op.outputs[0], 1), t.axis(op.input(3), 1))
 
 
-@rule(RULES, "DeformConv")
+@handles(RULES, "DeformConv")
 def deform_conv(t: Tracker, op: Operator) -> None:
     """DeformConv(X, W, offset, B, mask): offsets and mask say where to look, not what is there."""
     out = convolve(t, op)
@@ -103,7 +103,7 @@ def convolve(t: Tracker, op: Operator) -> Axis:
         return t.axis(w, 0)
     if isinstance(units, int):
         t.bind(op, w, 1, units)
-        out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+        out = t.unit_by_unit(op, t.axis(w, 0), t.dim(w, 0))
         tie_rows(t, op, in_groups(out, group))
         return out
     if per_group == 1:
@@ -122,7 +122,7 @@ def convolve(t: Tracker, op: Operator) -> Axis:
         return out
     t.bind(op, w, 1, tie_rows(t, op, in_groups(units, group)))
     t.contract(op, data, 1, (w, 1))
-    out = t.ones(op, t.axis(w, 0), t.dim(w, 0))
+    out = t.unit_by_unit(op, t.axis(w, 0), t.dim(w, 0))
     tie_rows(t, op, in_groups(out, group))
     return out
 
@@ -135,7 +135,7 @@ def whole_groups(t: Tracker, op: Operator, units: Ids, per_group: int) -> Ids:
     return tie_rows(t, op, units.reshape(-1, per_group).T)
 
 
-@rule(RULES, "ConvTranspose")
+@handles(RULES, "ConvTranspose")
 def conv_transpose(t: Tracker, op: Operator) -> None:
     """ConvTranspose(X, W, B); W is [in, out / group, ...]."""
     x, w = op.input(0), op.input(1)
@@ -157,7 +157,7 @@ def conv_transpose(t: Tracker, op: Operator) -> None:
             tie_rows(t, op, in_groups(units, group))
         t.bind(op, w, 0, units)
         t.contract(op, 0, 1, (w, 0))
-        out = np.tile(t.ones(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
+        out = np.tile(t.unit_by_unit(op, t.axis(w, 1), t.dim(w, 1)), group) if group > 1 else t.axis(w, 1)
     bind_others(t, op, out)
     t.set(op, 0, [t.axis(x, 0), out, *pixel_axes(t, op, x)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import BROADCASTING, CURVES, MICROSOFT, PRIVATE_ELEMENTWISE
 from conet_graph.passes.channels.units import Axis, Packed, Tracker
 from conet_graph.passes.rules.registry import Table
@@ -13,21 +13,21 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-@rule(RULES, *CURVES, "Bernoulli", "RandomNormalLike", "RandomUniformLike")
+@handles(RULES, *CURVES, "Bernoulli", "RandomNormalLike", "RandomUniformLike")
 def unary(t: Tracker, op: Operator) -> None:
     """One input, the same axes out (further inputs are scalars)."""
     for k in range(len(op.outputs)):
         t.set(op, k, t.wholes(op.input(0)))
 
 
-@rule(RULES, *PRIVATE_ELEMENTWISE, domain=MICROSOFT)
+@handles(RULES, *PRIVATE_ELEMENTWISE, domain=MICROSOFT)
 def private(t: Tracker, op: Operator) -> None:
     """Those of ONNX Runtime; a second long input is a bias."""
     names = [op.input(slot) for slot in PRIVATE_ELEMENTWISE[op.op_type]]
     t.set(op, 0, broadcast(t, op, [name for name in names if name]))
 
 
-@rule(RULES, *BROADCASTING)
+@handles(RULES, *BROADCASTING)
 def n_ary(t: Tracker, op: Operator) -> None:
     """Several inputs, broadcast together (Broadcasting in ONNX); opset 6 and older had ``axis``."""
     names = [n for n in op.inputs if n]
@@ -42,7 +42,7 @@ def n_ary(t: Tracker, op: Operator) -> None:
     t.set(op, 0, broadcast(t, op, names))
 
 
-@rule(RULES, "Affine", "ImageScaler")
+@handles(RULES, "Affine", "ImageScaler")
 def experimental(t: Tracker, op: Operator) -> None:
     """Experimental operators of the first opsets; ImageScaler has a bias for each channel."""
     axes = t.axes(op.input(0))

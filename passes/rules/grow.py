@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from conet_graph.ir.errors import shown
-from conet_graph.ir.graph import Entry, Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.graph import Operator, ShapeNumber
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
@@ -17,7 +17,7 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: Entry) -> Axis | Packed:
+def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: ShapeNumber) -> Axis | Packed:
     """An output axis that one entry of an input of numbers makes.
 
     Read off another value's shape, it is as long as that axis at every width, and carries the same channels.
@@ -33,7 +33,7 @@ def grown(t: Tracker, op: Operator, axis: int, slot: int, place: int, entry: Ent
     return t.generate(op, axis, slot, place, entry.value)
 
 
-@rule(RULES, "Tile")
+@handles(RULES, "Tile")
 def tile(t: Tracker, op: Operator) -> None:
     """Tile(input, repeats): an axis of length 1 becomes as long as it is repeated."""
     axes = t.axes(op.input(0))
@@ -41,7 +41,9 @@ def tile(t: Tracker, op: Operator) -> None:
     out: list[Axis | Packed] = []
     for k, units in enumerate(axes):
         if t.dim(op.input(0), k) == 1:
-            out.append(_repeated_one(t, op, k, units, entries[k] if entries is not None else Entry(None)))
+            out.append(
+                _repeated_one(t, op, k, units, entries[k] if entries is not None else ShapeNumber(None))
+            )
             continue
         if isinstance(units, int):
             out.append(units)
@@ -55,7 +57,7 @@ def tile(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-def _repeated_one(t: Tracker, op: Operator, axis: int, units: Axis, entry: Entry) -> Axis | Packed:
+def _repeated_one(t: Tracker, op: Operator, axis: int, units: Axis, entry: ShapeNumber) -> Axis | Packed:
     """One position, repeated."""
     if entry.value == 1:
         return units
@@ -64,7 +66,7 @@ def _repeated_one(t: Tracker, op: Operator, axis: int, units: Axis, entry: Entry
     return grown(t, op, axis, 1, axis, entry)
 
 
-@rule(RULES, "Expand")
+@handles(RULES, "Expand")
 def expand(t: Tracker, op: Operator) -> None:
     """Expand(input, shape): sizes of 1 grow; an entry for a channel axis follows it."""
     axes, result = t.axes(op.input(0)), t.graph.shape(op.outputs[0])
@@ -72,13 +74,13 @@ def expand(t: Tracker, op: Operator) -> None:
         raise NoRule("the shape of its output is not known")
     entries = t.numbers(op.input(1))
     if entries is None:
-        entries = [Entry(None)] * len(result)
+        entries = [ShapeNumber(None)] * len(result)
     missing, shift = len(result) - len(axes), len(entries) - len(result)
     out: list[Axis | Packed] = []
     wanted: list[Axis | None] = [None] * len(entries)
     for k in range(len(result)):
         place = k + shift
-        entry = entries[place] if place >= 0 else Entry(1)
+        entry = entries[place] if place >= 0 else ShapeNumber(1)
         units = axes[k - missing] if k >= missing else 0
         if k < missing or (t.dim(op.input(0), k - missing) == 1 and result[k] != 1):
             if not isinstance(units, int):
@@ -92,7 +94,7 @@ def expand(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "ConstantOfShape")
+@handles(RULES, "ConstantOfShape")
 def constant_of_shape(t: Tracker, op: Operator) -> None:
     """A tensor of one value: its axes are as free as the numbers of its shape."""
     entries = t.numbers(op.input(0))
@@ -100,5 +102,5 @@ def constant_of_shape(t: Tracker, op: Operator) -> None:
         result = t.graph.shape(op.outputs[0])
         if result is None:
             raise NoRule("its shape is computed in the graph")
-        entries = [Entry(None)] * len(result)
+        entries = [ShapeNumber(None)] * len(result)
     t.set(op, 0, [grown(t, op, k, 0, k, entry) for k, entry in enumerate(entries)])

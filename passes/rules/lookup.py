@@ -6,7 +6,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Tracker
 from conet_graph.passes.rules.held import hold, hold_axis
 from conet_graph.passes.rules.registry import Table
@@ -16,11 +16,12 @@ RULES: Table = {}
 POSITIONS = "positions, not as channels"
 
 
-@rule(RULES, "Gather")
+@handles(RULES, "Gather")
 def gather(t: Tracker, op: Operator) -> None:
     """Positions of an axis, by a list; a single one is picked for good.
 
-    Where a feature map is the index (an activation as a table of its values), its axes pass.
+    Where a feature map is the index (an activation as a table of its values), its axes pass. Where the graph
+    computes the index (the tokens that a TopK chose), the axis it picks from stays.
     """
     data, where = op.input(0), op.input(1)
     rank = t.rank(data)
@@ -29,17 +30,16 @@ def gather(t: Tracker, op: Operator) -> None:
     units = t.axis(data, axis) if not t.is_constant(data) else 0
     if t.is_constant(data):
         t.bind(op, data, axis, t.frozen(f"a table that Gather {shown(op.name)} looks up"))
-    if isinstance(units, int):
-        middle = [0] * t.rank(where) if t.is_constant(where) else t.axes(where)
-    else:
-        middle = _pick(t, op, units, axis, t.rank(where))
+    middle = _index_axes(t, where) if isinstance(units, int) else _pick(t, op, units, axis, t.rank(where))
     t.set(op, 0, [*others[:axis], *middle, *others[axis + 1 :]])
 
 
 def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> list[Axis]:
     indices, length = t.integers(op.input(1)), t.dim(op.input(0), axis)
     if indices is None or index_rank > 1 or not isinstance(length, int):
-        raise NoRule("it picks channels by an index that is computed in the graph")
+        why = "by an index that is computed in the graph" if indices is None else "by a table of indices"
+        t.freeze(op, units, f"Gather {shown(op.name)} picks from it {why}")
+        return _index_axes(t, op.input(1))
     old = np.array([i % length for i in indices], np.int64)
     origin = t.origin(op.input(0), axis, units)
     first = {int(p): k for k, p in reversed(list(enumerate(origin.tolist())))}
@@ -57,7 +57,7 @@ def _pick(t: Tracker, op: Operator, units: Ids, axis: int, index_rank: int) -> l
     return [units[chosen]]
 
 
-@rule(RULES, "GatherElements")
+@handles(RULES, "GatherElements")
 def gather_elements(t: Tracker, op: Operator) -> None:
     """GatherElements(data, indices): a position along ``axis`` for each element of the output."""
     rank = t.rank(op.input(0))
@@ -67,7 +67,7 @@ def gather_elements(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "ScatterElements", "Scatter")
+@handles(RULES, "ScatterElements", "Scatter")
 def scatter_elements(t: Tracker, op: Operator) -> None:
     """ScatterElements(data, indices, updates): the updates lie beside the indices."""
     rank = t.rank(op.input(0))
@@ -79,6 +79,10 @@ def scatter_elements(t: Tracker, op: Operator) -> None:
             _beside(t, op, 0, 1, k)
             _beside(t, op, 0, 2, k)
     t.set(op, 0, t.axes(op.input(0)))
+
+
+def _index_axes(t: Tracker, indices: str) -> list[Axis]:
+    return [_index_axis(t, indices, k) for k in range(t.rank(indices))]
 
 
 def _index_axis(t: Tracker, indices: str, axis: int) -> Axis:
@@ -99,7 +103,7 @@ def _beside(t: Tracker, op: Operator, first: int, second: int, axis: int) -> Axi
     return t.axis(op.input(second), axis)
 
 
-@rule(RULES, "GatherND")
+@handles(RULES, "GatherND")
 def gather_nd(t: Tracker, op: Operator) -> None:
     """GatherND(data, indices): the last axis of the indices says where, on the first axes of the data."""
     data, where = op.input(0), op.input(1)
@@ -116,7 +120,7 @@ def gather_nd(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*lead, *index_axes, *(t.axis(data, k) for k in range(batch + depth, t.rank(data)))])
 
 
-@rule(RULES, "ScatterND")
+@handles(RULES, "ScatterND")
 def scatter_nd(t: Tracker, op: Operator) -> None:
     """ScatterND(data, indices, updates): what the indices do not name passes."""
     data, where, updates = op.inputs[:3]
@@ -136,7 +140,7 @@ def scatter_nd(t: Tracker, op: Operator) -> None:
     t.set(op, 0, t.axes(data))
 
 
-@rule(RULES, "OneHot")
+@handles(RULES, "OneHot")
 def one_hot(t: Tracker, op: Operator) -> None:
     """OneHot(indices, depth, values): a new axis whose positions are the values of the indices."""
     axes = [0] * t.rank(op.input(0)) if t.is_constant(op.input(0)) else t.axes(op.input(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out, summed_axis
 from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 from conet_graph.passes.rules.conv import bind_others
@@ -42,8 +42,8 @@ def product(t: Tracker, op: Operator) -> list[Axis]:
     return batch
 
 
-@rule(RULES, "Gemm")
-@rule(RULES, "FusedGemm", domain=MICROSOFT)
+@handles(RULES, "Gemm")
+@handles(RULES, "FusedGemm", domain=MICROSOFT)
 def gemm(t: Tracker, op: Operator) -> None:
     """Gemm(A, B, C)."""
     t.set(op, 0, product(t, op))
@@ -51,13 +51,13 @@ def gemm(t: Tracker, op: Operator) -> None:
         t.set(op, 0, broadcast(t, op, [op.outputs[0], op.input(2)]))
 
 
-@rule(RULES, "MatMul")
+@handles(RULES, "MatMul")
 def matmul(t: Tracker, op: Operator) -> None:
     """MatMul(A, B), batched."""
     t.set(op, 0, product(t, op))
 
 
-@rule(RULES, "FusedMatMul", domain=MICROSOFT)
+@handles(RULES, "FusedMatMul", domain=MICROSOFT)
 def fused_matmul(t: Tracker, op: Operator) -> None:
     """FusedMatMul(A, B) with transposes."""
     if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
@@ -65,8 +65,8 @@ def fused_matmul(t: Tracker, op: Operator) -> None:
     t.set(op, 0, product(t, op))
 
 
-@rule(RULES, "MatMulInteger", "QLinearMatMul")
-@rule(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
+@handles(RULES, "MatMulInteger", "QLinearMatMul")
+@handles(RULES, "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain=MICROSOFT)
 def quantised_product(t: Tracker, op: Operator) -> None:
     """A product of quantised matrices, with scales, zero points and perhaps a bias."""
     if op.op_type == "DynamicQuantizeMatMul":
@@ -76,7 +76,7 @@ def quantised_product(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "Einsum")
+@handles(RULES, "Einsum")
 def einsum(t: Tracker, op: Operator) -> None:
     """Einsum: equal letters are equal axes."""
     ranks = [t.rank(name) for name in op.inputs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules.conv import bind_vector, in_groups, tie_rows
@@ -13,7 +13,7 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-@rule(RULES, "BatchNormalization")
+@handles(RULES, "BatchNormalization")
 def batch_normalization(t: Tracker, op: Operator) -> None:
     """BatchNormalization(X, scale, B, mean, var); training forms give statistics back.
 
@@ -31,7 +31,7 @@ def batch_normalization(t: Tracker, op: Operator) -> None:
         t.set(op, k, [units])
 
 
-@rule(RULES, "InstanceNormalization")
+@handles(RULES, "InstanceNormalization")
 def instance_normalization(t: Tracker, op: Operator) -> None:
     """InstanceNormalization(X, scale, B); channels folded behind axis 1 (a group norm) are mixed."""
     axes = t.wholes(op.input(0))
@@ -42,8 +42,8 @@ def instance_normalization(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "LayerNormalization", "RMSNormalization")
-@rule(RULES, "SimplifiedLayerNormalization")
+@handles(RULES, "LayerNormalization", "RMSNormalization")
+@handles(RULES, "SimplifiedLayerNormalization")
 def layer_normalization(t: Tracker, op: Operator) -> None:
     """LayerNormalization(X, Scale, B) over the axes from ``axis`` on."""
     axes = t.wholes(op.input(0))
@@ -56,7 +56,7 @@ def layer_normalization(t: Tracker, op: Operator) -> None:
         t.set(op, k, [*axes[:first], *[0] * (len(axes) - first)])
 
 
-@rule(RULES, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@handles(RULES, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_layer_normalization(t: Tracker, op: Operator) -> None:
     """SkipLayerNormalization(input, skip, gamma, beta, bias); the simplified one has no beta."""
     out = broadcast(t, op, [n for n in op.inputs if n])
@@ -65,7 +65,7 @@ def skip_layer_normalization(t: Tracker, op: Operator) -> None:
     t.set(op, 3, out)
 
 
-@rule(RULES, "GroupNormalization")
+@handles(RULES, "GroupNormalization")
 def group_normalization(t: Tracker, op: Operator) -> None:
     """GroupNormalization(X, scale, bias): opset 18 has a scale a group, opset 21 a scale a channel."""
     axes = t.axes(op.input(0))
@@ -85,7 +85,7 @@ def group_normalization(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "LRN")
+@handles(RULES, "LRN")
 def lrn(t: Tracker, op: Operator) -> None:
     """LRN looks at neighbouring channels."""
     axes = t.axes(op.input(0))
@@ -93,7 +93,7 @@ def lrn(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "MeanVarianceNormalization")
+@handles(RULES, "MeanVarianceNormalization")
 def mean_variance_normalization(t: Tracker, op: Operator) -> None:
     """MeanVarianceNormalization over ``axes``."""
     axes = t.axes(op.input(0))
@@ -102,7 +102,7 @@ def mean_variance_normalization(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "LpNormalization", "CumSum", "CumProd")
+@handles(RULES, "LpNormalization", "CumSum", "CumProd")
 def along_one_axis(t: Tracker, op: Operator) -> None:
     """One axis is looked along."""
     axes = t.axes(op.input(0))
@@ -117,8 +117,8 @@ def along_one_axis(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "Softmax", "LogSoftmax", "Hardmax")
-@rule(RULES, "QLinearSoftmax", domain=MICROSOFT)
+@handles(RULES, "Softmax", "LogSoftmax", "Hardmax")
+@handles(RULES, "QLinearSoftmax", domain=MICROSOFT)
 def softmax(t: Tracker, op: Operator) -> None:
     """Softmax; before opset 13 over all axes from ``axis`` on together."""
     axes = t.axes(op.input(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules.conv import pixel_axes, window_axes
@@ -13,7 +13,7 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-@rule(RULES, "MaxPool", "AveragePool", "LpPool")
+@handles(RULES, "MaxPool", "AveragePool", "LpPool")
 def pool(t: Tracker, op: Operator) -> None:
     """A window slides over the spatial axes."""
     x = op.input(0)
@@ -32,7 +32,7 @@ def _is_unpooled(t: Tracker, op: Operator) -> bool:
     return known and all(use.op_type == "MaxUnpool" and slot == 1 for use, slot in uses)
 
 
-@rule(RULES, "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+@handles(RULES, "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def global_pool(t: Tracker, op: Operator) -> None:
     """All spatial axes become 1; channels folded into them are mixed."""
     axes = t.axes(op.input(0))
@@ -41,7 +41,7 @@ def global_pool(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*axes[:2], *[0] * (len(axes) - 2)])
 
 
-@rule(RULES, "QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+@handles(RULES, "QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def qlinear_pool(t: Tracker, op: Operator) -> None:
     """Quantised pooling in NCHW."""
     if op.attr("channels_last", 0):
@@ -50,7 +50,7 @@ def qlinear_pool(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "RoiAlign", "MaxRoiPool")
+@handles(RULES, "RoiAlign", "MaxRoiPool")
 def roi(t: Tracker, op: Operator) -> None:
     """RoiAlign(X, rois, batch_indices): channels stay."""
     hold(t, op, 1, "boxes, not as channels")
@@ -58,7 +58,7 @@ def roi(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [0, t.axis(op.input(0), 1), *pixel_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "GridSample")
+@handles(RULES, "GridSample")
 def grid_sample(t: Tracker, op: Operator) -> None:
     """GridSample(X, grid): the grid's points are the output's pixels, its last axis their coordinates."""
     axes = t.axes(op.input(0))
@@ -66,14 +66,14 @@ def grid_sample(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "AffineGrid")
+@handles(RULES, "AffineGrid")
 def affine_grid(t: Tracker, op: Operator) -> None:
     """AffineGrid(theta, size): matrices become points."""
     hold(t, op, 0, "matrices that move points")
     t.set(op, 0, [0] * t.rank(op.outputs[0]))
 
 
-@rule(RULES, "CenterCropPad")
+@handles(RULES, "CenterCropPad")
 def center_crop_pad(t: Tracker, op: Operator) -> None:
     """CenterCropPad(input, shape): axes that keep their length pass."""
     axes = t.axes(op.input(0))
@@ -94,7 +94,7 @@ def center_crop_pad(t: Tracker, op: Operator) -> None:
     t.set(op, 0, axes)
 
 
-@rule(RULES, "MaxUnpool")
+@handles(RULES, "MaxUnpool")
 def max_unpool(t: Tracker, op: Operator) -> None:
     """MaxUnpool(X, I, output_shape): I are places that a MaxPool of as many channels gave out."""
     x = op.input(0)
@@ -107,7 +107,7 @@ def max_unpool(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [t.axis(x, 0), units, *pixel_axes(t, op, x)])
 
 
-@rule(RULES, "Crop")
+@handles(RULES, "Crop")
 def crop(t: Tracker, op: Operator) -> None:
     """Crop of the first opsets: spatial only."""
     axes = t.axes(op.input(0))

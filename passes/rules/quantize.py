@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
 from conet_graph.passes.channels.units import Axis, Tracker
 from conet_graph.passes.rules.conv import bind_scale, tie_rows
@@ -14,8 +14,8 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-@rule(RULES, "QuantizeLinear", "DequantizeLinear")
-@rule(RULES, "QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
+@handles(RULES, "QuantizeLinear", "DequantizeLinear")
+@handles(RULES, "QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
 def quantize_linear(t: Tracker, op: Operator) -> None:
     """QuantizeLinear(x, scale, zero_point), for the whole tensor or along ``axis``."""
     axes = t.axes(op.input(0))
@@ -45,7 +45,7 @@ def _in_blocks(t: Tracker, op: Operator, axes: list[Axis]) -> None:
                 t.bind(op, op.input(slot), axis, to)
 
 
-@rule(RULES, "DynamicQuantizeLinear")
+@handles(RULES, "DynamicQuantizeLinear")
 def dynamic_quantize_linear(t: Tracker, op: Operator) -> None:
     """The scale is measured over the whole tensor, dropped channels included."""
     axes = t.axes(op.input(0))
@@ -56,8 +56,8 @@ def dynamic_quantize_linear(t: Tracker, op: Operator) -> None:
     t.set(op, 2, [])
 
 
-@rule(RULES, "Quant", "BipolarQuant", domain="onnx.brevitas")
-@rule(RULES, "Quant", "BipolarQuant", domain="qonnx.custom_op.general")
+@handles(RULES, "Quant", "BipolarQuant", domain="onnx.brevitas")
+@handles(RULES, "Quant", "BipolarQuant", domain="qonnx.custom_op.general")
 def quant(t: Tracker, op: Operator) -> None:
     """Quant(x, scale, zero_point, bit_width) of QONNX: numpy broadcasting (qonnx docs)."""
     t.set(op, 0, broadcast(t, op, [n for n in op.inputs[:3] if n]))

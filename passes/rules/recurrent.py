@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-@rule(RULES, "GRU", "LSTM", "RNN")
+@handles(RULES, "GRU", "LSTM", "RNN")
 def recurrent(t: Tracker, op: Operator) -> None:
     """X [sequence, batch, input], W [directions, gates * hidden, input]."""
     x = op.input(0)

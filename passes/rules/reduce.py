@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-@rule(
+@handles(
     RULES,
     *["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"],
     *["ReduceProd", "ReduceSum", "ReduceSumSquare"],
@@ -34,7 +34,7 @@ def reduction(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "ArgMax", "ArgMin")
+@handles(RULES, "ArgMax", "ArgMin")
 def arg(t: Tracker, op: Operator) -> None:
     """The result counts positions."""
     axes = t.axes(op.input(0))
@@ -44,7 +44,7 @@ def arg(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*axes[:axis], *kept, *axes[axis + 1 :]])
 
 
-@rule(RULES, "TopK")
+@handles(RULES, "TopK")
 def top_k(t: Tracker, op: Operator) -> None:
     """The indices count positions, and no more are picked than there are."""
     axes = t.axes(op.input(0))

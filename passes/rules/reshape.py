@@ -14,7 +14,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Packed, Tracker, length_of
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
@@ -26,7 +26,7 @@ from conet_graph.passes.rules.segments import segments
 RULES: Table = {}
 
 
-@rule(RULES, "Reshape")
+@handles(RULES, "Reshape")
 def reshape(t: Tracker, op: Operator) -> None:
     """Reshape(data, shape); opset 4 and older hold the shape in an attribute."""
     result = t.graph.shape(op.outputs[0])
@@ -60,7 +60,7 @@ def reshape(t: Tracker, op: Operator) -> None:
     t.set(op, 0, out)
 
 
-@rule(RULES, "Flatten")
+@handles(RULES, "Flatten")
 def flatten(t: Tracker, op: Operator) -> None:
     """Flatten to two axes at ``axis``."""
     x = op.input(0)
@@ -207,7 +207,7 @@ def _is_repeated(merged: Ids, sizes: list[int], free: int) -> bool:
     return sizes[free] > 1 and bool((cube == cube[:, :1, :]).all())
 
 
-@rule(RULES, "DepthToSpace")
+@handles(RULES, "DepthToSpace")
 def depth_to_space(t: Tracker, op: Operator) -> None:
     """Blocks of channels become pixels: DCR stores them with a stride, CRD side by side."""
     axes = t.axes(op.input(0))
@@ -223,7 +223,7 @@ def depth_to_space(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
 
 
-@rule(RULES, "SpaceToDepth")
+@handles(RULES, "SpaceToDepth")
 def space_to_depth(t: Tracker, op: Operator) -> None:
     """Pixels become channels, a whole set of channels for each place in a block."""
     axes = t.axes(op.input(0))

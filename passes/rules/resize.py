@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-@rule(RULES, "Resize", "Upsample")
+@handles(RULES, "Resize", "Upsample")
 def resize(t: Tracker, op: Operator) -> None:
     """Resize(X, roi, scales, sizes)."""
     axes = t.axes(op.input(0))

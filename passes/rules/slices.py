@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import CONTRADICTION, Ids, NoRule, Tracker
 from conet_graph.passes.rules.conv import tie_rows
 from conet_graph.passes.rules.registry import Table
@@ -28,7 +28,7 @@ class Cut:
     step: int
 
 
-@rule(RULES, "Slice")
+@handles(RULES, "Slice")
 def slice_(t: Tracker, op: Operator) -> None:
     """Axes with channels are cut one by one; the numbers follow."""
     axes = t.axes(op.input(0))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, NoRule, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
 
 
-@rule(RULES, "Transpose")
+@handles(RULES, "Transpose")
 def transpose(t: Tracker, op: Operator) -> None:
     """Axes in another order."""
     axes = t.wholes(op.input(0))
@@ -18,7 +18,7 @@ def transpose(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [axes[k] for k in order])
 
 
-@rule(RULES, "Squeeze")
+@handles(RULES, "Squeeze")
 def squeeze(t: Tracker, op: Operator) -> None:
     """Axes of size 1 go."""
     axes = t.axes(op.input(0))
@@ -33,7 +33,7 @@ def squeeze(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [units for k, units in enumerate(axes) if k not in gone])
 
 
-@rule(RULES, "Unsqueeze")
+@handles(RULES, "Unsqueeze")
 def unsqueeze(t: Tracker, op: Operator) -> None:
     """New axes of size 1."""
     rest = iter(t.axes(op.input(0)))
@@ -55,7 +55,7 @@ def _axes(t: Tracker, op: Operator) -> list[int] | None:
     return t.integers(op.input(1))
 
 
-@rule(RULES, "Shape", "Size")
+@handles(RULES, "Shape", "Size")
 def shape(t: Tracker, op: Operator) -> None:
     """A shape is computed at run time and follows by itself; nothing is tied."""
     t.set(op, 0, [0] if op.op_type == "Shape" else [])

@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from conet_graph.ir.graph import Entry, Graph, Operator, literals
+from conet_graph.ir.graph import Graph, Operator, ShapeNumber, literals
 
-Entries = list[Entry]
+Entries = list[ShapeNumber]
 LONGEST = 1024
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
@@ -48,7 +48,9 @@ def _shape(graph: Graph, op: Operator) -> Entries | None:
     shape = graph.shape(op.input(0))
     if shape is None:
         return None
-    entries = [Entry(d if isinstance(d, int) else None, ("dim", op.input(0), k)) for k, d in enumerate(shape)]
+    entries = [
+        ShapeNumber(d if isinstance(d, int) else None, ("dim", op.input(0), k)) for k, d in enumerate(shape)
+    ]
     return entries[op.attr("start", 0) : op.attr("end", len(entries))]
 
 
@@ -125,11 +127,11 @@ def _equal(graph: Graph, op: Operator) -> Entries | None:
     for pair in zip(*parts, strict=True):
         known = [e.value for e in pair if e.value is not None]
         if len(known) == 2:
-            out.append(Entry(int(known[0] == known[1])))
+            out.append(ShapeNumber(int(known[0] == known[1])))
         else:
             sizes = [e for e in pair if e.value is None and e.source and e.source[0] == "dim"]
             negative = len(known) == 1 and known[0] < 0
-            out.append(Entry(0 if sizes and negative else None))
+            out.append(ShapeNumber(0 if sizes and negative else None))
     return out
 
 
@@ -138,7 +140,7 @@ def _where(graph: Graph, op: Operator) -> Entries | None:
     if parts is None:
         return None
     chosen = zip(*parts, strict=True)
-    return [Entry(None) if c.value is None else a if c.value else b for c, a, b in chosen]
+    return [ShapeNumber(None) if c.value is None else a if c.value else b for c, a, b in chosen]
 
 
 def _aligned(parts: list[Entries | None]) -> list[Entries] | None:
@@ -164,8 +166,8 @@ def _cast(graph: Graph, op: Operator) -> Entries | None:
     ):
         return None
     if op.attr("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-        return [e if e.value is None else Entry(int(e.value), e.source) for e in data]
-    return [e if e.value is None else Entry(float(e.value), e.source) for e in data]
+        return [e if e.value is None else ShapeNumber(int(e.value), e.source) for e in data]
+    return [e if e.value is None else ShapeNumber(float(e.value), e.source) for e in data]
 
 
 def _cast_like(graph: Graph, op: Operator) -> Entries | None:
@@ -179,7 +181,7 @@ def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], En
         if data is None or any(e.value is None for e in data):
             return None
         try:
-            return [Entry(function(e.value or 0)) for e in data]
+            return [ShapeNumber(function(e.value or 0)) for e in data]
         except (ValueError, OverflowError):
             return None
 
@@ -196,10 +198,10 @@ def _binary(
         out: Entries = []
         for a, b in zip(*parts, strict=True):
             if a.value is None or b.value is None:
-                out.append(Entry(None))
+                out.append(ShapeNumber(None))
                 continue
             try:
-                out.append(Entry(function(a.value, b.value)))
+                out.append(ShapeNumber(function(a.value, b.value)))
             except (ZeroDivisionError, ValueError, OverflowError):
                 return None
         return out
@@ -222,7 +224,7 @@ def _filled(graph: Graph, op: Operator) -> Entries | None:
     count = int(size[0].value)
     if count > LONGEST or value.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
         return None
-    return [Entry(int(numpy_helper.to_array(value).reshape(-1)[0]))] * count
+    return [ShapeNumber(int(numpy_helper.to_array(value).reshape(-1)[0]))] * count
 
 
 def _clip(graph: Graph, op: Operator) -> Entries | None:
@@ -236,7 +238,7 @@ def _clip(graph: Graph, op: Operator) -> Entries | None:
             bounds[slot - 1] = entries[0].value
     if data is None or any(e.value is None for e in data):
         return None
-    return [Entry(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
+    return [ShapeNumber(min(max(e.value or 0, bounds[0]), bounds[1])) for e in data]
 
 
 def _range(graph: Graph, op: Operator) -> Entries | None:
@@ -246,14 +248,14 @@ def _range(graph: Graph, op: Operator) -> Entries | None:
     start, stop, step = (int(p[0].value or 0) for p in parts if p)
     if step == 0 or len(range(start, stop, step)) > LONGEST:
         return None
-    return [Entry(k) for k in range(start, stop, step)]
+    return [ShapeNumber(k) for k in range(start, stop, step)]
 
 
 def _product(graph: Graph, op: Operator) -> Entries | None:
     data = constant_entries(graph, op.input(0))
     if data is None or any(e.value is None for e in data):
         return None
-    return [Entry(math.prod(int(e.value or 0) for e in data))]
+    return [ShapeNumber(math.prod(int(e.value or 0) for e in data))]
 
 
 _EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {

@@ -7,7 +7,6 @@ the n-th position labelled (c, k) of a new axis takes its values from the n-th p
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -271,40 +270,41 @@ class Labels(Tracker):
         """The constants behind a weight that share an axis of it out.
 
         Raises:
-            CannotHave: there are none, and the weight is not normalised anyway.
+            CannotHave: there are none, or a norm of the weight over that axis would undo it.
 
         """
+        why = self._normaliser(weight, axis)
         try:
-            found = list(shares(self, weight, axis, use))
+            found = [] if why else list(shares(self, weight, axis, use))
         except NotShared as refusal:
-            source = self._source(self.axis(weight, axis))
-            if source is None or source[0] not in self.graph.constants or not self._is_normalised(weight):
-                why = f"would count copied channels several times, through {refusal} of its weight"
-                raise self._refusal(op, why, self.axis(weight, axis)) from None
-            reader, slot = self.graph.consumers[source[0]][0]
-            found = [Share(*source, (reader.index, slot), False)]
+            why = str(refusal)
+        if why:
+            told = f"would count copied channels several times, through {why} of its weight"
+            raise self._refusal(op, told, self.axis(weight, axis))
         # One sum has one way of sharing out.
         whole = any(share.whole for share in found)
         return [replace(share, whole=whole) for share in found]
 
-    def _is_normalised(self, weight: str) -> bool:
-        """Whether an operator behind a weight looks across channels, so that the plan is not exact."""
+    def _normaliser(self, weight: str, axis: int) -> str:
+        """The operator behind a weight that looks across copied channels on an axis of it; "" for none."""
+        classes = self.classes_on(weight, axis)
+        copied = classes[self.copies[classes] > 1]
         pending, seen = [weight], set[str]()
         while pending:
             op = self.graph.producers.get(pending.pop())
-            if op is not None and op.index in self.mixing:
-                return True
-            fresh = [] if op is None else [name for name in op.inputs if name not in seen]
+            if op is None:
+                continue
+            if op.index in self.mixing and np.isin(copied, self._mixed_by(op)).any():
+                return op.op_type
+            fresh = [name for name in op.inputs if name not in seen]
             seen.update(fresh)
             pending += fresh
-        return False
+        return ""
 
-    def _source(self, axis: Axis) -> tuple[str, int] | None:
-        """The one constant's axis from which all of an axis's tokens come."""
-        if isinstance(axis, int) or not len(axis):
-            return None
-        first, last = (bisect_right(self.starts, int(token)) - 1 for token in (axis.min(), axis.max()))
-        return self.keys[first] if first == last >= 0 else None
+    def _mixed_by(self, op: Operator) -> Ids:
+        """The classes that an operator looks across."""
+        axes = [axis for mixing, axis in self.units.mixes if mixing is op]
+        return self.units.classes[np.concatenate(axes)]
 
     def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""

@@ -146,6 +146,15 @@ def test_profile_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["rewrite", str(SAMPLE), *out, "--latency", "0.7", "--macs", "0.5"]) == 2
     assert "not several" in capsys.readouterr().err
 
+    images = tmp_path / "images.npz"
+    np.savez(images, input=np.random.default_rng(0).standard_normal((96, 1, 8, 8), np.float32))
+    shared = ["--latency", "0.7", "--table", str(path), "--calibrate", str(images), "--json"]
+    assert run(["rewrite", str(SAMPLE), *out, *shared]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["time"]["share"] < 0.735
+    assert found["calibration"]["errors"]["refitted"] < found["calibration"]["errors"]["plain"] / 4
+    assert found["verification"]["ok"]
+
 
 def test_speed_is_checked_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["-o", str(tmp_path / "made.onnx"), "--check-speed"]

@@ -71,6 +71,56 @@ def _network(weights: str, body: str) -> onnx.ModelProto:
     return parsed(f'<ir_version: 9, opset_import: ["": 20]> {IMAGE}<{WEIGHTS}, {weights}>{{{body}}}')
 
 
+CHOSEN = {
+    "tokens that a TopK chose": (
+        "float[1,1,8] token, float[8,1] score, int64[3] s = {1,8,64}, int64[1] k = {5}, int64[1] flat = {-1},"
+        " int64[2] rows = {-1,8}, int64[4] back = {1,5,8,1}",
+        "r = Conv(x, w) n = Reshape(r, s) t = Transpose<perm=[0,2,1]>(n) u = Concat<axis=1>(token, t)"
+        " m = MatMul(u, score) v = Reshape(m, flat) best, at = TopK(v, k)"
+        " h = Reshape(u, rows) e = Gather<axis=0>(h, at) q = Reshape(e, back)"
+        " z = Transpose<perm=[0,2,1,3]>(q) y = Conv(z, wy)",
+    ),
+    "tokens chosen in each image": (
+        "float[1,1,8] token, int64[3] s = {1,8,64}, int64[4] back = {1,5,8,1}, int64[1] last = {-1},"
+        " int64[1] k = {5}",
+        "r = Conv(x, w) n = Reshape(r, s) t = Transpose<perm=[0,2,1]>(n) u = Concat<axis=1>(t, token)"
+        " m = ReduceMean(u, last) best, at = TopK<axis=1>(m, k)"
+        " j = Flatten<axis=0>(at) l = Squeeze(j) e = Gather<axis=1>(u, l) q = Reshape(e, back)"
+        " z = Transpose<perm=[0,2,1,3]>(q) y = Conv(z, wy)",
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_what_is_chosen_among_keeps_its_channels_free(kind: str, scale: float) -> None:
+    weights, body = CHOSEN[kind]
+    new = rewidthed(_network(weights, body), exact="Mean" not in body, scale=scale)
+    assert new.shape("w")[0] == 8 * scale
+    assert new.shape("token")[-1] == 8 * scale
+
+
+PICKED = {
+    "channels at a place that the graph computes": (
+        "float[1,8] shift",
+        f"{POOL} h = Add(f, shift) m = ArgMax<axis=1, keepdims=0>(h) z = Gather<axis=1>(r, m)"
+        " p = Concat<axis=1>(z, z, z, z) o = Concat<axis=1>(p, p) y = Conv(o, wy)",
+        "Gather 'z' picks from it by an index that is computed in the graph",
+    ),
+    "channels by a table": (
+        "int64[2,4] table = {0,1,2,3,4,5,6,7}, int64[4] s = {1,8,8,8}",
+        "r = Conv(x, w) z = Gather<axis=1>(r, table) q = Reshape(z, s) y = Conv(q, wy)",
+        "Gather 'z' picks from it by a table of indices",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PICKED)
+def test_channels_that_are_picked_from_stay(kind: str) -> None:
+    weights, body, why = PICKED[kind]
+    assert why in reason(_network(weights, body), "w")
+
+
 LOOKED_UP = {
     "a table as an activation": (
         "float[64] table, float ten = {10}, float zero = {0}, float most = {63}",

@@ -90,6 +90,24 @@ def test_a_mean_of_weights_is_part_of_the_network() -> None:
     assert slim.plan.inexact_because == ["ReduceMean 'mean'"]
 
 
+UNDONE = {
+    "centred": "mean = ReduceMean<axes=[1,2,3]>(w) wn = Sub(w, mean)",
+    "standardised": "mean = ReduceMean<axes=[1,2,3]>(w) c = Sub(w, mean) sq = Mul(c, c)"
+    " var = ReduceMean<axes=[1,2,3]>(sq) std = Sqrt(var) wn = Div(c, std)",
+    "divided by its mean": "size = Abs(w) mean = ReduceMean<axes=[1,2,3]>(size) wn = Div(w, mean)",
+}
+
+
+@pytest.mark.parametrize("kind", UNDONE)
+def test_shares_that_a_norm_of_the_weight_would_undo_keep_the_width(kind: str) -> None:
+    """Copies of what is read would count twice; the layer's own outputs are copied all the same."""
+    net = parsed(f"{IMAGE}<{WEIGHTS}>{{{UNDONE[kind]} {TAIL}")
+    wide = rewidthed(net, scale=1.5)
+    assert wide.shape("w")[:2] == (9, 4)
+    assert wide.report.equality == "passed"
+    assert "through ReduceMean of its weight" in wide.plan.kept[0].reason
+
+
 def test_a_large_sum_stays_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     from conet_graph.passes import fold_weight_sums
 

@@ -23,14 +23,14 @@ NET = """net (float[N,3,8,8] x) => (float[] y) <float[8,3,3,3] w1, float[4,8,3,3
 
 EXPECTED = """conet-graph.ir/1
 input %x f32[N,3,8,8]
-weight %w1 f32[8:g0,3:f0,3,3]
+weight %w1 f32[8:g0,3:g2,3,3]
 weight %w2 f32[4:g1,8:g0,3,3]
 %a f32[N,8:g0,6,6] = Conv(%x, %w1)  # conv
 %y f32[N,4:g1,4,4] = Conv(%a, %w2)  # conv
 output %y
 group g0 width=8 free
 group g1 width=4 frozen: graph output 'y'
-group f0 width=3 frozen: graph input 'x'"""
+group g2 width=3 frozen: graph input 'x'"""
 
 CASE = golden_text.Case("two convolutions", NET, EXPECTED)
 

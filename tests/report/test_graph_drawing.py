@@ -16,7 +16,7 @@ from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
 from conet_graph.report import graph_drawing
 from conet_graph.report.graph_drawing import draw_graph, layer_label
-from conet_graph.report.network import Network, network_of
+from conet_graph.report.network import DrawnNetwork, network_of
 from conet_graph.report.palette import Palette
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -66,7 +66,7 @@ def cell(tmp_path: Path) -> tuple[Graph, Analysis]:
     return graph_of(tmp_path / "m.onnx", nodes, weights)
 
 
-def names(network: Network) -> list[tuple[str, str, tuple[str, ...]]]:
+def names(network: DrawnNetwork) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(p.kind, p.name, p.sizes) for p in network.parts]
 
 

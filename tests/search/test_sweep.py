@@ -14,7 +14,7 @@ from conet_graph.ir.errors import BadUsage
 from conet_graph.report.sweep_plot import write_picture
 from conet_graph.search.algorithm import SizeState
 from conet_graph.search.run_store import RunStore, TrialRow
-from conet_graph.search.sweep import Job, LocalProcesses, Result, grid, result_of, rows_of, run_job
+from conet_graph.search.sweep import Job, LocalProcesses, SweepResult, grid, result_of, rows_of, run_job
 
 MODEL = Path("m.onnx")
 
@@ -105,7 +105,7 @@ def test_results_are_averaged_over_seeds(tmp_path: Path) -> None:
     for job, accuracy in zip(jobs[:3], (0.5, 0.7, 0.9), strict=True):
         finished(job, accuracy, "interrupted" if job is jobs[2] else "finished")
     results = [result_of(job) for job in jobs]
-    assert results[0] == Result(jobs[0], "finished", 1, 1000, 500, 0.5, 60.0)
+    assert results[0] == SweepResult(jobs[0], "finished", 1, 1000, 500, 0.5, 60.0)
     assert [result.status for result in results] == ["finished", "finished", "interrupted", "missing"]
     first, second = rows_of(results)
     assert (first.mean("accuracy"), first.spread("accuracy")) == (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from conet_graph.bridge.batch.held import Held
 from conet_graph.bridge.batch.seen import Direct, Rules, Seen
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 
 RULES: Rules = {}
 
@@ -33,7 +33,7 @@ def _untouched(seen: Seen, touched: Iterable[int] | None, *, kept: bool = True) 
     return Direct({0: held}, Held(after, held.length))
 
 
-@rule(RULES, "Softmax", "LogSoftmax", "Hardmax")
+@handles(RULES, "Softmax", "LogSoftmax", "Hardmax")
 def softmax(seen: Seen) -> Direct | None:
     """Along one axis; in older versions over all from one on."""
     rank = seen.rank(0) or 0
@@ -42,26 +42,26 @@ def softmax(seen: Seen) -> Direct | None:
     return _untouched(seen, range(int(seen.attr("axis", 1)) % rank, rank)) if rank else None
 
 
-@rule(RULES, "LayerNormalization", "RMSNormalization")
+@handles(RULES, "LayerNormalization", "RMSNormalization")
 def layer_norm(seen: Seen) -> Direct | None:
     """Over all axes from one on."""
     rank = seen.rank(0)
     return _untouched(seen, range(int(seen.attr("axis", -1)) % rank, rank)) if rank else None
 
 
-@rule(RULES, "LpNormalization", "TopK")
+@handles(RULES, "LpNormalization", "TopK")
 def along_last(seen: Seen) -> Direct | None:
     """Along one axis, the last if none is given."""
     return _untouched(seen, [int(seen.attr("axis", -1))])
 
 
-@rule(RULES, "CumSum")
+@handles(RULES, "CumSum")
 def cumulative_sum(seen: Seen) -> Direct | None:
     """Along one axis, a constant."""
     return _untouched(seen, seen.numbers(1))
 
 
-@rule(RULES, "ArgMax", "ArgMin")
+@handles(RULES, "ArgMax", "ArgMin")
 def arg_extreme(seen: Seen) -> Direct | None:
     """Along one axis, which goes or stays."""
     return _untouched(seen, [int(seen.attr("axis", 0))], kept=bool(seen.attr("keepdims", 1)))
@@ -70,26 +70,26 @@ def arg_extreme(seen: Seen) -> Direct | None:
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 
 
-@rule(RULES, *(f"Reduce{name}" for name in _REDUCTIONS))
+@handles(RULES, *(f"Reduce{name}" for name in _REDUCTIONS))
 def reduce(seen: Seen) -> Direct | None:
     """Over the axes that are named."""
     axes = seen.numbers(1, "axes")
     return _untouched(seen, axes, kept=bool(seen.attr("keepdims", 1))) if axes else None
 
 
-@rule(RULES, "MeanVarianceNormalization")
+@handles(RULES, "MeanVarianceNormalization")
 def mean_variance(seen: Seen) -> Direct | None:
     """Over some axes, of which the first may be one."""
     return _untouched(seen, [int(a) for a in seen.attr("axes", [0, 2, 3])])
 
 
-@rule(RULES, "Trilu")
+@handles(RULES, "Trilu")
 def triangle(seen: Seen) -> Direct | None:
     """The last two axes."""
     return _untouched(seen, [-1, -2])
 
 
-@rule(RULES, "Transpose")
+@handles(RULES, "Transpose")
 def transpose(seen: Seen) -> Direct | None:
     """The images go with their axis."""
     held, rank = seen.at(0), seen.rank(0)
@@ -99,14 +99,14 @@ def transpose(seen: Seen) -> Direct | None:
     return Direct({0: held}, Held(list(order).index(held.axis), held.length))
 
 
-@rule(RULES, "Squeeze")
+@handles(RULES, "Squeeze")
 def squeeze(seen: Seen) -> Direct | None:
     """Axes of length one go."""
     axes = seen.numbers(1, "axes")
     return _untouched(seen, axes, kept=False) if axes else None
 
 
-@rule(RULES, "Unsqueeze")
+@handles(RULES, "Unsqueeze")
 def unsqueeze(seen: Seen) -> Direct | None:
     """New axes of length one."""
     held, rank, axes = seen.at(0), seen.rank(0), seen.numbers(1, "axes")
@@ -117,7 +117,7 @@ def unsqueeze(seen: Seen) -> Direct | None:
     return Direct({0: held}, Held(old[held.axis], held.length))
 
 
-@rule(RULES, "Flatten")
+@handles(RULES, "Flatten")
 def flatten(seen: Seen) -> Direct | None:
     """All axes before one become the rows: those of an image after those of the one before."""
     rank, length = seen.rank(0), 1
@@ -131,7 +131,7 @@ def flatten(seen: Seen) -> Direct | None:
     return Direct({0: Held(0, first)}, Held(0, length)) if axis and first else None
 
 
-@rule(RULES, "Concat")
+@handles(RULES, "Concat")
 def concat(seen: Seen) -> Direct | None:
     """Along another axis than the images; what they share is repeated for each."""
     rank = next((seen.rank(slot) for slot in seen.slots() if seen.rank(slot)), None)
@@ -147,13 +147,13 @@ def concat(seen: Seen) -> Direct | None:
     return None
 
 
-@rule(RULES, "Split")
+@handles(RULES, "Split")
 def split(seen: Seen) -> Direct | None:
     """Along another axis than the images."""
     return _untouched(seen, [int(seen.attr("axis", 0))])
 
 
-@rule(RULES, "Slice")
+@handles(RULES, "Slice")
 def slice_(seen: Seen) -> Direct | None:
     """Along named axes, or the first ones, of which there are as many as starts."""
     axes = seen.numbers(3, "axes")
@@ -164,7 +164,7 @@ def slice_(seen: Seen) -> Direct | None:
     return _untouched(seen, axes)
 
 
-@rule(RULES, "Pad")
+@handles(RULES, "Pad")
 def pad(seen: Seen) -> Direct | None:
     """Along the axes that are padded at all; along named axes, or maybe all, where the pads are computed."""
     pads, named = seen.numbers(1, "pads"), seen.numbers(3)
@@ -177,14 +177,14 @@ def pad(seen: Seen) -> Direct | None:
     return _untouched(seen, [axis for k, axis in enumerate(axes) if pads[k] or pads[half + k]])
 
 
-@rule(RULES, "Tile")
+@handles(RULES, "Tile")
 def tile(seen: Seen) -> Direct | None:
     """Along the axes that are repeated."""
     repeats = seen.numbers(1)
     return None if repeats is None else _untouched(seen, [k for k, n in enumerate(repeats) if n != 1])
 
 
-@rule(RULES, "Gather")
+@handles(RULES, "Gather")
 def gather(seen: Seen) -> Direct | None:
     """From each image along another axis, or by each image's positions from what they share."""
     axis, places, rank = int(seen.attr("axis", 0)), seen.rank(1), seen.rank(0)
@@ -202,7 +202,7 @@ def gather(seen: Seen) -> Direct | None:
     return Direct({0: held}, Held(after, held.length))
 
 
-@rule(RULES, "OneHot")
+@handles(RULES, "OneHot")
 def one_hot(seen: Seen) -> Direct | None:
     """A new axis, somewhere among those of the positions."""
     held, rank = seen.at(0), seen.rank(0)

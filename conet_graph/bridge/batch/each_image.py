@@ -13,7 +13,7 @@ from conet_graph.bridge.reading import READ_NUMBERS
 from conet_graph.ir.errors import BadUsage
 
 
-class Place(NamedTuple):
+class ImagePlace(NamedTuple):
     """Stands for the number-th tensor in the arguments of a function."""
 
     number: int
@@ -33,7 +33,7 @@ class EachImage(nn.Module):
 
         Args:
             function: what is computed, or a module.
-            args: its arguments, with a ``Place`` for every tensor.
+            args: its arguments, with a ``ImagePlace`` for every tensor.
             kwargs: its named arguments, likewise.
             own: for each tensor whether the images have an axis of their own there; the others are
                 shared by all images.
@@ -59,7 +59,7 @@ class EachImage(nn.Module):
 
     def _alone(self, *tensors: torch.Tensor) -> Any:
         def filled_in(leaf: Any) -> Any:
-            return tensors[leaf.number] if isinstance(leaf, Place) else leaf
+            return tensors[leaf.number] if isinstance(leaf, ImagePlace) else leaf
 
         args, kwargs = (_replaced(given, filled_in) for given in self.arguments)
         made = self.function(*args, **kwargs)
@@ -86,8 +86,8 @@ def _stacked(images: Any) -> torch.Tensor:
 
 
 def _replaced(given: Any, function: Callable[[Any], Any]) -> Any:
-    """The arguments with each leaf replaced; a ``Place`` is a leaf, though it is a tuple."""
-    if isinstance(given, Place):
+    """The arguments with each leaf replaced; a ``ImagePlace`` is a leaf, though it is a tuple."""
+    if isinstance(given, ImagePlace):
         return function(given)
     if isinstance(given, dict):
         return {k: _replaced(v, function) for k, v in given.items()}
@@ -117,7 +117,7 @@ def each_image(
             return leaf
         if leaf not in nodes:
             nodes.append(leaf)
-        return Place(nodes.index(leaf))
+        return ImagePlace(nodes.index(leaf))
 
     places = map_aggregate(tuple(args), place), map_aggregate(dict(kwargs), place)
     return EachImage(function, *places, tuple(n in own for n in nodes)), tuple(nodes)

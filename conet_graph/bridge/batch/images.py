@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.bridge.batch.held import Held
 from conet_graph.bridge.batch.seen import Direct, Rules, Seen
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
 
 RULES: Rules = {}
@@ -22,9 +22,9 @@ _MORE_MAPS: dict[str, tuple[int, ...]] = {
 }
 
 
-@rule(RULES, *_OF_IMAGES)
-@rule(RULES, *(name for name in _MORE_MAPS if name != "FusedConv"))
-@rule(RULES, "FusedConv", domain=MICROSOFT)
+@handles(RULES, *_OF_IMAGES)
+@handles(RULES, *(name for name in _MORE_MAPS if name != "FusedConv"))
+@handles(RULES, "FusedConv", domain=MICROSOFT)
 def of_images(seen: Seen) -> Direct | None:
     """All images along the first axis; weights are shared by all."""
     if seen.op.op_type == "MaxPool" and seen.read(1):
@@ -38,7 +38,7 @@ def of_images(seen: Seen) -> Direct | None:
     return Direct(dict.fromkeys(maps, Held(0, length)), Held(0, length))
 
 
-@rule(RULES, "Resize", "Upsample")
+@handles(RULES, "Resize", "Upsample")
 def resize(seen: Seen) -> Direct | None:
     """All images along the first axis, if its length stays."""
     length, after = seen.length(0, 0), seen.graph.shape(seen.op.outputs[0])
@@ -47,7 +47,7 @@ def resize(seen: Seen) -> Direct | None:
     return Direct({0: Held(0, length)}, Held(0, length))
 
 
-@rule(RULES, "GRU", "LSTM", "RNN")
+@handles(RULES, "GRU", "LSTM", "RNN")
 def recurrent(seen: Seen) -> Direct | None:
     """Steps come first, then the batch; behind the directions in the states."""
     length = seen.length(0, 1)

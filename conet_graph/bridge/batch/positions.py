@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.bridge.batch.held import OWN, Held
 from conet_graph.bridge.batch.seen import Direct, Rules, Seen
-from conet_graph.ir.op_table import enter as rule
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import BROADCASTING, CURVES, MICROSOFT, is_turned
 
 RULES: Rules = {}
@@ -12,8 +12,8 @@ RULES: Rules = {}
 _LAST_ALIGNED_BY_ATTRIBUTE = 6
 
 
-@rule(RULES, *CURVES, *BROADCASTING, "Affine")
-@rule(RULES, "BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=MICROSOFT)
+@handles(RULES, *CURVES, *BROADCASTING, "Affine")
+@handles(RULES, "BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=MICROSOFT)
 def position_by_position(seen: Seen) -> Direct | None:
     """All images at the same place, and what they share is broadcast along it."""
     slots, batched = seen.slots(), seen.batched()
@@ -58,7 +58,7 @@ def _all_at(seen: Seen, from_end: int, length: int, rank: int) -> Direct | None:
     return Direct(inputs, Held(from_end + rank, length))
 
 
-@rule(RULES, "MatMul")
+@handles(RULES, "MatMul")
 def matmul(seen: Seen) -> Direct | None:
     """Rows, columns or whole matrices for each image; never along what is summed."""
     left, right = seen.rank(0), seen.rank(1)
@@ -96,8 +96,8 @@ def _product_at(seen: Seen, slot: int, held: Held) -> Direct | None:
     return Direct({slot: held}, held)
 
 
-@rule(RULES, "Gemm")
-@rule(RULES, "FusedGemm", domain=MICROSOFT)
+@handles(RULES, "Gemm")
+@handles(RULES, "FusedGemm", domain=MICROSOFT)
 def gemm(seen: Seen) -> Direct | None:
     """Rows of the first matrix are images; one row is added to all of them."""
     length = seen.length(0, 0)
@@ -108,7 +108,7 @@ def gemm(seen: Seen) -> Direct | None:
     return Direct({0: Held(0, length)}, Held(0, length))
 
 
-@rule(RULES, "Einsum")
+@handles(RULES, "Einsum")
 def einsum(seen: Seen) -> Direct | None:
     """The letter along which the images lie is in the result, and in nothing that they share."""
     terms, arrow, result = str(seen.attr("equation")).replace(" ", "").partition("->")
@@ -129,7 +129,7 @@ def einsum(seen: Seen) -> Direct | None:
     return None
 
 
-@rule(RULES, "QuantizeLinear", "DequantizeLinear")
+@handles(RULES, "QuantizeLinear", "DequantizeLinear")
 def quantiser(seen: Seen) -> Direct | None:
     """One scale for all, or one along another axis."""
     held, rank = seen.at(0), seen.rank(0)

@@ -19,7 +19,7 @@ from conet_graph.bridge.converters.reshape import expanded, reshape_target
 from conet_graph.bridge.reading import reads_sizes
 from conet_graph.bridge.site import Site
 from conet_graph.ir.graph import Shape
-from conet_graph.ir.op_table import enter
+from conet_graph.ir.op_table import handles
 
 if TYPE_CHECKING:
     from conet_graph.bridge.batch.batching import Batching
@@ -36,7 +36,7 @@ def _whole(dims: Shape | None) -> list[int] | None:
     return [int(d) for d in dims if isinstance(d, int)]
 
 
-@enter(WRITERS, "Reshape")
+@handles(WRITERS, "Reshape")
 def reshape(batching: Batching, site: Site) -> Written | None:
     """The images stay in one axis where the target has one of just them, else they get their own."""
     held, target = batching.held.get(site.op.input(0)), reshape_target(site)
@@ -105,7 +105,7 @@ def reshaped_each(x: torch.Tensor, target: tuple[int | None, ...]) -> torch.Tens
     return x.reshape(x.shape[0], *(x.shape[k + 1] if n is None else n for k, n in enumerate(target)))
 
 
-@enter(WRITERS, "Expand")
+@handles(WRITERS, "Expand")
 def expand(batching: Batching, site: Site) -> Written | None:
     """Along the images' axis nothing changes."""
     held, sizes = batching.held.get(site.op.input(0)), site.array(1)
@@ -120,7 +120,7 @@ def expand(batching: Batching, site: Site) -> Written | None:
     return site.call(expanded, site.x(0), tuple(wanted)), Held(max(axis, held.axis), held.length)
 
 
-@enter(WRITERS, "Shape")
+@handles(WRITERS, "Shape")
 def shape(batching: Batching, site: Site) -> Written | None:
     """That of one image."""
     held = batching.held.get(site.op.input(0))
@@ -147,7 +147,7 @@ def shape_of_each(
     return torch.tensor(sizes[start:end], dtype=torch.int64)
 
 
-@enter(WRITERS, "Size")
+@handles(WRITERS, "Size")
 def size(batching: Batching, site: Site) -> Written | None:
     """The number of elements of one image."""
     held = batching.held.get(site.op.input(0))
@@ -162,7 +162,7 @@ def size_of_each(x: torch.Tensor, axis: int | None, length: int) -> torch.Tensor
     return torch.tensor(x.numel() // count, dtype=torch.int64)
 
 
-@enter(WRITERS, *RANDOM)
+@handles(WRITERS, *RANDOM)
 def random(batching: Batching, site: Site) -> Written | None:
     """Other numbers for every image, also where the file draws them without looking at any."""
     name = site.op.input(0)

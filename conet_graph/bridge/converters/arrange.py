@@ -12,18 +12,18 @@ from conet_graph.bridge.padding import torch_order
 from conet_graph.bridge.reading import reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "Concat")
+@handles(CONVERTERS, "Concat")
 def concat(site: Site) -> fx.Node:
     """Along one axis."""
     return site.call(torch.cat, site.inputs(), int(site.attr("axis", 1)))
 
 
-@converter(CONVERTERS, "Split")
+@handles(CONVERTERS, "Split")
 def split(site: Site) -> Converted:
     """Into parts of given sizes, or equal ones (the last smaller where it does not divide)."""
     axis = int(site.attr("axis", 0))
@@ -39,7 +39,7 @@ def split_evenly(x: torch.Tensor, count: int, axis: int) -> tuple[torch.Tensor, 
     return torch.split(x, -(-x.shape[axis] // count), axis)
 
 
-@converter(CONVERTERS, "Slice")
+@handles(CONVERTERS, "Slice")
 def slice_(site: Site) -> fx.Node:
     """From start to end by steps, along some axes."""
     if site.version < 10:
@@ -86,7 +86,7 @@ def cut_as_computed(
     return cut(x, tuple(zip(along, first, ends.reshape(-1).tolist(), by, strict=True)))
 
 
-@converter(CONVERTERS, "Pad")
+@handles(CONVERTERS, "Pad")
 def pad(site: Site) -> fx.Node:
     """Constant, mirrored or repeated; negative pads cut."""
     mode = str(site.attr("mode", "constant"))
@@ -151,7 +151,7 @@ def padded_by_copies(x: torch.Tensor, pads: tuple[int, ...], mode: str) -> torch
     return x
 
 
-@converter(CONVERTERS, "Tile")
+@handles(CONVERTERS, "Tile")
 def tile(site: Site) -> fx.Node:
     """Repeat along every axis."""
     repeats = site.array(1)
@@ -166,7 +166,7 @@ def tiled(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
     return x.repeat(repeats.reshape(-1).tolist())
 
 
-@converter(CONVERTERS, "DepthToSpace")
+@handles(CONVERTERS, "DepthToSpace")
 def depth_to_space(site: Site) -> fx.Node:
     """Channels into pixels; DCR takes the block from the first part of the channels, CRD from the last."""
     block = int(site.attr("blocksize"))
@@ -182,7 +182,7 @@ def blocks_to_space(x: torch.Tensor, block: int) -> torch.Tensor:
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
 
 
-@converter(CONVERTERS, "SpaceToDepth")
+@handles(CONVERTERS, "SpaceToDepth")
 def space_to_depth(site: Site) -> fx.Node:
     """Pixels into channels, the other way round."""
     block = int(site.attr("blocksize"))
@@ -198,7 +198,7 @@ def space_to_blocks(x: torch.Tensor, block: int) -> torch.Tensor:
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, c * block**2, h // block, w // block)
 
 
-@converter(CONVERTERS, "ReverseSequence")
+@handles(CONVERTERS, "ReverseSequence")
 def reverse_sequence(site: Site) -> fx.Node:
     """Turn round the first part of each sequence of a batch."""
     axes = int(site.attr("time_axis", 0)), int(site.attr("batch_axis", 1))
@@ -215,7 +215,7 @@ def sequences_reversed(x: torch.Tensor, lengths: torch.Tensor, time: int, batch:
     return moved.gather(0, source).movedim((0, 1), (time, batch))
 
 
-@converter(CONVERTERS, "Trilu")
+@handles(CONVERTERS, "Trilu")
 def trilu(site: Site) -> fx.Node:
     """The upper or the lower triangle."""
     k = int((site.numbers(1) or [0])[0])

@@ -13,7 +13,7 @@ from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, padded,
 from conet_graph.bridge.reading import reads_numbers
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -55,7 +55,7 @@ def _geometry(site: Site) -> tuple[list[int], list[int], list[int]]:
     return [int(k) for k in kernel], [int(s) for s in strides], [int(d) for d in dilations]
 
 
-@converter(CONVERTERS, "Conv")
+@handles(CONVERTERS, "Conv")
 def conv(site: Site) -> fx.Node:
     """A convolution and nothing more."""
     return convolution(site)
@@ -77,7 +77,7 @@ def convolution(site: Site) -> fx.Node:
     return site.module(module, x, **_weight_slots(site))
 
 
-@converter(CONVERTERS, "ConvTranspose")
+@handles(CONVERTERS, "ConvTranspose")
 def conv_transpose(site: Site) -> fx.Node:
     """The full transposed convolution where pads differ between the sides, cut to size afterwards."""
     kernel, strides, dilations = _geometry(site)
@@ -145,7 +145,7 @@ def _weight_slots(site: Site) -> dict[str, int]:
     return {"weight": 1, "bias": 2} if site.has(2) else {"weight": 1}
 
 
-@converter(CONVERTERS, "Col2Im")
+@handles(CONVERTERS, "Col2Im")
 def columns_to_image(site: Site) -> fx.Node:
     """Blocks that lie in columns, summed up where they overlap."""
     size, block = site.numbers(1), site.numbers(2)
@@ -159,7 +159,7 @@ def columns_to_image(site: Site) -> fx.Node:
     return site.call(functional.pad, made, tuple(torch_order([-p for p in pads]))) if any(pads) else made
 
 
-@converter(CONVERTERS, "DeformConv")
+@handles(CONVERTERS, "DeformConv")
 def deform_conv(site: Site) -> fx.Node:
     """The deformable convolution of torchvision."""
     kernel, strides, dilations = _geometry(site)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site, torch_dtype
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -53,7 +53,7 @@ _UNARY: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-@converter(CONVERTERS, *_UNARY)
+@handles(CONVERTERS, *_UNARY)
 def unary(site: Site) -> fx.Node:
     """Operators of one input without settings."""
     return site.call(_UNARY[site.op.op_type], site.x(0))
@@ -91,7 +91,7 @@ _BINARY: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-@converter(CONVERTERS, *_BINARY)
+@handles(CONVERTERS, *_BINARY)
 def binary(site: Site) -> fx.Node:
     """Operators of two inputs; before version 7 the second was aligned by the attribute ``axis``."""
     second = site.x(1)
@@ -117,7 +117,7 @@ _NARY: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-@converter(CONVERTERS, "Sum", "Max", "Min")
+@handles(CONVERTERS, "Sum", "Max", "Min")
 def nary(site: Site) -> fx.Node:
     """Operators of any number of inputs, two at a time."""
     made, *rest = site.inputs()
@@ -126,19 +126,19 @@ def nary(site: Site) -> fx.Node:
     return made if rest else site.call(torch.clone, made)
 
 
-@converter(CONVERTERS, "Mean")
+@handles(CONVERTERS, "Mean")
 def mean(site: Site) -> fx.Node:
     """The mean of several tensors."""
     return site.call(mean_of, *site.inputs())
 
 
-@converter(CONVERTERS, "Where")
+@handles(CONVERTERS, "Where")
 def where(site: Site) -> fx.Node:
     """A choice, position by position."""
     return site.call(torch.where, site.x(0), site.x(1), site.x(2))
 
 
-@converter(CONVERTERS, "Clip")
+@handles(CONVERTERS, "Clip")
 def clip(site: Site) -> fx.Node:
     """Bounds are attributes before version 11, then inputs, mostly constant."""
     if site.version < 11:
@@ -157,7 +157,7 @@ def _bound(site: Site, slot: int) -> Any:
     return site.x(slot) if array is None else array.reshape(-1)[0].item() if array.size == 1 else None
 
 
-@converter(CONVERTERS, "PRelu")
+@handles(CONVERTERS, "PRelu")
 def prelu(site: Site) -> fx.Node:
     """Slopes are broadcast; up to version 7 a vector of them lay along the channels."""
     slope, shape = site.x(1), site.shape(1)
@@ -173,25 +173,25 @@ def sloped(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return torch.where(x >= 0, x, x * slope)
 
 
-@converter(CONVERTERS, "LeakyRelu")
+@handles(CONVERTERS, "LeakyRelu")
 def leaky_relu(site: Site) -> fx.Node:
     """A small slope below zero."""
     return site.call(functional.leaky_relu, site.x(0), float(site.attr("alpha", 0.01)))
 
 
-@converter(CONVERTERS, "Elu")
+@handles(CONVERTERS, "Elu")
 def elu(site: Site) -> fx.Node:
     """Exponential below zero."""
     return site.call(functional.elu, site.x(0), float(site.attr("alpha", 1.0)))
 
 
-@converter(CONVERTERS, "Celu")
+@handles(CONVERTERS, "Celu")
 def celu(site: Site) -> fx.Node:
     """Exponential below zero, smooth."""
     return site.call(functional.celu, site.x(0), float(site.attr("alpha", 1.0)))
 
 
-@converter(CONVERTERS, "Selu")
+@handles(CONVERTERS, "Selu")
 def selu(site: Site) -> fx.Node:
     """Scaled and exponential below zero."""
     alpha, gamma = (
@@ -202,7 +202,7 @@ def selu(site: Site) -> fx.Node:
     return site.call(torch.mul, made, float(gamma))
 
 
-@converter(CONVERTERS, "HardSigmoid")
+@handles(CONVERTERS, "HardSigmoid")
 def hard_sigmoid(site: Site) -> fx.Node:
     """A line between two bounds."""
     alpha, beta = float(site.attr("alpha", 0.2)), float(site.attr("beta", 0.5))
@@ -216,13 +216,13 @@ def bounded_line(x: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
     return torch.clamp(x * alpha + beta, 0.0, 1.0)
 
 
-@converter(CONVERTERS, "Gelu")
+@handles(CONVERTERS, "Gelu")
 def gelu(site: Site) -> fx.Node:
     """Exact, or with tanh."""
     return site.call(functional.gelu, site.x(0), approximate=str(site.attr("approximate", "none")))
 
 
-@converter(CONVERTERS, "Swish")
+@handles(CONVERTERS, "Swish")
 def swish(site: Site) -> fx.Node:
     """The input times the sigmoid of alpha times it."""
     return site.call(self_gated, site.x(0), float(site.attr("alpha", 1.0)))
@@ -233,13 +233,13 @@ def self_gated(x: torch.Tensor, alpha: float) -> torch.Tensor:
     return x * torch.sigmoid(x * alpha)
 
 
-@converter(CONVERTERS, "ThresholdedRelu")
+@handles(CONVERTERS, "ThresholdedRelu")
 def thresholded_relu(site: Site) -> fx.Node:
     """Zero up to alpha."""
     return site.call(functional.threshold, site.x(0), float(site.attr("alpha", 1.0)), 0.0)
 
 
-@converter(CONVERTERS, "Shrink")
+@handles(CONVERTERS, "Shrink")
 def shrink(site: Site) -> fx.Node:
     """Towards zero by ``bias`` outside of ``lambd``."""
     return site.call(shrunk, site.x(0), float(site.attr("bias", 0.0)), float(site.attr("lambd", 0.5)))
@@ -251,14 +251,14 @@ def shrunk(x: torch.Tensor, bias: float, lambd: float) -> torch.Tensor:
     return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, zero))
 
 
-@converter(CONVERTERS, "Mod")
+@handles(CONVERTERS, "Mod")
 def mod(site: Site) -> fx.Node:
     """The remainder, with the sign of the divisor, or of the dividend as C's fmod."""
     function = torch.fmod if site.attr("fmod", 0) else torch.remainder
     return site.call(function, site.x(0), site.x(1))
 
 
-@converter(CONVERTERS, "IsInf")
+@handles(CONVERTERS, "IsInf")
 def is_inf(site: Site) -> fx.Node:
     """Infinity of the signs asked for."""
     up, down = bool(site.attr("detect_positive", 1)), bool(site.attr("detect_negative", 1))
@@ -268,19 +268,19 @@ def is_inf(site: Site) -> fx.Node:
     return site.call(function[up, down], site.x(0))
 
 
-@converter(CONVERTERS, "Cast")
+@handles(CONVERTERS, "Cast")
 def cast(site: Site) -> fx.Node:
     """Another element type; half floats are computed as float32."""
     return site.call(torch.Tensor.to, site.x(0), torch_dtype(int(site.attr("to"))))
 
 
-@converter(CONVERTERS, "CastLike")
+@handles(CONVERTERS, "CastLike")
 def cast_like(site: Site) -> fx.Node:
     """The second input's element type."""
     return site.call(torch.Tensor.type_as, site.x(0), site.x(1))
 
 
-@converter(CONVERTERS, "BitShift")
+@handles(CONVERTERS, "BitShift")
 def bit_shift(site: Site) -> fx.Node:
     """To the left or to the right."""
     left = site.attr("direction") == "LEFT"

@@ -7,19 +7,19 @@ from torch import fx, nn
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import is_turned
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "MatMul")
+@handles(CONVERTERS, "MatMul")
 def matmul(site: Site) -> fx.Node:
     """As numpy's."""
     return site.call(torch.matmul, site.x(0), site.x(1))
 
 
-@converter(CONVERTERS, "Gemm")
+@handles(CONVERTERS, "Gemm")
 def gemm(site: Site) -> fx.Node:
     """A linear module where that says the same, else the formula alpha A B + beta C."""
     if _is_linear(site):
@@ -56,7 +56,7 @@ def general_product(
     return product + (c if beta == 1 else beta * c)
 
 
-@converter(CONVERTERS, "Einsum")
+@handles(CONVERTERS, "Einsum")
 def einsum(site: Site) -> fx.Node:
     """PyTorch reads the same equations."""
     return site.call(torch.einsum, str(site.attr("equation")).replace(" ", ""), *site.inputs())

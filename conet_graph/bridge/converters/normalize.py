@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -23,7 +23,7 @@ class BatchNorm(nn.BatchNorm2d):
             raise ValueError(f"BatchNorm needs at least two axes, the input has {input.dim()}")
 
 
-@converter(CONVERTERS, "BatchNormalization")
+@handles(CONVERTERS, "BatchNormalization")
 def batch_norm(site: Site) -> fx.Node:
     """A module that keeps statistics when it trains; ONNX's momentum is one minus PyTorch's."""
     if any(site.uses(k) for k in (1, 2, 3, 4)):
@@ -66,7 +66,7 @@ def scaled(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Te
     return x * scale.reshape(shape) + bias.reshape(shape)
 
 
-@converter(CONVERTERS, "InstanceNormalization")
+@handles(CONVERTERS, "InstanceNormalization")
 def instance_norm(site: Site) -> fx.Node:
     """Over the positions of each channel of each image."""
     epsilon = float(site.attr("epsilon", 1e-5))
@@ -80,7 +80,7 @@ def normalised_images(
     return torch.instance_norm(x, scale, bias, None, None, True, 0.0, epsilon, True)
 
 
-@converter(CONVERTERS, "LayerNormalization")
+@handles(CONVERTERS, "LayerNormalization")
 def layer_norm(site: Site) -> Converted:
     """Over all axes from ``axis`` on."""
     rank = site.rank(0)
@@ -102,7 +102,7 @@ def normalised_layer(
     return made if bias is None else made + bias
 
 
-@converter(CONVERTERS, "RMSNormalization")
+@handles(CONVERTERS, "RMSNormalization")
 def rms_norm(site: Site) -> fx.Node:
     """As layer normalisation, without mean and bias."""
     start = int(site.attr("axis", -1)) % site.rank(0)
@@ -114,7 +114,7 @@ def normalised_rms(x: torch.Tensor, scale: torch.Tensor, start: int, epsilon: fl
     return functional.rms_norm(x, x.shape[start:], eps=epsilon) * scale
 
 
-@converter(CONVERTERS, "GroupNormalization")
+@handles(CONVERTERS, "GroupNormalization")
 def group_norm(site: Site) -> fx.Node:
     """Over groups of channels; scale and bias are one a channel, before version 21 one a group."""
     groups, epsilon = int(site.attr("num_groups")), float(site.attr("epsilon", 1e-5))
@@ -131,7 +131,7 @@ def scaled_by_group(
     return torch.group_norm(x, groups, scale, bias, epsilon)
 
 
-@converter(CONVERTERS, "LRN")
+@handles(CONVERTERS, "LRN")
 def lrn(site: Site) -> fx.Node:
     """Local response normalisation across channels."""
     size, alpha, beta = (
@@ -152,7 +152,7 @@ def local_response(x: torch.Tensor, size: int, alpha: float, beta: float, bias: 
     return x / (bias + alpha * summed.reshape(x.shape)).pow(beta)
 
 
-@converter(CONVERTERS, "LpNormalization")
+@handles(CONVERTERS, "LpNormalization")
 def lp_normalization(site: Site) -> fx.Node:
     """Over the length along one axis."""
     return site.call(unit_length, site.x(0), int(site.attr("p", 2)), int(site.attr("axis", -1)))
@@ -164,7 +164,7 @@ def unit_length(x: torch.Tensor, p: int, axis: int) -> torch.Tensor:
     return torch.where(length == 0, torch.zeros_like(x), x / length)
 
 
-@converter(CONVERTERS, "MeanVarianceNormalization")
+@handles(CONVERTERS, "MeanVarianceNormalization")
 def mean_variance(site: Site) -> fx.Node:
     """Zero mean and unit variance over some axes."""
     return site.call(standardised, site.x(0), tuple(site.attr("axes", [0, 2, 3])))
@@ -176,7 +176,7 @@ def standardised(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
 
 
-@converter(CONVERTERS, "Softmax", "LogSoftmax", "Hardmax")
+@handles(CONVERTERS, "Softmax", "LogSoftmax", "Hardmax")
 def softmax(site: Site) -> fx.Node:
     """Along one axis; before version 13 over all axes from that one on."""
     functions: dict[str, Callable[..., torch.Tensor]] = {
@@ -201,7 +201,7 @@ def hardmax(x: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.zeros_like(x).scatter(axis, best, 1.0)
 
 
-@converter(CONVERTERS, "Dropout")
+@handles(CONVERTERS, "Dropout")
 def dropout(site: Site) -> Converted:
     """A module that drops only when it trains; exported networks mostly have none left."""
     if site.uses(1):

@@ -10,7 +10,7 @@ from torch import fx
 from conet_graph.bridge.reading import reads_numbers
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -20,7 +20,7 @@ def _counted_from_start(index: torch.Tensor, length: int) -> torch.Tensor:
     return torch.where(index < 0, index + length, index)
 
 
-@converter(CONVERTERS, "Gather")
+@handles(CONVERTERS, "Gather")
 def gather(site: Site) -> fx.Node:
     """Positions along one axis."""
     axis = int(site.attr("axis", 0))
@@ -38,7 +38,7 @@ def picked(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:
     return made.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-@converter(CONVERTERS, "GatherElements")
+@handles(CONVERTERS, "GatherElements")
 def gather_elements(site: Site) -> fx.Node:
     """A position along one axis for every element."""
     return site.call(picked_each, site.x(0), site.x(1), int(site.attr("axis", 0)))
@@ -49,7 +49,7 @@ def picked_each(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor
     return x.gather(axis, _counted_from_start(index.long(), x.shape[axis]))
 
 
-@converter(CONVERTERS, "GatherND")
+@handles(CONVERTERS, "GatherND")
 def gather_nd(site: Site) -> fx.Node:
     """Places of several coordinates."""
     return site.call(picked_places, site.x(0), site.x(1), int(site.attr("batch_dims", 0)))
@@ -72,7 +72,7 @@ def picked_places(x: torch.Tensor, index: torch.Tensor, batch_dims: int) -> torc
 _REDUCED: dict[str, str] = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@converter(CONVERTERS, "ScatterElements", "Scatter")
+@handles(CONVERTERS, "ScatterElements", "Scatter")
 def scatter_elements(site: Site) -> fx.Node:
     """Write to a position along one axis for every element."""
     how = str(site.attr("reduction", "none"))
@@ -89,7 +89,7 @@ def written_each(
     return x.scatter_reduce(axis, place, updates, _REDUCED[how])
 
 
-@converter(CONVERTERS, "ScatterND")
+@handles(CONVERTERS, "ScatterND")
 def scatter_nd(site: Site) -> fx.Node:
     """Write to places of several coordinates."""
     how = str(site.attr("reduction", "none"))
@@ -105,7 +105,7 @@ def written_places(x: torch.Tensor, index: torch.Tensor, updates: torch.Tensor, 
     return x.index_put(places, updates, accumulate=add)
 
 
-@converter(CONVERTERS, "ArgMax", "ArgMin")
+@handles(CONVERTERS, "ArgMax", "ArgMin")
 def arg_extreme(site: Site) -> fx.Node:
     """The position of the largest or smallest along one axis."""
     function = most if site.op.op_type == "ArgMax" else least
@@ -127,7 +127,7 @@ def least(x: torch.Tensor, axis: int, keep: bool, last: bool) -> torch.Tensor:
     return x.argmin(axis, keepdim=keep)
 
 
-@converter(CONVERTERS, "TopK")
+@handles(CONVERTERS, "TopK")
 def top_k(site: Site) -> Converted:
     """The k largest or smallest, and where they are."""
     count = int(site.attr("k")) if site.version < 10 else site.array(1)
@@ -148,7 +148,7 @@ def largest(
     return values.narrow(axis, 0, int(k)), positions.narrow(axis, 0, int(k))
 
 
-@converter(CONVERTERS, "OneHot")
+@handles(CONVERTERS, "OneHot")
 def one_hot(site: Site) -> fx.Node:
     """One value at the positions given, another elsewhere."""
     return site.call(hot, site.x(0), site.x(1), site.x(2), int(site.attr("axis", -1)))
@@ -164,7 +164,7 @@ def hot(index: torch.Tensor, depth: torch.Tensor, values: torch.Tensor, axis: in
     return torch.where(place.unsqueeze(axis) == numbers, values[1], values[0])
 
 
-@converter(CONVERTERS, "NonZero")
+@handles(CONVERTERS, "NonZero")
 def non_zero(site: Site) -> fx.Node:
     """Coordinates of what is not zero, one row an axis."""
     return site.call(coordinates_of, site.x(0))
@@ -176,7 +176,7 @@ def coordinates_of(x: torch.Tensor) -> torch.Tensor:
     return torch.nonzero(x).T
 
 
-@converter(CONVERTERS, "CumSum")
+@handles(CONVERTERS, "CumSum")
 def cumulative_sum(site: Site) -> fx.Node:
     """Running sums along one axis."""
     axis = site.numbers(1)

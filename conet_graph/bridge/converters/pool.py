@@ -13,7 +13,7 @@ from torch.nn import functional
 from conet_graph.bridge.padding import auto_pad, explicit_pads, is_even, pad_same, padded, torch_order
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site, torch_dtype
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -46,7 +46,7 @@ def _most(kernel: list[int]) -> list[int]:
     return [k // 2 for k in kernel]
 
 
-@converter(CONVERTERS, "MaxPool")
+@handles(CONVERTERS, "MaxPool")
 def max_pool(site: Site) -> Converted:
     """The largest value in a window, and where it is."""
     kernel, strides, dilations = _window(site)
@@ -86,7 +86,7 @@ def maxima_and_places(
     return made, places + first
 
 
-@converter(CONVERTERS, "MaxUnpool")
+@handles(CONVERTERS, "MaxUnpool")
 def max_unpool(site: Site) -> fx.Node:
     """Values put where they were the largest; all else is zero."""
     kernel, strides, _ = _window(site)
@@ -114,7 +114,7 @@ def unpooled(
     return flat.scatter(0, places.reshape(-1).long(), x.reshape(-1)).reshape(shape)
 
 
-@converter(CONVERTERS, "AveragePool")
+@handles(CONVERTERS, "AveragePool")
 def average_pool(site: Site) -> fx.Node:
     """The mean of a window; padding counts only if it says so."""
     kernel, strides, dilations = _window(site)
@@ -178,7 +178,7 @@ def _mean_of_padded(
     return made / pool(pad(torch.ones_like(x[:1, :1])), kernel, strides, ceil_mode=ceil)
 
 
-@converter(CONVERTERS, "LpPool")
+@handles(CONVERTERS, "LpPool")
 def lp_pool(site: Site) -> fx.Node:
     """The p-norm of a window: the mean of powers times their number, to the power 1/p."""
     kernel, strides, dilations = _window(site)
@@ -197,19 +197,19 @@ def norm_pooled(
     return (_MEAN[len(kernel)](functional.pad(x.abs().pow(p), pads), kernel, strides) * count).pow(1 / p)
 
 
-@converter(CONVERTERS, "GlobalAveragePool")
+@handles(CONVERTERS, "GlobalAveragePool")
 def global_average_pool(site: Site) -> fx.Node:
     """The mean over all positions."""
     return site.call(torch.mean, site.x(0), tuple(range(2, site.rank(0))), keepdim=True)
 
 
-@converter(CONVERTERS, "GlobalMaxPool")
+@handles(CONVERTERS, "GlobalMaxPool")
 def global_max_pool(site: Site) -> fx.Node:
     """The largest of all positions."""
     return site.call(torch.amax, site.x(0), tuple(range(2, site.rank(0))), keepdim=True)
 
 
-@converter(CONVERTERS, "GlobalLpPool")
+@handles(CONVERTERS, "GlobalLpPool")
 def global_lp_pool(site: Site) -> fx.Node:
     """The p-norm of all positions."""
     axes = tuple(range(2, site.rank(0)))

@@ -16,20 +16,20 @@ from conet_graph.bridge.converters.elementwise import bounded_line, self_gated
 from conet_graph.bridge.converters.matmul import general_product
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT, is_turned
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "Affine")
+@handles(CONVERTERS, "Affine")
 def affine(site: Site) -> fx.Node:
     """A line."""
     made = site.call(torch.mul, site.x(0), float(site.attr("alpha", 1.0)))
     return site.call(torch.add, made, float(site.attr("beta", 0.0)))
 
 
-@converter(CONVERTERS, "ImageScaler")
+@handles(CONVERTERS, "ImageScaler")
 def image_scaler(site: Site) -> fx.Node:
     """Pixels times a number, plus a number for each channel."""
     return site.call(scaled_image, site.x(0), float(site.attr("scale", 1.0)), tuple(site.attr("bias", [])))
@@ -40,7 +40,7 @@ def scaled_image(x: torch.Tensor, scale: float, bias: tuple[float, ...]) -> torc
     return x * scale + (x.new_tensor(bias).reshape(-1, 1, 1) if bias else 0)
 
 
-@converter(CONVERTERS, "Crop")
+@handles(CONVERTERS, "Crop")
 def crop(site: Site) -> fx.Node:
     """Pixels cut off at the border: left, top, right, bottom."""
     if site.attr("scale") is not None:
@@ -49,7 +49,7 @@ def crop(site: Site) -> fx.Node:
     return site.call(functional.pad, site.x(0), (-left, -right, -top, -bottom))
 
 
-@converter(CONVERTERS, "FusedConv", domain=MICROSOFT)
+@handles(CONVERTERS, "FusedConv", domain=MICROSOFT)
 def fused_conv(site: Site) -> fx.Node:
     """A convolution, a summand, and an activation."""
     made = convolution(site)
@@ -74,7 +74,7 @@ def _activated(site: Site, made: fx.Node, settings: list[float]) -> fx.Node:
     return made
 
 
-@converter(CONVERTERS, "FusedGemm", domain=MICROSOFT)
+@handles(CONVERTERS, "FusedGemm", domain=MICROSOFT)
 def fused_gemm(site: Site) -> fx.Node:
     """A Gemm and an activation."""
     alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
@@ -83,7 +83,7 @@ def fused_gemm(site: Site) -> fx.Node:
     return _activated(site, made, [float(site.attr(f"activation_{n}", 0.0)) for n in ("alpha", "beta")])
 
 
-@converter(CONVERTERS, "FusedMatMul", domain=MICROSOFT)
+@handles(CONVERTERS, "FusedMatMul", domain=MICROSOFT)
 def fused_matmul(site: Site) -> fx.Node:
     """A scaled product of matrices that may be transposed."""
     if site.attr("transBatchA", 0) or site.attr("transBatchB", 0):
@@ -92,21 +92,21 @@ def fused_matmul(site: Site) -> fx.Node:
     return site.call(general_product, site.x(0), site.x(1), None, float(site.attr("alpha", 1.0)), 1.0, turned)
 
 
-@converter(CONVERTERS, "Gelu", "BiasGelu", domain=MICROSOFT)
+@handles(CONVERTERS, "Gelu", "BiasGelu", domain=MICROSOFT)
 def gelu(site: Site) -> fx.Node:
     """Exact GELU, of a sum in BiasGelu."""
     x = site.call(torch.add, site.x(0), site.x(1)) if site.has(1) else site.x(0)
     return site.call(functional.gelu, x)
 
 
-@converter(CONVERTERS, "FastGelu", domain=MICROSOFT)
+@handles(CONVERTERS, "FastGelu", domain=MICROSOFT)
 def fast_gelu(site: Site) -> fx.Node:
     """GELU by tanh, of a sum where there is a bias."""
     x = site.call(torch.add, site.x(0), site.x(1)) if site.has(1) else site.x(0)
     return site.call(functional.gelu, x, approximate="tanh")
 
 
-@converter(CONVERTERS, "QuickGelu", domain=MICROSOFT)
+@handles(CONVERTERS, "QuickGelu", domain=MICROSOFT)
 def quick_gelu(site: Site) -> fx.Node:
     """The input times the sigmoid of alpha times it."""
     return site.call(self_gated, site.x(0), float(site.attr("alpha", 1.702)))

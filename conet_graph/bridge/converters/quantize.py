@@ -7,7 +7,7 @@ from torch import fx
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -29,7 +29,7 @@ def _axis(site: Site) -> int:
     return int(site.attr("axis", 1))
 
 
-@converter(CONVERTERS, "QuantizeLinear")
+@handles(CONVERTERS, "QuantizeLinear")
 def quantize(site: Site) -> fx.Node:
     """To whole steps, kept as floats."""
     graph, zero = site.builder.graph, site.op.input(2)
@@ -50,7 +50,7 @@ def quantized(
     return steps.clamp(low, high)
 
 
-@converter(CONVERTERS, "DequantizeLinear")
+@handles(CONVERTERS, "DequantizeLinear")
 def dequantize(site: Site) -> fx.Node:
     """From whole steps to numbers."""
     return site.call(dequantized, site.x(0), site.x(1), site.x(2), _axis(site))

@@ -10,7 +10,7 @@ from torch import fx
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site, torch_dtype
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -46,7 +46,7 @@ LIKE: dict[str, Callable[[Site, Any], fx.Node]] = {
 RANDOM = tuple(LIKE)
 
 
-@converter(CONVERTERS, *RANDOM)
+@handles(CONVERTERS, *RANDOM)
 def drawn(site: Site) -> fx.Node:
     """In the shape of the input, or in one that an attribute gives."""
     x = site.x(0) if site.has(0) else site.call(torch.full, tuple(int(n) for n in site.attr("shape")), 0.0)
@@ -68,7 +68,7 @@ def coins(x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return torch.bernoulli(x).to(dtype or x.dtype)
 
 
-@converter(CONVERTERS, "Multinomial")
+@handles(CONVERTERS, "Multinomial")
 def multinomial(site: Site) -> fx.Node:
     """Classes by their logarithms of probabilities, with replacement."""
     dtype = torch_dtype(int(site.attr("dtype", 6)))

@@ -9,7 +9,7 @@ import torch
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
 
-@converter(CONVERTERS, "RNN", "GRU", "LSTM")
+@handles(CONVERTERS, "RNN", "GRU", "LSTM")
 def recurrent(site: Site) -> Converted:
     """All steps of all directions."""
     kind = site.op.op_type

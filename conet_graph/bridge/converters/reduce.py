@@ -9,7 +9,7 @@ from torch import fx
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
@@ -62,7 +62,7 @@ _REDUCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-@converter(CONVERTERS, *_REDUCTIONS)
+@handles(CONVERTERS, *_REDUCTIONS)
 def reduce(site: Site) -> fx.Node:
     """Over the axes named, or all."""
     axes = site.numbers(1, "axes")

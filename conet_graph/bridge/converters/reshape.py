@@ -11,12 +11,12 @@ from torch import fx
 from conet_graph.bridge.reading import reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Site, torch_dtype
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "Reshape")
+@handles(CONVERTERS, "Reshape")
 def reshape(site: Site) -> fx.Node:
     """To a target that the file holds, or one that the run computes."""
     target = reshape_target(site)
@@ -51,7 +51,7 @@ def reshaped_as_computed(x: torch.Tensor, target: torch.Tensor, allow_zero: bool
     return reshaped(x, tuple(sizes))
 
 
-@converter(CONVERTERS, "Flatten")
+@handles(CONVERTERS, "Flatten")
 def flatten(site: Site) -> fx.Node:
     """To a matrix, split before ``axis``."""
     axis = int(site.attr("axis", 1))
@@ -66,7 +66,7 @@ def as_matrix(x: torch.Tensor, axis: int) -> torch.Tensor:
     return x.reshape(rows, -1) if rows else x.reshape(0, 0)
 
 
-@converter(CONVERTERS, "Squeeze")
+@handles(CONVERTERS, "Squeeze")
 def squeeze(site: Site) -> fx.Node:
     """Drop axes of length one."""
     axes = site.numbers(1, "axes")
@@ -75,7 +75,7 @@ def squeeze(site: Site) -> fx.Node:
     return site.call(torch.squeeze, site.x(0), tuple(int(a) for a in axes))
 
 
-@converter(CONVERTERS, "Unsqueeze")
+@handles(CONVERTERS, "Unsqueeze")
 def unsqueeze(site: Site) -> fx.Node:
     """Add axes of length one."""
     axes = [int(a) for a in site.numbers(1, "axes") or []]
@@ -86,7 +86,7 @@ def unsqueeze(site: Site) -> fx.Node:
     return site.call(torch.clone, made) if not axes else made
 
 
-@converter(CONVERTERS, "Transpose")
+@handles(CONVERTERS, "Transpose")
 def transpose(site: Site) -> fx.Node:
     """Axes in another order; all of them turned round where none is given."""
     order = site.attr("perm")
@@ -95,14 +95,14 @@ def transpose(site: Site) -> fx.Node:
     return site.call(torch.permute, site.x(0), tuple(int(a) for a in order))
 
 
-@converter(CONVERTERS, "Identity")
+@handles(CONVERTERS, "Identity")
 def identity(site: Site) -> fx.Node:
     """Nothing: the value itself."""
     made: fx.Node = site.x(0)
     return made
 
 
-@converter(CONVERTERS, "Shape")
+@handles(CONVERTERS, "Shape")
 def shape(site: Site) -> fx.Node:
     """The shape as whole numbers, which stay on the processor."""
     start, end = site.attr("start", 0), site.attr("end")
@@ -114,7 +114,7 @@ def shape_of(x: torch.Tensor, start: int, end: int | None) -> torch.Tensor:
     return torch.tensor(list(x.shape[start:end]), dtype=torch.int64)
 
 
-@converter(CONVERTERS, "Size")
+@handles(CONVERTERS, "Size")
 def size(site: Site) -> fx.Node:
     """The number of elements."""
     return site.call(size_of, site.x(0))
@@ -125,7 +125,7 @@ def size_of(x: torch.Tensor) -> torch.Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
-@converter(CONVERTERS, "ConstantOfShape")
+@handles(CONVERTERS, "ConstantOfShape")
 def constant_of_shape(site: Site) -> fx.Node:
     """A tensor of one value."""
     tensor = site.attr("value")
@@ -147,7 +147,7 @@ def filled(shape: torch.Tensor, value: float, dtype: torch.dtype) -> torch.Tenso
     return torch.full(shape.tolist(), value, dtype=dtype, device=shape.device)
 
 
-@converter(CONVERTERS, "Expand")
+@handles(CONVERTERS, "Expand")
 def expand(site: Site) -> fx.Node:
     """Broadcast to a shape."""
     sizes = site.array(1)
@@ -165,7 +165,7 @@ def expanded(x: torch.Tensor, sizes: torch.Tensor | tuple[int, ...]) -> torch.Te
     return x.expand([a if b == 1 else b for a, b in zip(own, more, strict=True)])
 
 
-@converter(CONVERTERS, "Range")
+@handles(CONVERTERS, "Range")
 def range_(site: Site) -> fx.Node:
     """From a start to a limit, which is left out."""
     return site.call(counted, site.x(0), site.x(1), site.x(2))
@@ -177,7 +177,7 @@ def counted(start: torch.Tensor, limit: torch.Tensor, step: torch.Tensor) -> tor
     return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)
 
 
-@converter(CONVERTERS, "EyeLike")
+@handles(CONVERTERS, "EyeLike")
 def eye_like(site: Site) -> fx.Node:
     """Ones on a diagonal."""
     kind = site.attr("dtype")

@@ -14,14 +14,14 @@ from conet_graph.bridge.reading import reads_numbers, reads_sizes
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.resampling import Resampling, resampled
 from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
-@converter(CONVERTERS, "Resize", "Upsample")
+@handles(CONVERTERS, "Resize", "Upsample")
 def resize(site: Site) -> fx.Node:
     """PyTorch's own interpolation where it means the same, else axis by axis."""
     how = _settings(site)
@@ -141,7 +141,7 @@ def resampled_as_computed(
     return resampled(x, axes, None, tuple(int(n) for n in sizes.tolist()), how)
 
 
-@converter(CONVERTERS, "GridSample")
+@handles(CONVERTERS, "GridSample")
 def grid_sample(site: Site) -> fx.Node:
     """Values at places given as coordinates."""
     names = {"linear": "bilinear", "cubic": "bicubic"}
@@ -151,7 +151,7 @@ def grid_sample(site: Site) -> fx.Node:
     return site.call(functional.grid_sample, site.x(0), site.x(1), **settings, align_corners=aligned)
 
 
-@converter(CONVERTERS, "RoiAlign")
+@handles(CONVERTERS, "RoiAlign")
 def roi_align(site: Site) -> fx.Node:
     """Means over regions."""
     if str(site.attr("mode", "avg")) != "avg":

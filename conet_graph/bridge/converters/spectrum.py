@@ -7,12 +7,12 @@ from torch import fx
 
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
-from conet_graph.ir.op_table import enter as converter
+from conet_graph.ir.op_table import handles
 
 CONVERTERS: Table = {}
 
 
-@converter(CONVERTERS, "STFT")
+@handles(CONVERTERS, "STFT")
 def short_time(site: Site) -> fx.Node:
     """Of a frame at every step, under a window."""
     step, length = site.numbers(1), site.numbers(3)
