@@ -46,7 +46,8 @@ def counts(graph: Graph) -> dict[str, object]:
         if any(g.free for g in groups):
             free += 1
             continue
-        reason = (groups[0].reason if groups else None) or "its output carries no channels"
+        widest = max(groups, key=lambda group: group.width, default=None)
+        reason = (widest and widest.reason) or "its output carries no channels"
         at_output += reason.startswith("graph output")
         reasons[re.sub(r" \(node '[^']*'\)|'[^']*'", "", reason)] += 1
     told = [f"{n}: {re.sub(' +', ' ', text).strip()}" for text, n in reasons.most_common()]
@@ -92,8 +93,8 @@ def measure(rows: Rows, source: str, name: str, smallest: int, chosen: argparse.
             rows.put([{**cells, "problem": f"not run: {sentence(error)}"}])
         return
     for case, cells in missing.items():
-        rows.put([{**cells, **measured(case, model, image, dynamic=chosen.dynamic)}])
-        print(*rows.rows[-1].values(), sep=" | ", flush=True)
+        told = rows.put([{**cells, **measured(case, model, image, dynamic=chosen.dynamic)}])
+        print(*told[0].values(), sep=" | ", flush=True)
 
 
 def summary(rows: list[Row]) -> str:
