@@ -26,6 +26,7 @@ from conet_graph.ir.operators import (
     summed_axis,
 )
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.shapes.size_products import factors
 
 _NORMS = (
     "BatchNormalization",
@@ -208,8 +209,11 @@ def einsum_letters(graph: Graph, op: Operator) -> dict[str, tuple[int, int, Dim]
 
 
 def _batch(first: tuple[Dim, ...]) -> int:
-    """A batch size: the number, or one where it is free."""
-    return first[0] if first and isinstance(first[0], int) else 1
+    """A batch size: the number, or what stands beside a free one: 4 of '4*n', one where nothing does."""
+    if first and isinstance(first[0], int):
+        return first[0]
+    found = factors(first[0]) if first else None
+    return 1 if found is None else found[0]
 
 
 def _product(dims: Iterable[Dim]) -> int | None:
