@@ -22,8 +22,8 @@ from conet_graph.calibration.importance import knowledge_of
 from conet_graph.calibration.inputs import open_calibration, some
 from conet_graph.calibration.narrowing import MOST_SETS, TRIED_ON
 from conet_graph.calibration.output_error import Judge, judged_values
-from conet_graph.calibration.sizes import costs_at
 from conet_graph.calibration.statistics import readings
+from conet_graph.costs.cost_model import costs_at
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed

@@ -137,7 +137,8 @@ class ShapeNumber:
     """One number of a shape computed in the graph: its value if known, and where it comes from.
 
     ``source`` is ('const', name, position) for a number that stands in a constant, ('dim', value, axis)
-    for one read off a value's shape at run time, None for the result of arithmetic.
+    for one read off a value's shape at run time, ('size', '4*n', 1) for a product of such ones and of numbers
+    in the file (0: of none), None for the result of other arithmetic.
     """
 
     value: float | int | None

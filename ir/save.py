@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -151,7 +150,7 @@ def _is_own_file(path: Path) -> bool:
 
 def _staged(path: Path, parts: Iterable[bytes]) -> Path:
     """Write a complete file beside ``path`` under a name of its own."""
-    staged = path.with_name(f".{_stem(path)[:60]}.{secrets.token_hex(8)}.tmp")
+    staged = path.with_name(f".{_stem(path)[:60]}.{os.urandom(8).hex()}.tmp")
     try:
         with staged.open("xb") as file:
             file.writelines(parts)

@@ -16,7 +16,19 @@ from conet_graph.passes.plain_assignments import assign_slices
 from conet_graph.passes.plain_branches import inline_branches
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, write_full_gathers
 from conet_graph.passes.plain_means import write_means
-from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, evaluate
+from conet_graph.passes.plain_operators import gather_rows, pad_in_pools
+from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, constant_entries, dim_of, evaluate
+from conet_graph.passes.shapes.size_products import is_open, product, quotient
+
+# What exporters write in a roundabout way is written plainly first.
+PLAIN_FORMS = (
+    inline_branches,
+    split_sequences,
+    write_full_gathers,
+    gather_rows,
+    pad_in_pools,
+    write_means,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class FoldShapes:
     def run(self, graph: Graph) -> None:
         """Fold in place."""
         graph.known = {}
-        for rewrite in (inline_branches, split_sequences, write_full_gathers, assign_slices, write_means):
+        for rewrite in PLAIN_FORMS:
             rewrite(graph)
         folded = fill_vectors(graph)
         for op in graph.operators:
@@ -52,6 +64,7 @@ class FoldShapes:
             kept = [op.proto for op in graph.operators if op.outputs[0] not in graph.constants]
             graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
             drop_unused_constants(graph)
+        assign_slices(graph)
         drop_expands(graph)
         _tell_shapes(graph)
 
@@ -59,38 +72,47 @@ class FoldShapes:
 def _tell_shapes(graph: Graph) -> None:
     """Note the shapes of what is made by numbers of which some are known, where inference knows less."""
     for op in graph.operators:
-        slot = {"Expand": 1, "ConstantOfShape": 0}.get(op.op_type)
-        entries = graph.known.get(op.input(slot)) if slot is not None and not op.domain else None
         before = graph.shape(op.outputs[0])
-        if entries is None or (before is not None and not any(_is_open(d) for d in before)):
+        if op.domain or (before is not None and not any(is_open(d) for d in before)):
             continue
-        given = graph.shape(op.input(0)) if slot else ()
-        if given is None:
+        told = _shaped(graph, op)
+        if told is None:
             continue
-        told = _broadcast(given, [_dim_of(graph, entry) for entry in entries])
         if before is not None and len(before) == len(told):
-            told = tuple(n if _is_open(b) else b for b, n in zip(before, told, strict=True))
+            told = tuple(n if is_open(b) else b for b, n in zip(before, told, strict=True))
         # Inference numbers its own names anew each time: one of them told is nothing learned.
-        told = tuple(None if _is_open(d) else d for d in told)
-        known = before and tuple(None if _is_open(d) else d for d in before)
+        told = tuple(None if is_open(d) else d for d in told)
+        known = before and tuple(None if is_open(d) else d for d in before)
         if told != known and graph.told.get(op.outputs[0]) != told:
             graph.told[op.outputs[0]] = told
             graph.shapes_stale = True
 
 
-def _is_open(dim: Dim) -> bool:
-    """Whether a size is not known: inference gives names of its own to such sizes."""
-    return dim is None or (isinstance(dim, str) and dim.startswith("unk__"))
-
-
-def _dim_of(graph: Graph, entry: ShapeNumber) -> Dim:
-    """The size that an entry of a shape stands for."""
-    if entry.value is not None:
-        return int(entry.value) if entry.value >= 0 else None
-    if entry.source is None or entry.source[0] != "dim":
+def _shaped(graph: Graph, op: Operator) -> Shape | None:
+    """The shape that known numbers give an operator's output; None where they give none."""
+    slot = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1}.get(op.op_type)
+    given = graph.shape(op.input(0)) if slot != 0 else ()
+    if given is not None and op.op_type == "Flatten":
+        axis = op.attr("axis", 1) % max(len(given), 1)
+        return product(given[:axis]), product(given[axis:])
+    entries = constant_entries(graph, op.input(slot)) if slot is not None else None
+    if entries is None or given is None:
         return None
-    shape = graph.shape(entry.source[1])
-    return None if shape is None else shape[int(entry.source[2])]
+    if op.op_type == "Reshape":
+        return _reshaped(graph, op, given, entries)
+    return _broadcast(given, [dim_of(graph, entry) for entry in entries])
+
+
+def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Shape | None:
+    """The shape of a Reshape's output: a -1 is what is left of the product of all sizes."""
+    out: list[Dim] = []
+    for axis, entry in enumerate(entries):
+        copies = entry.value == 0 and not op.attr("allowzero", 0)
+        out.append(given[axis] if copies and axis < len(given) else dim_of(graph, entry))
+    rest = [axis for axis, entry in enumerate(entries) if entry.value == -1]
+    if len(rest) == 1:
+        out[rest[0]] = quotient(product(given), product(d for k, d in enumerate(out) if k != rest[0]))
+    return tuple(out)
 
 
 def _broadcast(one: Shape, other: Sequence[Dim]) -> Shape:
@@ -178,14 +200,11 @@ def _set_target(op: Operator, name: str) -> None:
 
 def _same_dim(graph: Graph, entry: ShapeNumber, value: str, axis: int) -> bool:
     """Whether a run-time dimension is the one of ``value`` at ``axis``."""
-    if entry.source is None or entry.source[0] != "dim":
-        return False
-    _, other, other_axis = entry.source
-    if (other, other_axis) == (value, axis):
+    if entry.source == ("dim", value, axis):
         return True
-    mine, theirs = graph.shape(value), graph.shape(other)
-    same = None if mine is None or theirs is None else (mine[axis], theirs[other_axis])
-    return same is not None and isinstance(same[0], str) and same[0] == same[1]
+    shape = graph.shape(value)
+    mine = None if shape is None else shape[axis]
+    return isinstance(mine, str) and mine == dim_of(graph, entry)
 
 
 def _replace(graph: Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:

@@ -11,7 +11,7 @@ from onnx import helper
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
-from conet_graph.ir.operators import CONVOLUTIONS, channels_of_weight
+from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, channels_of_weight
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.shapes.stand_ins import stand_in
 
@@ -56,7 +56,7 @@ def _by_their_readers(graph: Graph) -> list[onnx.ValueInfoProto]:
     told: dict[str, onnx.ValueInfoProto] = {}
     for op in graph.operators:
         record = CONVOLUTIONS.get(op.op_type)
-        if record is None or record.is_quantised:
+        if record is None or record.is_quantised or op.domain not in KNOWN_DOMAINS:
             continue
         value, weight = op.input(record.data), graph.constants.get(op.input(record.weight))
         if weight is None or value in told or graph.shape(value) is not None:

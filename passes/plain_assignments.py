@@ -1,7 +1,7 @@
 """Slices that are assigned to, in plain form.
 
-``x[:, :4] = f(x[:, :4])`` is written by exporters as a Scatter with a table of constant indices, one for each
-number. It says what Slice and Concat say; then the table need not be made anew for each width.
+``x[:, :4] = f(x[:, :4])`` is written by exporters as a Scatter with a table of indices, one for each number.
+It says what Slice and Concat say; then the table need not be made anew for each width.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
-from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.ir.graph import Constant, Graph, Operator, Shape
 from conet_graph.passes.channels.distinct import distinct
-from conet_graph.passes.shapes.constant_values import value_of
+from conet_graph.passes.index_tables import Places, places
 
-# Places along one axis; a table of indices names them for some axes, the others are whole.
-Places = dict[int, NDArray[np.int64]]
 # Slice has taken its numbers as inputs since this opset.
 NUMBERS_AS_INPUTS = 10
 
@@ -47,60 +45,58 @@ def _assignment(graph: Graph, op: Operator) -> list[onnx.NodeProto] | None:
     """Nodes that say the same as a Scatter; None where it is no assignment to a slice."""
     if op.domain or op.op_type not in ("ScatterND", "ScatterElements", "Scatter"):
         return None
-    if op.attr("reduction", "none") != "none" or op.input(1) not in graph.derived:
-        return None
     shape = graph.shape(op.input(0))
-    if shape is None or op.outputs[0] in graph.derived:
+    if op.attr("reduction", "none") != "none" or shape is None or op.outputs[0] in graph.derived:
         return None
-    table = value_of(graph, op.input(1))
-    if table is None:
+    found = places(graph, op)
+    if found is None or not _fits(found, shape):
         return None
-    places = _of_table(table) if op.op_type == "ScatterND" else _of_elements(table, op.attr("axis", 0))
-    if places is None or not _fits(places, shape):
+    partial = _partial(found, shape)
+    updates = (
+        op.input(2) if op.input(1) in graph.derived else _as_they_are(graph, op.input(2), shape, partial)
+    )
+    if not updates:
         return None
-    partial = {k: at for k, at in places.items() if not np.array_equal(at, np.arange(int(shape[k] or 0)))}
     if len(partial) == 0:
-        return [helper.make_node("Identity", [op.input(2)], op.outputs[:1], name=op.proto.name)]
+        return [helper.make_node("Identity", [updates], op.outputs[:1], name=op.proto.name)]
     writer = _Writer(graph, op.outputs[0], op.proto.name)
-    writer.assign(op.input(0), op.input(2), list(partial.items()), shape, op.outputs[0])
+    writer.assign(op.input(0), updates, list(partial.items()), shape, op.outputs[0])
     return writer.nodes
 
 
-def _of_table(table: NDArray[np.int64]) -> Places | None:
-    """The places along each axis that a table of index tuples names as a grid, None where it is no grid."""
-    depth = table.shape[-1] if table.ndim else 0
-    if depth != table.ndim - 1 or table.size == 0:
-        return None
-    places: Places = {}
-    for axis in range(depth):
-        column = np.moveaxis(table[..., axis], axis, 0).reshape(table.shape[axis], -1)
-        if (column != column[:, :1]).any():
-            return None
-        places[axis] = column[:, 0]
-    return places
-
-
-def _of_elements(table: NDArray[np.int64], axis: int) -> Places | None:
-    """The places that indices along one axis name, if they are the same all along the others."""
-    if table.size == 0 or not -table.ndim <= axis < table.ndim:
-        return None
-    axis %= table.ndim
-    rows = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
-    if (rows != rows[:, :1]).any():
-        return None
-    places = {k: np.arange(n) for k, n in enumerate(table.shape)}
-    return {**places, axis: rows[:, 0]}
-
-
-def _fits(places: Places, shape: tuple[object, ...]) -> bool:
+def _fits(found: Places, shape: Shape) -> bool:
     """Whether the places along each axis are different ones, in its range, and the axis's length is known."""
-    for axis, at in places.items():
-        length = shape[axis] if axis < len(shape) else None
+    for axis, at in found.items():
+        if axis >= len(shape):
+            return False
+        length = shape[axis]
+        if at is None:
+            continue
         if not isinstance(length, int) or len(distinct(at)) < len(at):
             return False
-        if at.min() < 0 or at.max() >= length:
+        if at.min(initial=0) < 0 or at.max(initial=0) >= length:
             return False
     return True
+
+
+def _partial(found: Places, shape: Shape) -> dict[int, NDArray[np.int64]]:
+    """The axes of which not all places are named, or not in order."""
+    return {
+        axis: at
+        for axis, at in found.items()
+        if at is not None and not np.array_equal(at, np.arange(int(shape[axis] or 0)))
+    }
+
+
+def _as_they_are(graph: Graph, updates: str, shape: Shape, partial: dict[int, NDArray[np.int64]]) -> str:
+    """What is written, as it was before sizes read off the table shaped it; empty if its shape is another."""
+    wanted = tuple(len(partial[k]) if k in partial else n for k, n in enumerate(shape))
+    found = ""
+    while updates and None not in wanted and graph.shape(updates) == wanted:
+        found = updates
+        op = graph.producers.get(updates)
+        updates = op.input(0) if op is not None and op.op_type in ("Expand", "Reshape", "Identity") else ""
+    return found
 
 
 @dataclass
@@ -118,7 +114,7 @@ class _Writer:
         data: str,
         updates: str,
         partial: list[tuple[int, NDArray[np.int64]]],
-        shape: tuple[object, ...],
+        shape: Shape,
         output: str,
     ) -> None:
         """Nodes that put ``updates`` at the places of ``data``, one axis inside the other."""

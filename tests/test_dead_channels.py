@@ -409,6 +409,22 @@ def test_multiples_are_found_however_rows_begin(length: int, empty: int) -> None
     np.testing.assert_allclose(factor[[2, 4]] / factor[0], [2, -3], rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 3, 40])
+def test_many_short_rows_are_told_apart(width: int) -> None:
+    """Rows of a few numbers lie close to many others, and every second one may be the same."""
+    rng = np.random.default_rng(width)
+    rows = rng.standard_normal((3000, width)).astype(np.float32)
+    rows[1000:2000] = rows[:1000] * rng.choice([-2.0, 0.5], (1000, 1)).astype(np.float32)
+    rows[2000:2500:2], rows[2001:2500:2] = rows[0], rows[1] * 3
+    number, factor = alike(rows, np.zeros(3000, np.int64))
+    wanted = np.zeros(3000) if width == 1 else np.arange(3000)
+    if width > 1:
+        wanted[1000:2000] = np.arange(1000)
+        wanted[2000:2500:2], wanted[2001:2500:2] = 0, 1
+    np.testing.assert_array_equal(number, wanted)
+    np.testing.assert_allclose(rows / factor[:, None], (rows / factor[:, None])[number], atol=1e-5)
+
+
 def test_what_is_nearly_a_constant_is_no_multiple_of_one() -> None:
     """Channel 1 is a constant, and channel 0 but for a weight that no product of floats shows."""
     least = np.float32(1e-45)

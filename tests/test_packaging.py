@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "conet_graph.passes": ("conet_graph.ir", "conet_graph.passes"),
     "conet_graph.models": ("conet_graph.models",),
 }
+SCREEN = 60  # lines
 TORCH = ("torch", "torchvision", "onnx2torch", "timm")
 
 
@@ -141,6 +142,28 @@ def test_graph_work_never_names_torch(package: str) -> None:
         if within(name, TORCH)
     }
     assert naming == set()
+
+
+def too_long(source: str) -> list[str]:
+    """Functions with more lines than a screen, their signatures and docstrings left out."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            if body and (body[-1].end_lineno or 0) - body[0].lineno >= SCREEN:
+                found.append(node.name)
+    return found
+
+
+def test_functions_fit_a_screen() -> None:
+    files = [file for folder in (*FOLDERS.values(), ROOT / "benchmarks") for file in python_files(folder)]
+    assert len(files) > 300
+    assert {f.name: found for f in files if (found := too_long(f.read_text("utf-8")))} == {}
+
+
+def test_a_function_that_is_too_long_is_found() -> None:
+    assert too_long("def f(x):\n    'a doc'\n" + "    x += 1\n" * 60) == []
+    assert too_long("def f(x):\n    'a doc'\n" + "    x += 1\n" * 61) == ["f"]
 
 
 def loaded_after(statement: str) -> set[str]:

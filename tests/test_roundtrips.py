@@ -5,27 +5,69 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "roundtrips"
-TOOLS = ("ncnn", "onnxconverter_common", "onnxsim", "onnxslim", "openvino", "pnnx", "tract")
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / "roundtrips"
+SAMPLE = ROOT / "models" / "samples" / "digits.onnx"
+PAGE = (ROOT / "docs" / "PIPELINES.md").read_text("utf-8")
+TOOLS = ("ncnn", "olive", "onnxconverter_common", "onnxsim", "onnxslim", "openvino", "pnnx", "tract")
 NETWORKS = (
     *("digits", "resnet20", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "efficientnet_b0", "regnet_y_400mf", "lraspp_mobilenet_v3_large"),
 )
 
 
-@pytest.mark.roundtrip
-@pytest.mark.parametrize("name", NETWORKS)
-def test_rewritten_files_go_where_their_originals_go(name: str, tmp_path: Path) -> None:
+@pytest.fixture
+def tools() -> None:
     absent = [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]
     if absent:
         pytest.skip(f"not installed: {', '.join(absent)} (benchmarks/roundtrips/requirements.txt)")
+
+
+@pytest.mark.roundtrip
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(
+    ("title", "made"),
+    [
+        ("OpenVINO", "slim.xml"),
+        ("ncnn", "slim.ncnn.param"),
+        ("INT8 after narrowing", "int8.onnx"),
+        ("A pass of onnx_ir or onnxscript", "slim.onnx"),
+        ("A step of Olive", "slim/model.onnx"),
+    ],
+)
+def test_examples_of_the_docs_run(title: str, made: str, tmp_path: Path) -> None:
+    shutil.copy(SAMPLE, tmp_path / "model.onnx")
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).standard_normal((32, 1, 8, 8), np.float32))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    quiet = {"OMP_NUM_THREADS": "1", "OLIVE_DISABLE_TELEMETRY": "1"}
+    (example,) = re.findall(rf"### {title}\n.*?```(sh|python)\n(.*?)```", PAGE, re.DOTALL)[:1]
+    command = ["sh", "-ec"] if example[0] == "sh" else [sys.executable, "-c"]
+    done = subprocess.run(
+        [*command, example[1]],
+        cwd=tmp_path,
+        env={**os.environ, **quiet, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-800:]
+    assert (tmp_path / made).stat().st_size > 1000
+
+
+@pytest.mark.roundtrip
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rewritten_files_go_where_their_originals_go(name: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     command = [sys.executable, str(FOLDER / "table.py"), name, "--rows", str(rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -346,3 +346,20 @@ def test_a_layer_is_named_by_its_weight_also_behind_a_transpose() -> None:
     assert find_groups(graph, "fc_w") == {0: 1}
     assert find_layer(graph, "fc_w").op.outputs == ["y"]
     assert widths(graph, widths={"fc_w": 6}) == [6]
+
+
+def test_a_goal_out_of_reach_names_the_groups_that_move_as_a_whole() -> None:
+    """Two grouped convolutions with a shuffle between them: every channel is tied to all others."""
+    body = (
+        "a = Conv(x, w) b = Conv<group=3>(a, c) r = Reshape(b, apart) t = Transpose<perm=[0,2,1,3,4]>(r)"
+        " s = Reshape(t, back) d = Conv<group=3>(s, e) y = Conv(d, v)"
+    )
+    weights = (
+        "float[9,3,1,1] w, float[15,3,1,1] c, float[9,5,1,1] e, float[2,9,1,1] v,"
+        " int64[5] apart = {0,3,5,4,4}, int64[4] back = {0,15,4,4}"
+    )
+    graph = graph_of(
+        golden_text.parsed(f"agraph (float[1,3,4,4] x) => (float[1,2,4,4] y) <{weights}> {{{body}}}")
+    )
+    with pytest.raises(Refused, match=r"1 of \d free groups cannot be narrower, because all of .*: g\d\.$"):
+        choose_copies(graph, WidthRequest(macs=0.1))

@@ -185,7 +185,7 @@ def solved(model: LoadedModel | Analysis, free_kept: bool = False) -> Graph:
 
 def analysis_of(graph: Graph, *, rank: bool = False, sizes: Counting | None = None) -> Analysis:
     """The analysis of a graph that went through all passes, its MACs counted at some ``sizes``."""
-    found = _Builder(graph).build(cost(graph if sizes is None else sizes.of(graph)))
+    found = _AnalysisBuilder(graph).build(cost(graph if sizes is None else sizes.of(graph)))
     return _ranked(found, graph) if rank else found
 
 
@@ -220,7 +220,7 @@ class _Frozen:
     consumers: list[str] = field(default_factory=list)
 
 
-class _Builder:
+class _AnalysisBuilder:
     """Collects the entries of an analysis.
 
     Free groups are those of ``tie_channels``. Frozen ones are told apart by what freezes them: by

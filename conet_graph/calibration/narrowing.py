@@ -16,10 +16,9 @@ from conet_graph.calibration.inputs import Calibration, some
 from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
-from conet_graph.calibration.sizes import costs_at
 from conet_graph.calibration.stages import Feeds
 from conet_graph.calibration.statistics import Reading, readings
-from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.cost_model import CostModel, costs_at
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import Layout, lay_out, rewrite_model, with_constants

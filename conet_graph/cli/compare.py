@@ -30,19 +30,17 @@ NAMES = {
 def compare(
     run: Annotated[Path, typer.Argument(help="The folder of a search.", show_default=False)],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of each training; as many as a trial's if not given.")
+        int | None, typer.Option(min=1, help="Epochs of each training  [default: a trial's]")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 3,
     schedule: Annotated[
         str | None,
-        typer.Option(help="Of the learning rate, as `train` takes it; the search's if not given."),
+        typer.Option(help="Of the learning rate, as `train` takes it  [default: the search's]"),
     ] = None,
     match: Annotated[
         str, typer.Option(help="What the others may cost no more of: params, macs or both.")
     ] = "params",
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, ...; the search's if not given.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...  [default: the search's]")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -18,11 +18,11 @@ def profile(
         typer.Option("--output", "-o", help="The table to write, or to go on with.", show_default=False),
     ],
     provider: Annotated[
-        str | None, typer.Option(help="ONNX Runtime's provider; the CPU's if not given.")
+        str | None, typer.Option(help="ONNX Runtime's provider  [default: the CPU's]")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
     multiple_of: Annotated[
-        int | None, typer.Option(min=1, help="Widths are multiples of it.", show_default="8, if it fits")
+        int | None, typer.Option(min=1, help="Widths are multiples of it  [default: 8, if it fits]")
     ] = None,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")

@@ -19,7 +19,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="The folder of a search.", show_default=False)],
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write the page; RUN/report/index.html if not given."),
+        typer.Option(metavar="FILE", help="Where to write the page  [default: RUN/report/index.html]"),
     ] = None,
     json: Json = False,
     debug: Debug = False,

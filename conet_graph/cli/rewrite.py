@@ -37,7 +37,7 @@ def rewrite(
         typer.Option("--check-speed", help="Time the result beside the original, as --latency does."),
     ] = False,
     provider: Annotated[
-        str | None, typer.Option(help="ONNX Runtime's provider for times; the CPU's if not given.")
+        str | None, typer.Option(help="ONNX Runtime's provider for times  [default: the CPU's]")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for times.")] = 1,
     latency_table: Annotated[
@@ -53,10 +53,9 @@ def rewrite(
     importance: Annotated[
         str | None,
         typer.Option(
-            help="Which channels stay: l2 (the default), l1, bn, fpgm, first or random;"
-            " with --calibrate reconstruction, activation, taylor and hessian, too, or the best of the"
-            " first two (best, the default then).",
-            show_default=False,
+            help="Which channels stay: l2, l1, bn, fpgm, first or random; with --calibrate"
+            " reconstruction, activation, taylor and hessian, too, or the best of the first two (best)"
+            "  [default: l2, with --calibrate best]",
         ),
     ] = None,
     calibrate: Annotated[
@@ -72,9 +71,7 @@ def rewrite(
     uniform: Annotated[bool, typer.Option("--uniform", help="The same fraction in every group.")] = False,
     multiple_of: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Multiple that a target's widths are, strictly.", show_default="8, if it fits"
-        ),
+        typer.Option(min=1, help="Multiple that a target's widths are, strictly  [default: 8, if it fits]"),
     ] = None,
     for_: Annotated[
         str | None, typer.Option("--for", metavar="RUNTIME", help=f"Multiples that suit {RUNTIMES}.")

@@ -123,23 +123,11 @@ def search(
         "max_hours": max_hours,
     }
     asked = {name: value for name, value in given.items() if value is not None}
-    from conet_graph.cli.files import check_outputs, data_input, named_inputs
-    from conet_graph.ir.load import load_model
-    from conet_graph.search.begin import begin, go_on, network_in
+    from conet_graph.search.begin import go_on, network_in
     from conet_graph.search.run_folder import RunFolder
-    from conet_graph.search.settings import RunSettings
 
-    folder, tools = RunFolder(out), None
-    if not resume:
-        settings = RunSettings(data="digits").changed({"schedule": "adas", **asked})
-        folder.require_empty()
-        if out.is_dir():
-            kept = (folder.original, folder.final, folder.widths, folder.config, folder.database)
-            inputs = {"the model": model, "the data": data_input(data)}
-            check_outputs({f"--out's {path.name}": path for path in kept}, named_inputs(inputs))
-        load_model(model)  # a wrong path is told before PyTorch is loaded
-        tools = _tools(settings, download)
-        begin(model, folder, settings, " ".join(sys.argv))
+    folder = RunFolder(out)
+    tools = None if resume else _begun(folder, model, asked, download)
     with folder.locked():
         store, settings = go_on(folder, model, asked)
         with closing(store):
@@ -153,6 +141,25 @@ def search(
     if interrupted:
         say(f"Interrupted. The same command with --resume goes on: {shown(str(out))} has all that was done.")
         raise typer.Exit(INTERRUPTED)
+
+
+def _begun(folder: RunFolder, model: Path, asked: dict[str, Any], download: bool) -> Tools:
+    """Lay out the folder of a new search; what its trials need."""
+    from conet_graph.cli.files import check_outputs, data_input, named_inputs
+    from conet_graph.ir.load import load_model
+    from conet_graph.search.begin import begin
+    from conet_graph.search.settings import RunSettings
+
+    settings = RunSettings(data="digits").changed({"schedule": "adas", **asked})
+    folder.require_empty()
+    if folder.path.is_dir():
+        kept = (folder.original, folder.final, folder.widths, folder.config, folder.database)
+        inputs = {"the model": model, "the data": data_input(asked.get("data"))}
+        check_outputs({f"--out's {path.name}": path for path in kept}, named_inputs(inputs))
+    load_model(model)  # a wrong path is told before PyTorch is loaded
+    tools = _tools(settings, download)
+    begin(model, folder, settings, " ".join(sys.argv))
+    return tools
 
 
 def _first_width(text: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from conet_graph.cli.stopping import terminated_like_interrupted
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
-    from conet_graph.search.sweep import Job, Row, SweepResult, Tell
+    from conet_graph.search.sweep import Job, SweepResult, SweepRow, Tell
 
 FAILED = 1
 
@@ -26,9 +26,7 @@ def sweep(
         list[str] | None,
         typer.Argument(metavar="[-- OPTIONS]", help="Options of every search.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of all searches.", show_default=False)] = Path(
-        "sweep"
-    ),
+    out: Annotated[Path, typer.Option(help="The folder of all searches.")] = Path("sweep"),
     delta: Annotated[str, typer.Option(help="Values, as in 0.0025,0.005,0.01")] = "",
     epochs: Annotated[str, typer.Option(help="Values, as in 10,20")] = "",
     phi: Annotated[str, typer.Option(help="Values, as in 0.1,0.2")] = "",
@@ -122,7 +120,7 @@ def _document(results: list[SweepResult]) -> dict[str, object]:
     return {"format": "conet-graph.sweep/1", "searches": [result.entry() for result in results]}
 
 
-def _write(out: Path, rows: list[Row], results: list[SweepResult]) -> None:
+def _write(out: Path, rows: list[SweepRow], results: list[SweepResult]) -> None:
     import json
 
     from conet_graph.ir.save import atomic_write
@@ -132,7 +130,7 @@ def _write(out: Path, rows: list[Row], results: list[SweepResult]) -> None:
     write_picture(rows, out / "sweep")
 
 
-def _show(rows: list[Row]) -> None:
+def _show(rows: list[SweepRow]) -> None:
     from conet_graph.cli.table import Column, write_table
     from conet_graph.report.sweep_plot import options_text
     from conet_graph.search.live import clock
@@ -157,7 +155,7 @@ def _number(number: float | None) -> str:
     return quantity(None if number is None else round(number))
 
 
-def _percent(row: Row) -> str:
+def _percent(row: SweepRow) -> str:
     mean, spread = row.mean("accuracy"), row.spread("accuracy")
     if mean is None:
         return "-"

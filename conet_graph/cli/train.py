@@ -115,26 +115,13 @@ def train(
 
     Example: conet-graph train slim.onnx --data npz:images.npz -o trained.onnx --epochs 50 --augment
     """
-    from conet_graph.cli.files import check_outputs, data_input, named_inputs
     from conet_graph.trials.data import open_data
     from conet_graph.trials.distributed import is_first
     from conet_graph.trials.networks import FileNetwork, write_trained
     from conet_graph.trials.settings import TrainSettings
     from conet_graph.trials.training import ClassificationTrial
 
-    if not output.absolute().parent.is_dir():
-        raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
-    check_outputs(
-        {"-o": output},
-        named_inputs(
-            {
-                "the run": widths_from,
-                "the model": Path(model),
-                "the data": data_input(data),
-                **_state(checkpoint),
-            }
-        ),
-    )
+    _require_own_file(output, model, data, widths_from, checkpoint)
     settings = TrainSettings(
         batch=batch,
         learning_rate=lr,
@@ -183,6 +170,18 @@ def train(
         print_json(_summary(history, output))
     else:
         out.print(f"wrote {output}", soft_wrap=True)
+
+
+def _require_own_file(
+    output: Path, model: str, data: str, widths_from: Path | None, checkpoint: Path | None
+) -> None:
+    """Refuse an output in no folder, or over what is read."""
+    from conet_graph.cli.files import check_outputs, data_input, named_inputs
+
+    if not output.absolute().parent.is_dir():
+        raise BadUsage(f"There is no folder {shown(str(output.parent))}: make it first.")
+    read = {"the run": widths_from, "the model": Path(model), "the data": data_input(data)}
+    check_outputs({"-o": output}, named_inputs({**read, **_state(checkpoint)}))
 
 
 def _shrink(

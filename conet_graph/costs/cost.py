@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -26,6 +26,7 @@ from conet_graph.ir.operators import (
     summed_axis,
 )
 from conet_graph.passes.classify_edges import Layer
+from conet_graph.passes.shapes.size_products import factors
 
 _NORMS = (
     "BatchNormalization",
@@ -111,7 +112,7 @@ def cost(graph: Graph) -> Cost:
     costs = {
         layer.op.index: LayerCost(layer_parameters(graph, layer), macs[layer.op.index]) for layer in layers
     }
-    macs |= _weightless_products(graph, macs)
+    macs |= {op.index: _macs_of_maps(graph, op) for op in products_of_maps(graph, frozenset(macs))}
     uncounted = [graph.operators[k].name for k in sorted(macs) if macs[k] is None]
     for inner in inner_nodes(graph):
         found = inner_facts(inner)
@@ -162,44 +163,57 @@ def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | No
     return _product([_batch(out[:1]) if len(left) > 1 else 1, *out[1:], inner])
 
 
-def _weightless_products(graph: Graph, counted: dict[int, int | None]) -> dict[int, int | None]:
-    """Products of two feature maps (attention and the like), and Einsum."""
-    found: dict[int, int | None] = {}
+def products_of_maps(graph: Graph, layers: Container[int]) -> Iterator[Operator]:
+    """Products of two feature maps (attention and the like), and every Einsum that is no layer.
+
+    Args:
+        graph: the network.
+        layers: the numbers of the operators that are layers.
+
+    """
     for op in graph.operators:
-        known = PRODUCTS.get(op.op_type)
-        if op.index in counted or op.domain not in KNOWN_DOMAINS:
+        if op.op_type not in PRODUCTS and op.op_type != "Einsum":
             continue
-        if known is None and op.op_type != "Einsum":
-            continue
-        if op.outputs[0] in graph.derived:
-            continue  # a weight being made: done once, not for each input
-        if known is not None:
-            found[op.index] = product_macs(graph, op, known.data, known.weight)
-        else:
-            found[op.index] = _einsum_macs(graph, op)
-    return found
+        # What makes a weight is done once, not for each input.
+        if op.index not in layers and op.domain in KNOWN_DOMAINS and op.outputs[0] not in graph.derived:
+            yield op
 
 
-def _einsum_macs(graph: Graph, op: Operator) -> int | None:
-    """Multiply-accumulates of an Einsum of two operands: the product of all its letters' sizes."""
+def _macs_of_maps(graph: Graph, op: Operator) -> int | None:
+    """Multiply-accumulates of what ``products_of_maps`` finds."""
+    known = PRODUCTS.get(op.op_type)
+    if known is not None:
+        return product_macs(graph, op, known.data, known.weight)
+    letters = einsum_letters(graph, op)
+    return None if letters is None else _product(size for _, _, size in letters.values())
+
+
+def einsum_letters(graph: Graph, op: Operator) -> dict[str, tuple[int, int, Dim]] | None:
+    """Of each letter of an Einsum the operand and the axis that say how long it is, and how long.
+
+    Multiply-accumulates are the product of all letters' lengths. None where the equation does not fit.
+    """
     shapes = [graph.shape(name) or () for name in op.inputs]
     try:
         equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
     except ValueError:
         return None
-    terms = equation.partition("->")[0].split(",")
-    sizes: dict[str, Dim] = {}
-    for term, shape in zip(terms, shapes, strict=True):
+    found: dict[str, tuple[int, int, Dim]] = {}
+    for slot, term in enumerate(equation.partition("->")[0].split(",")):
         for axis, letter in enumerate(term):
-            size = _batch(shape[:1]) if axis == 0 else shape[axis]
-            if not isinstance(sizes.get(letter), int) or sizes[letter] == 1:
-                sizes[letter] = size
-    return _product(sizes.values())
+            known = found[letter][2] if letter in found else None
+            if not isinstance(known, int) or known == 1:
+                size = _batch(shapes[slot][:1]) if axis == 0 else shapes[slot][axis]
+                found[letter] = slot, axis, size
+    return found
 
 
 def _batch(first: tuple[Dim, ...]) -> int:
-    """A batch size: the number, or one where it is free."""
-    return first[0] if first and isinstance(first[0], int) else 1
+    """A batch size: the number, or what stands beside a free one: 4 of '4*n', one where nothing does."""
+    if first and isinstance(first[0], int):
+        return first[0]
+    found = factors(first[0]) if first else None
+    return 1 if found is None else found[0]
 
 
 def _product(dims: Iterable[Dim]) -> int | None:

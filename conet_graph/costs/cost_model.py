@@ -14,15 +14,22 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import root_constant
-from conet_graph.costs.cost import is_weight, layer_macs, parameters, product_macs, weights_of
+from conet_graph.costs.cost import (
+    einsum_letters,
+    is_weight,
+    layer_macs,
+    parameters,
+    product_macs,
+    products_of_maps,
+    weights_of,
+)
+from conet_graph.costs.input_shapes import Counting, InputShapes, fed_shapes
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
-    KNOWN_DOMAINS,
     PRODUCTS,
     RECURRENT,
     WEIGHTED,
-    spelled_out,
     summed_axis,
 )
 from conet_graph.ir.tensors import nbytes
@@ -122,14 +129,8 @@ class CostModel:
         """Products of two feature maps."""
         layers = {layer.op.index for layer in self.graph.result(LAYERS)}
         terms: list[Term] = []
-        for op in self.graph.operators:
+        for op in products_of_maps(self.graph, layers):
             facts = PRODUCTS.get(op.op_type)
-            if (facts is None and op.op_type != "Einsum") or op.domain not in KNOWN_DOMAINS:
-                continue
-            if op.index in layers:
-                continue
-            if op.outputs[0] in self.graph.derived:
-                continue
             if facts is None:
                 terms += self._einsum_terms(op)
                 continue
@@ -140,22 +141,10 @@ class CostModel:
 
     def _einsum_terms(self, op: Operator) -> list[Term]:
         """The lengths of all letters of an Einsum; none where they are not known."""
-        rows: dict[str, int] = {}
-        shapes = [self.graph.shape(name) or () for name in op.inputs]
-        try:
-            equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
-        except ValueError:
+        letters = einsum_letters(self.graph, op)
+        if letters is None or any(not isinstance(size, int) for _, _, size in letters.values()):
             return []
-        for slot, letters in enumerate(equation.partition("->")[0].split(",")):
-            shape = shapes[slot]
-            for axis, letter in enumerate(letters):
-                size = shape[axis]
-                if not isinstance(size, int) and axis > 0:
-                    return []
-                row = self._lengths.row(op.input(slot), axis)
-                if letter not in rows or self._lengths.now([rows[letter]]) == 1:
-                    rows[letter] = row
-        return [(1.0, list(rows.values()))]
+        return [(1.0, [self._lengths.row(op.input(slot), axis) for slot, axis, _ in letters.values()])]
 
     def _rank(self, value: str) -> int:
         return len(self.graph.shape(value) or ())
@@ -284,3 +273,9 @@ def _item_bytes(graph: Graph, name: str) -> float:
     # A weight that an operator makes is taken for float32.
     kind = onnx.TensorProto.FLOAT if constant is None else constant.tensor.data_type
     return nbytes(onnx.TensorProto(data_type=kind, dims=[8])) / 8
+
+
+def costs_at(graph: Graph, sizes: InputShapes) -> CostModel | None:
+    """The costs of a network as inputs of such sizes are fed; None where the file tells all sizes."""
+    shapes = fed_shapes(graph, sizes)
+    return CostModel(Counting(shapes).of(graph)) if shapes else None

@@ -120,7 +120,7 @@ def counting(graph: Graph, named: InputShapes | None = None) -> Counting:
         return Counting()
     free = any(not dim.dim_value for v in _inputs(graph) if v.name not in given for dim in list(_dims(v))[1:])
     if not free:
-        return Counting(_filled(graph, given, 1)) if given else Counting()
+        return Counting(_filled(graph, given, 1))
     best, fewest = Counting(), 1 << 62
     for side in SIDES:
         tried = Counting(_filled(graph, given, side), assumed=True)

@@ -17,6 +17,8 @@ CLOSE = 1e-6
 NEAR = 1e-4
 # So many numbers of a row are looked at first.
 BEGINNING = 32
+# Numbers of rows that are compared together.
+BLOCK = 2**20
 
 
 def alike(rows: NDArray[Any], bucket: Ids, factor: Numbers | None = None) -> tuple[Ids, Numbers]:
@@ -65,26 +67,46 @@ def _by_direction(rows: NDArray[Any], names: Ids) -> tuple[Ids, Numbers]:
     usable = np.isfinite(length) & (length > 0)
     number, signed = names.copy(), np.where(usable, length, 1.0)
     with np.errstate(all="ignore"):
-        order, shadows, crowd = _crowds(rows, np.flatnonzero(usable), length)
+        order, shadows, crowd, beginnings = _crowds(rows, np.flatnonzero(usable), length)
     if not len(order):
         return number, signed
     signed[order[shadows < 0]] *= -1
-    along = np.abs(shadows)
-    for at, row in enumerate(order):
-        if number[row] != names[row]:
-            continue
-        for after in range(at + 1, len(order)):
-            if crowd[after] != crowd[at] or along[after] - along[at] > NEAR:
-                break
-            other = order[after]
-            if number[other] == names[other] and _same_direction(rows, signed, int(row), int(other)):
-                # Of several the first position speaks for all.
-                number[other] = names[row]
+    marks = np.column_stack([np.abs(shadows), beginnings])
+    number[order] = names[order[_first_alike(rows[order], signed[order], crowd, marks)]]
     return _led_by_the_first(number, names), signed
 
 
-def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numbers, Ids]:
-    """Rows that may be multiples of others, crowd by crowd: the rows, their shadows and their crowds.
+def _first_alike(rows: NDArray[Any], signed: Numbers, crowd: Ids, marks: Numbers) -> Ids:
+    """For each row the first one that it is a multiple of.
+
+    Args:
+        rows: crowd by crowd, in the order of their first mark.
+        signed: their lengths.
+        crowd: only rows of one crowd may be multiples of one another.
+        marks: numbers [rows, any] that are near for rows that are.
+
+    """
+    first = np.arange(len(rows))
+    left, apart = first.copy(), 1
+    while apart < len(left):
+        one, two = left[:-apart], left[apart:]
+        near = (crowd[one] == crowd[two]) & (marks[two, 0] - marks[one, 0] <= NEAR)
+        if not near.any():
+            break
+        one, two = one[near], two[near]
+        near = (np.abs(marks[one, 1:] - marks[two, 1:]) <= NEAR).all(axis=1)
+        one, two = one[near], two[near]
+        same = _same_direction(rows, signed, one, two)
+        first[two[same]] = one[same]
+        # What has found its first need not be looked at again: all rows may be one.
+        left, apart = (np.setdiff1d(left, two[same]), 1) if same.any() else (left, apart + 1)
+    while (first[first] != first).any():
+        first = first[first]
+    return first
+
+
+def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numbers, Ids, Numbers]:
+    """Rows that may be multiples of others, crowd by crowd: rows, shadows, crowds, shadows of beginnings.
 
     A shadow is the projection of a row, as if its length were 1, onto a direction that has nothing to do
     with the rows. Most rows are told apart by how they begin: then nothing more of them is read.
@@ -95,14 +117,14 @@ def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numb
     for column in beginnings.T:
         usable, crowd = _told_apart(usable, np.abs(column[usable] / length[usable]), crowd)
         if not len(usable):
-            return usable, np.empty(0), crowd
+            return usable, np.empty(0), crowd, np.empty(0)
     # All rows at once are not copied: they may be a large layer's weights.
     some = rows if len(usable) * 2 > len(rows) else rows[usable]
     whole = (some @ _directions(rows.shape[1], 1).astype(rows.dtype))[:, 0].astype(np.float64)
     shadow = np.zeros(len(rows))
     shadow[usable] = (whole[usable] if some is rows else whole) / length[usable]
     usable, crowd = _told_apart(usable, np.abs(shadow[usable]), crowd)
-    return usable, shadow[usable], crowd
+    return usable, shadow[usable], crowd, np.abs(beginnings[usable]) / length[usable, None]
 
 
 def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
@@ -124,10 +146,16 @@ def _directions(length: int, count: int) -> Numbers:
     return numbers.reshape(length, count)
 
 
-def _same_direction(rows: NDArray[Any], signed: Numbers, one: int, two: int) -> bool:
-    left = rows[one].astype(np.float64) / signed[one]
-    difference = np.abs(left - rows[two].astype(np.float64) / signed[two]).max(initial=0.0)
-    return bool(difference <= CLOSE * np.abs(left).max(initial=0.0))
+def _same_direction(rows: NDArray[Any], signed: Numbers, one: Ids, two: Ids) -> NDArray[np.bool_]:
+    """Whether the rows ``one`` are multiples of the rows ``two``, pair by pair."""
+    same = np.zeros(len(one), np.bool_)
+    step = max(1, BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(one), step):
+        a, b = one[start : start + step], two[start : start + step]
+        left = rows[a].astype(np.float64) / signed[a, None]
+        difference = np.abs(left - rows[b].astype(np.float64) / signed[b, None]).max(axis=1, initial=0.0)
+        same[start : start + step] = difference <= CLOSE * np.abs(left).max(axis=1, initial=0.0)
+    return same
 
 
 def _led_by_the_first(number: Ids, names: Ids) -> Ids:

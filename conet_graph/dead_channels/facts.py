@@ -123,7 +123,8 @@ class Facts:
         array = self._numbers(value)
         if array is None or array.size not in (1, count):
             return None
-        return np.broadcast_to(array.reshape(-1), count).astype(np.float64)
+        numbers = array.reshape(-1)
+        return numbers if len(numbers) == count else np.full(count, numbers[0])
 
     def scalar(self, value: str) -> float | None:
         """A constant of one number."""

@@ -18,7 +18,7 @@ from conet_graph.report.markup import MINUS, TIMES, count, kernel, named, safe
 from conet_graph.report.network import DrawnNetwork, Part, network_of
 from conet_graph.report.palette import Palette
 
-INK, MUTED, GROUND, LINE = "#1c2128", "#5b6570", "#ffffff", "#c3c9d1"
+INK, MUTED, GROUND = "#1c2128", "#5b6570", "#ffffff"
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif"
 # Beyond this many parts layers are small boxes without their names; beyond the second, no drawing.
 MOST_NAMED = 260

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from conet_graph.ir.errors import shown
@@ -13,6 +12,8 @@ UNKNOWN, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
 
 def safe(text: str) -> str:
     """Text of ours for an element or an attribute."""
+    import html  # commands print numbers by this file, and escape nothing
+
     return html.escape(text, quote=True)
 
 

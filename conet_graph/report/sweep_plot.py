@@ -10,7 +10,7 @@ from pathlib import Path
 from conet_graph.ir.save import atomic_write
 from conet_graph.report.colors import size_color
 from conet_graph.report.plots import PRINTED, new_figure, themed
-from conet_graph.search.sweep import Row
+from conet_graph.search.sweep import SweepRow
 
 DPI = 160
 
@@ -20,7 +20,7 @@ def options_text(options: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in options.items()) or "all"
 
 
-def write_picture(rows: Sequence[Row], path: Path) -> list[Path]:
+def write_picture(rows: Sequence[SweepRow], path: Path) -> list[Path]:
     """Draw a dot for every search and a ring for every mean over seeds; as PNG and SVG.
 
     Args:

@@ -284,7 +284,8 @@ def _read(graph: Graph, plan: Plan) -> tuple[Ids, list[int]]:
         if any(not 0 <= c < len(classes) for c in [*entry.channels, *entry.dead]):
             raise BadUsage(f"The plan's group {shown(entry.id)} names channels that it does not have.")
         times = np.bincount(entry.channels, minlength=len(classes))
-        for klass in channels.groups[number].classes:
-            copies[klass] = int(times[classes == klass].max())
+        mine = channels.groups[number].classes
+        copies[mine] = 0
+        np.maximum.at(copies, classes, times)
         dead += classes[entry.dead].tolist()
     return copies, dead

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -271,7 +270,7 @@ def _median_ms(session: Any, shapes: Mapping[str, Sequence[int]] | None) -> floa
         start = time.perf_counter()
         session.run(None, feeds)
         times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
+    return float(np.median(times))
 
 
 def save(model: LoadedModel, path: str | Path) -> None:

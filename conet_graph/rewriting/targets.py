@@ -33,12 +33,12 @@ REASONS = 5  # so many reasons are told where nothing may change
 
 
 class OutOfReach(Refused):
-    """A time is shorter than the shortest that is predicted, both in milliseconds."""
+    """A time is shorter than the shortest that is predicted, both in milliseconds; ``why`` may follow."""
 
-    def __init__(self, wanted: float, closest: float) -> None:
+    def __init__(self, wanted: float, closest: float, why: str = "") -> None:
         super().__init__(
             f"{wanted:.4g} milliseconds cannot be reached: the closest is {closest:.4g} as predicted,"
-            " with every free width at its least."
+            f" with every free width at its least.{why}"
         )
         self.closest = closest
 
@@ -353,7 +353,7 @@ class _Chooser:
                     break
         if found:
             return min(found, key=lambda one: one[0])[1]
-        raise OutOfReach(budget, time.milliseconds(least))
+        raise OutOfReach(budget, time.milliseconds(least), self._inseparable())
 
     def _narrowed(self, counts: Copies, measure: Measure, goal: float, what: str, rounds: int) -> Copies:
         """The widest rung of a ladder of widths that meets the goal."""
@@ -372,7 +372,7 @@ class _Chooser:
         if closest > goal:
             raise Refused(
                 f"{goal:.4g} {what} cannot be reached: the closest is {closest:.4g},"
-                " with every free width at its least."
+                f" with every free width at its least.{self._inseparable()}"
             )
         low, high = 0.0, 1.0  # at 0 nothing is dropped, at 1 all that may be
         for _ in range(rounds):
@@ -382,6 +382,17 @@ class _Chooser:
             else:
                 low = middle
         return rung(high)
+
+    def _inseparable(self) -> str:
+        """Which free groups hold so large a part of the cost that stays: those that only move as a whole."""
+        whole = [self.groups[k].id for k in np.flatnonzero(self.movable) if len(self.groups[k].classes) == 1]
+        if not whole:
+            return ""
+        named = ", ".join([*whole[:REASONS], *(["..."] if len(whole) > REASONS else [])])
+        return (
+            f" {len(whole)} of {int(self.movable.sum())} free groups cannot be narrower, because all of their"
+            f" channels belong together: {named}."
+        )
 
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()

@@ -61,7 +61,7 @@ def place(trial: int, trials: int) -> str:
     return f"trial {trial} ({trial + 1} of {trials})"
 
 
-class Progress:
+class SearchProgress:
     """What both forms know of the search: its place, its pace, and what the last trial did."""
 
     def __init__(self, settings: RunSettings, sizes: Sequence[Size]) -> None:
@@ -105,7 +105,7 @@ class LogLines:
 
     def __init__(self, console: Console, settings: RunSettings, sizes: Sequence[Size]) -> None:
         """Write to a console, that of stderr for instance."""
-        self.console, self.progress = console, Progress(settings, sizes)
+        self.console, self.progress = console, SearchProgress(settings, sizes)
 
     def begins(self, trial: int, states: States, parameters: int, macs: int) -> None:
         """Nothing yet."""
@@ -135,7 +135,7 @@ class LiveTable:
         """Draw on a console from `start` to `stop`."""
         from rich.live import Live
 
-        self.console, self.progress = console, Progress(settings, sizes)
+        self.console, self.progress = console, SearchProgress(settings, sizes)
         self.live = Live(self, console=console, refresh_per_second=4, transient=True)
 
     def begins(self, trial: int, states: States, parameters: int, macs: int) -> None:

@@ -161,7 +161,7 @@ def result_of(job: Job) -> SweepResult:
 
 
 @dataclass(slots=True)
-class Row:
+class SweepRow:
     """The searches of one combination of options, over all seeds."""
 
     options: Mapping[str, float]
@@ -181,12 +181,12 @@ class Row:
         return [float(n) for result in self.results if (n := getattr(result, name)) is not None]
 
 
-def rows_of(results: Sequence[SweepResult]) -> list[Row]:
+def rows_of(results: Sequence[SweepResult]) -> list[SweepRow]:
     """The results by combination of options, in their order."""
     return list(_rows(results))
 
 
-def _rows(results: Sequence[SweepResult]) -> Iterator[Row]:
+def _rows(results: Sequence[SweepResult]) -> Iterator[SweepRow]:
     for _, members in itertools.groupby(results, key=lambda result: tuple(result.job.options.items())):
         together = list(members)
-        yield Row(together[0].job.options, together)
+        yield SweepRow(together[0].job.options, together)

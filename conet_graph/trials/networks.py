@@ -38,7 +38,7 @@ COMPARED = 32
 FIRST_BATCHES = 10
 
 
-class Network(Protocol):
+class TrainedNetwork(Protocol):
     """A module to train in place, and the model that its weights make."""
 
     @property
@@ -156,7 +156,9 @@ def with_fresh_weights(model: LoadedModel, seed: int) -> LoadedModel:
     return in_place_of(model, rewritten(graph, made, layout))
 
 
-def write_trained(network: Network, data: ClassificationData, output: Path, *, keep_batchnorm: bool) -> None:
+def write_trained(
+    network: TrainedNetwork, data: ClassificationData, output: Path, *, keep_batchnorm: bool
+) -> None:
     """Write a trained network as ONNX, once ONNX Runtime gives the module's answers from it.
 
     Args:

@@ -43,7 +43,7 @@ ImageShape = Sequence[int | None]
 ImageSize = tuple[int, int]
 
 
-class _Wanted(NamedTuple):
+class _WantedImages(NamedTuple):
     """What the network takes: None where any size will do; ``last``: its channels come last."""
 
     channels: int
@@ -52,7 +52,7 @@ class _Wanted(NamedTuple):
     last: bool
 
     @classmethod
-    def of(cls, shape: ImageShape, size: ImageSize | None) -> _Wanted:
+    def of(cls, shape: ImageShape, size: ImageSize | None) -> _WantedImages:
         if len(shape) != 3:
             raise BadUsage(
                 f"The network's input has {len(shape) + 1} axes: images have 4 (batch and colours too)."
@@ -160,7 +160,7 @@ def open_images(
     """
     if not set(augment) <= VARIATIONS:
         raise BadUsage(f"Images can be varied by crop and flip, not by {', '.join(sorted(augment))}.")
-    wanted = _Wanted.of(shape, (image, image) if isinstance(image, int) else image)
+    wanted = _WantedImages.of(shape, (image, image) if isinstance(image, int) else image)
     if bgr and wanted.channels != 3:
         raise BadUsage("The network takes grey images: there is no order of colours to turn around.")
     if Path(spec).is_dir():
@@ -176,7 +176,7 @@ def open_images(
     return Images(_divided(coloured, augment), wanted.last, bgr)
 
 
-def _of_folder(spec: str, wanted: _Wanted) -> _Found:
+def _of_folder(spec: str, wanted: _WantedImages) -> _Found:
     paths = sorted(str(p) for p in Path(spec).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise BadUsage(f"There is no image file (PNG, JPEG, BMP, WebP) in {shown(spec)}.")
@@ -186,7 +186,7 @@ def _of_folder(spec: str, wanted: _Wanted) -> _Found:
     return _Found(split, torch.tensor(mean) * 255, torch.tensor(std) * 255)
 
 
-def _size_of(paths: list[str], wanted: _Wanted, spec: str) -> ImageSize:
+def _size_of(paths: list[str], wanted: _WantedImages, spec: str) -> ImageSize:
     """The size to scale image files to: the network's, and their own where it leaves one free."""
     if wanted.height is not None and wanted.width is not None:
         return wanted.height, wanted.width
@@ -222,7 +222,7 @@ def _common_size(paths: list[str]) -> ImageSize | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _of_npz(spec: str, wanted: _Wanted) -> _Found:
+def _of_npz(spec: str, wanted: _WantedImages) -> _Found:
     arrays = read_npz(Path(spec), (), ("images", "x_train"))
     if not arrays:
         raise BadUsage(f"{shown(spec)} has no array images (or x_train).")
@@ -241,7 +241,7 @@ def _of_npz(spec: str, wanted: _Wanted) -> _Found:
     return _Found(ArraySplit(images.contiguous()), torch.zeros(channels), torch.ones(channels))
 
 
-def _of_source(spec: str, wanted: _Wanted) -> _Found:
+def _of_source(spec: str, wanted: _WantedImages) -> _Found:
     source = open_source(spec, image=wanted.height if wanted.height == wanted.width else None)
     return _Found(source.train, source.mean, source.std)
 

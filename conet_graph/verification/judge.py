@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
+from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.verification.pair import Agreement, ComparedRun, Pair
 from conet_graph.verification.report import Report
@@ -149,7 +150,7 @@ def _in_few_steps(value: NDArray[Any]) -> bool:
         return True
     step = max(1, value.size // SAMPLE) | 1  # odd, so that it does not stay on one pixel of each map
     some = value.reshape(-1)[::step][:SAMPLE]
-    few = len(np.unique(some)) < min(LEAST_VALUES, (len(some) + 1) // 2)
+    few = len(distinct(some)) < min(LEAST_VALUES, (len(some) + 1) // 2)
     return few and np.array_equal(some, np.round(some))
 
 

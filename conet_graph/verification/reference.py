@@ -22,6 +22,7 @@ from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.evaluated import evaluated_uses
 from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # How the names of values begin that stand in the reference alone.
@@ -108,7 +109,13 @@ def _has(model: onnx.ModelProto, changes: Iterable[_Change]) -> bool:
             return False
         if len(found.input) != len(mine.input) or list(found.output) != list(mine.output):
             return False
+        if _attributes(found) != _attributes(mine):
+            return False
     return True
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
+    return {attribute.name: attribute.SerializeToString(deterministic=True) for attribute in node.attribute}
 
 
 def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], list[str]]:
@@ -117,7 +124,8 @@ def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], li
     unequal: dict[str, None] = {}
     summed = _summed(units)
     alone = _unshared(graph, units, copies)
-    across = [(op, units.classes[axis]) for op, axis in units.mixes]
+    # What is made of constants alone is held as the numbers that it was.
+    across = [(op, units.classes[axis]) for op, axis in units.mixes if not evaluated_uses(graph, op)]
     across += [(op, classes) for op, _, _, classes in summed if op.index in alone]
     shared = {(op.index, classes.tobytes()) for op, _, _, classes in summed if op.index not in alone}
     # A sum over the channels of a weight itself, as a norm of it takes.

@@ -6,7 +6,6 @@ the operator says that the node makes no sense (an axis beyond the rank, a step 
 
 from __future__ import annotations
 
-import logging
 import os
 
 import onnx
@@ -20,8 +19,6 @@ OUR_FAULT = "a fault of conet-graph in its rule: please report it"
 # Constants up to this size are shown to ONNX: they are axes, shapes, steps.
 LARGEST_SHOWN = 4096
 
-log = logging.getLogger("conet_graph")
-
 
 def why_it_failed(tracker: Tracker, op: Operator, error: Exception) -> str:
     """Why a rule that failed with ``error`` says nothing of an operator: what is frozen is told so.
@@ -34,8 +31,10 @@ def why_it_failed(tracker: Tracker, op: Operator, error: Exception) -> str:
         return CONTRADICTION
     if os.environ.get(RAISING):
         raise error
+    import logging  # it takes a while, and is seldom needed
+
     what = f"{type(error).__name__}: {error}"
-    log.error(
+    logging.getLogger("conet_graph").error(
         "conet-graph: the rule of %s fails at node %s (%s). This is a fault of conet-graph, please report it;"
         " what the node touches keeps its channels.",
         op.op_type,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out, summed_axis
-from conet_graph.passes.channels.units import Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.conv import bind_others
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis
 from conet_graph.passes.rules.registry import Table
@@ -13,7 +13,7 @@ from conet_graph.passes.rules.registry import Table
 RULES: Table = {}
 
 
-def product(t: Tracker, op: Operator) -> list[Axis]:
+def product(t: Tracker, op: Operator) -> list[Axis | Packed]:
     """The axes of a (batched) matrix product; the inner axes are tied."""
     record = PRODUCTS[op.op_type]
     a, b = record.data, record.weight
@@ -30,15 +30,15 @@ def product(t: Tracker, op: Operator) -> list[Axis]:
         t.bind(op, left, inner_a, t.axis(right, inner_b))
         t.contract(op, b, inner_b, (left, inner_a))
     rank = max(rank_a, rank_b)
-    batch: list[Axis] = []
+    batch: list[Axis | Packed] = []
     for k in range(rank - 2):
         places = [(n, r - rank + k) for n, r in ((left, rank_a), (right, rank_b)) if r - rank + k >= 0]
         batch.append(broadcast_axis(t, op, places))
     # Of the last two axes the one that is not summed over.
     if rank_a > 1:
-        batch.append(t.axis(left, 2 * rank_a - 3 - inner_a))
+        batch.append(t.whole(left, 2 * rank_a - 3 - inner_a))
     if rank_b > 1:
-        batch.append(t.axis(right, 2 * rank_b - 3 - inner_b))
+        batch.append(t.whole(right, 2 * rank_b - 3 - inner_b))
     return batch
 
 
@@ -72,6 +72,8 @@ def quantised_product(t: Tracker, op: Operator) -> None:
     if op.op_type == "DynamicQuantizeMatMul":
         t.mix(op, t.axis(op.input(0), t.rank(op.input(0)) - 1))
     out = product(t, op)
+    if isinstance(out[-1], Packed):
+        raise NoRule("its output's channels are merged with pixels or images")
     bind_others(t, op, out[-1])
     t.set(op, 0, out)
 

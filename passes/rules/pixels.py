@@ -102,9 +102,14 @@ def _into_images(
     long: list[int],
     result: Shape,
 ) -> Through | None:
-    """[images, channels] becomes [images times groups, channels of a group]."""
-    if isinstance(units, int) or any(d != 1 for d in after):
+    """[images, channels] becomes [images times groups, channels of a group]; pixels may be merged, too."""
+    if isinstance(units, int):
         return None
+    if any(d != 1 for d in after):
+        pixels, rest = _product(after), _product([result[k] for k in long[1:]])
+        if pixels is None or rest is None or pixels % rest:
+            return None
+        return long[0], Packed(units, length, pixels // rest, _product(before))
     if len(long) == 1:
         return long[0], Packed(units, length, 1, _product(before))
     inner = result[long[1]]
@@ -131,6 +136,11 @@ def _unfold(
         if len(long) > 1 and result[long[0]] == outer and result[long[1]] == axis.length:
             return long[1], axis.units
         return None
-    if axis.each == 1 and long and result[long[-1]] == axis.length and all(d == 1 for d in (*before, *after)):
-        return long[-1], axis.units
+    pixels = _product(after)
+    if axis.each is None or pixels is None or any(d != 1 for d in before):
+        return None
+    for place, k in enumerate(long):
+        behind = _product([result[j] for j in long[place + 1 :]])
+        if result[k] == axis.length and behind == axis.each * pixels:
+            return k, axis.units
     return None

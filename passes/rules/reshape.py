@@ -21,7 +21,8 @@ from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.pixels import folded, through_pixels
 from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
-from conet_graph.passes.rules.segments import segments
+from conet_graph.passes.rules.segments import Segment, segments
+from conet_graph.passes.shapes.size_products import product, quotient
 
 RULES: Table = {}
 
@@ -33,6 +34,7 @@ def reshape(t: Tracker, op: Operator) -> None:
     if result is None:
         raise NoRule("the shape of its output is not known")
     entries = t.numbers(op.input(1)) if op.input(1) else None
+    computed = [e.source is not None and e.source[0] == "size" and e.source[2] > 0 for e in entries or ()]
     if entries is None and op.attr("shape") is not None:
         target: list[int | None] = list(op.attr("shape"))
     elif entries is None:
@@ -45,6 +47,8 @@ def reshape(t: Tracker, op: Operator) -> None:
     for k, units in enumerate(out):
         if isinstance(units, int) or target[k] == -1:
             continue
+        if target[k] is None and any(computed[k : k + 1]):
+            raise NoRule("a number in the graph counts its channels times sizes that only the run knows")
         source = t.whole(op.input(0), k) if k in zeros else 0
         if isinstance(units, Packed):
             wanted[k] = None if k in zeros else units
@@ -97,7 +101,9 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
             out[through[0]] = through[1]
             continue
         if not part.known:
-            raise NoRule("it mixes channels with sizes that only the run knows")
+            k, units = _past_images(t, op, number, part, result)
+            out[k] = units
+            continue
         long = [k for k in part.outs if result[k] != 1]
         if not long:
             if not part.outs:
@@ -113,6 +119,37 @@ def regroup(t: Tracker, op: Operator, result: Shape, zeros: set[int]) -> list[Ax
             chosen, units = _divide(t, op, number, merged, long, sizes)
             out[long[chosen]] = units
     return out
+
+
+def _past_images(t: Tracker, op: Operator, number: int, part: Segment, result: Shape) -> tuple[int, Ids]:
+    """[images, groups, channels] from [images times groups, channels], or the other way round.
+
+    Raises:
+        NoRule: it is neither.
+
+    """
+    x = op.input(0)
+    carried = [k for k in part.ins if not isinstance(t.whole(x, k), int)]
+    at = carried[0]
+    before = product(t.dim(x, k) for k in part.ins if k < at)
+    after = product(t.dim(x, k) for k in part.ins if k > at)
+    units, sizes = t.whole(x, at), [result[k] for k in part.outs[1:]]
+    into = quotient(before, result[part.outs[0]]) if part.outs else None
+    out_of = quotient(result[part.outs[0]], before) if part.outs else None
+    whole = isinstance(units, np.ndarray) and isinstance(after, int) and product(sizes) is not None
+    if len(carried) > 1 or not whole or isinstance(units, int | Packed) or not isinstance(after, int):
+        raise NoRule("it mixes channels with sizes that only the run knows")
+    if isinstance(into, int) and len(units) * after * into <= LONGEST_AXIS:
+        merged = np.tile(np.repeat(units, after), into)
+    elif isinstance(out_of, int) and len(units) % out_of == 0 and len(units) * after <= LONGEST_AXIS:
+        merged = np.repeat(tie_rows(t, op, in_groups(units, out_of)), after)
+    else:
+        raise NoRule("it mixes channels with sizes that only the run knows")
+    long = [k for k in part.outs[1:] if result[k] != 1] or [part.outs[-1]]
+    if len(long) == 1:
+        return long[0], merged
+    chosen, divided = _divide(t, op, number, merged, long, [int(result[k] or 1) for k in long])
+    return long[chosen], divided
 
 
 def _merge(t: Tracker, op: Operator, ins: tuple[int, ...]) -> Ids:
@@ -234,3 +271,19 @@ def space_to_depth(t: Tracker, op: Operator) -> None:
             raise NoRule("its block size is not sensible")
         units = np.tile(units, block)
     t.set(op, 0, [axes[0], units, *pixel_axes(t, op, op.input(0))])
+
+
+@handles(RULES, "Col2Im")
+def col2im(t: Tracker, op: Operator) -> None:
+    """Columns of blocks become an image: a channel is all numbers of a block, side by side."""
+    x = op.input(0)
+    block = t.integers(op.input(2))
+    result = t.graph.shape(op.outputs[0])
+    if block is None or result is None:
+        raise NoRule("its block is not known")
+    units = t.axis(x, 1)
+    if not isinstance(units, int):
+        if len(units) % math.prod(block):
+            raise NoRule("its block does not divide the channels")
+        units = tie_rows(t, op, units.reshape(-1, math.prod(block)).T)
+    t.set(op, 0, [t.whole(x, 0), units, *[0] * (len(result) - 2)])

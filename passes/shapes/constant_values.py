@@ -53,6 +53,11 @@ def value_of(graph: Graph, name: str) -> NDArray[Any] | None:
     return values.get(name)
 
 
+def computable(graph: Graph, name: str) -> bool:
+    """Whether ``value_of`` can be asked for a value: it is a constant, or plain operators make it of some."""
+    return name in graph.constants or _upstream(graph, name) is not None
+
+
 def _upstream(graph: Graph, name: str) -> list[Operator] | None:
     """The operators that a value is computed by, in order; None where it cannot be computed here."""
     found: dict[int, Operator] = {}

@@ -7,14 +7,15 @@ number that stands in the file, or a dimension that only the run knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from conet_graph.ir.graph import Graph, Operator, ShapeNumber, literals
+from conet_graph.ir.graph import Dim, Graph, Operator, ShapeNumber, literals
+from conet_graph.passes.shapes.size_products import product, quotient
 
 Entries = list[ShapeNumber]
 LONGEST = 1024
@@ -129,7 +130,7 @@ def _equal(graph: Graph, op: Operator) -> Entries | None:
         if len(known) == 2:
             out.append(ShapeNumber(int(known[0] == known[1])))
         else:
-            sizes = [e for e in pair if e.value is None and e.source and e.source[0] == "dim"]
+            sizes = [e for e in pair if e.value is None and e.source and e.source[0] in ("dim", "size")]
             negative = len(known) == 1 and known[0] < 0
             out.append(ShapeNumber(0 if sizes and negative else None))
     return out
@@ -188,8 +189,33 @@ def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], En
     return handler
 
 
+def dim_of(graph: Graph, entry: ShapeNumber) -> Dim:
+    """The size that an entry of a shape stands for."""
+    if entry.value is not None:
+        return int(entry.value) if entry.value >= 0 else None
+    if entry.source is None:
+        return None
+    kind, name, axis = entry.source
+    if kind == "size":
+        return name
+    shape = graph.shape(name) if kind == "dim" else None
+    return None if shape is None else shape[axis]
+
+
+def _of_sizes(found: Dim, operands: Iterable[ShapeNumber]) -> ShapeNumber:
+    """The entry of a result of arithmetic on sizes; 1 says that a number of the file takes part."""
+    if isinstance(found, int):
+        return ShapeNumber(found)
+    literal = any(
+        e.source is None or e.source[0] == "const" or (e.source[0] == "size" and e.source[2])
+        for e in operands
+    )
+    return ShapeNumber(None, ("size", found, int(literal)) if found else None)
+
+
 def _binary(
     function: Callable[[float, float], float],
+    of_sizes: Callable[[Dim, Dim], Dim] = lambda a, b: None,
 ) -> Callable[[Graph, Operator], Entries | None]:
     def handler(graph: Graph, op: Operator) -> Entries | None:
         parts = _aligned([constant_entries(graph, n) for n in op.inputs])
@@ -198,7 +224,7 @@ def _binary(
         out: Entries = []
         for a, b in zip(*parts, strict=True):
             if a.value is None or b.value is None:
-                out.append(ShapeNumber(None))
+                out.append(_of_sizes(of_sizes(dim_of(graph, a), dim_of(graph, b)), (a, b)))
                 continue
             try:
                 out.append(ShapeNumber(function(a.value, b.value)))
@@ -253,8 +279,10 @@ def _range(graph: Graph, op: Operator) -> Entries | None:
 
 def _product(graph: Graph, op: Operator) -> Entries | None:
     data = constant_entries(graph, op.input(0))
-    if data is None or any(e.value is None for e in data):
+    if data is None:
         return None
+    if any(e.value is None for e in data):
+        return [_of_sizes(product(dim_of(graph, e) for e in data), data)]
     return [ShapeNumber(math.prod(int(e.value or 0) for e in data))]
 
 
@@ -276,8 +304,8 @@ _EVALUATORS: dict[str, Callable[[Graph, Operator], Entries | None]] = {
     "Neg": _unary(lambda a: -a),
     "Add": _binary(lambda a, b: a + b),
     "Sub": _binary(lambda a, b: a - b),
-    "Mul": _binary(lambda a, b: a * b),
-    "Div": _binary(_div),
+    "Mul": _binary(lambda a, b: a * b, lambda a, b: product((a, b))),
+    "Div": _binary(_div, quotient),
     "Mod": _binary(lambda a, b: a % b),
     "Pow": _binary(lambda a, b: a**b),
     "Min": _binary(min),

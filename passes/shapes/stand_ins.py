@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import PRIVATE_ELEMENTWISE, WEIGHTED, WeightedOperator, is_turned
+from conet_graph.ir.operators import MICROSOFT, PRIVATE_ELEMENTWISE, WEIGHTED, WeightedOperator, is_turned
 from conet_graph.ir.schemas import EARLY, STILL_RUN
 
 # Operators whose output has the shape of the inputs at these slots, broadcast together.
@@ -38,7 +38,7 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
             return [helper.make_node("Identity", [ins[slots[0]]], out)]
         return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
     record = WEIGHTED.get(op.op_type)
-    if record is not None:
+    if record is not None and op.domain == MICROSOFT:
         return _plain_layer(op, record)
     if op.op_type == "QLinearConcat":
         data = [ins[k] for k in range(2, len(ins), 3)]

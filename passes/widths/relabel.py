@@ -17,7 +17,9 @@ from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
-from conet_graph.passes.widths.sharing import NotShared, Share, shares
+from conet_graph.passes.shapes.constant_values import computable
+from conet_graph.passes.widths.evaluated import evaluated_uses
+from conet_graph.passes.widths.sharing import NotShared, Share, Use, shares
 
 COPIES = 2**20
 
@@ -82,8 +84,10 @@ class Labels(Tracker):
         self.numbers_replaced: dict[tuple[int, int], list[int]] = {}
         self.attributes: dict[int, dict[str, Any]] = {}
         # Of each input that is summed over copies: who shares what out.
-        self.shared_out: dict[tuple[int, int], list[Share]] = {}
+        self.shared_out: dict[Use, list[Share]] = {}
         self.inexact: dict[str, None] = {}
+        # Inputs that read numbers from now on, where the file computes them from constants.
+        self.evaluated: set[Use] = set()
         # Operators that sum over copies without weights that could be shared out among them.
         self.unshared: set[int] = set()
         self.unknown = {op.index: why for op, why, _ in units.unsupported}
@@ -270,17 +274,22 @@ class Labels(Tracker):
         """The constants behind a weight that share an axis of it out.
 
         Raises:
-            CannotHave: there are none, or a norm of the weight over that axis would undo it.
+            CannotHave: there are none, and the weight cannot be held as numbers either.
 
         """
+        if use in self.evaluated:
+            return [Share(weight, axis, use, False)]
         why = self._normaliser(weight, axis)
         try:
             found = [] if why else list(shares(self, weight, axis, use))
         except NotShared as refusal:
             why = str(refusal)
-        if why:
+        if why and not computable(self.graph, weight):
             told = f"would count copied channels several times, through {why} of its weight"
             raise self._refusal(op, told, self.axis(weight, axis))
+        if why:
+            self.evaluated.add(use)
+            found = [Share(weight, axis, use, False)]
         # One sum has one way of sharing out.
         whole = any(share.whole for share in found)
         return [replace(share, whole=whole) for share in found]
@@ -309,6 +318,10 @@ class Labels(Tracker):
     def mix(self, op: Operator, axis: Axis | Packed) -> None:
         """Note an operator that looks across channels whose number changes."""
         if isinstance(axis, int) or op.index not in self.mixing:
+            return
+        uses = evaluated_uses(self.graph, op) if self.keeps_function else set()
+        if uses:
+            self.evaluated |= uses
             return
         weight, units = self.is_weight(op.input(0)), axis.units if isinstance(axis, Packed) else axis
         widened = self.copies[self.labels(units) // COPIES].max(initial=1) > 1

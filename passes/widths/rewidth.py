@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import Refused, shown
-from conet_graph.ir.graph import Graph, Operator, set_attribute
+from conet_graph.ir.graph import Graph, Operator, read_inside, set_attribute
 from conet_graph.ir.operators import WEIGHTED, weight_axes
 from conet_graph.ir.overridable import drop_inputs
 from conet_graph.ir.tensors import is_packed
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Ids
+from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.passes.tie_channels import CHANNELS, walk
+from conet_graph.passes.widths.evaluated import OUTSIDE, drop_dead_code, ends_behind
 from conet_graph.passes.widths.fresh import Fresh, draw_weights
 from conet_graph.passes.widths.relabel import COPIES, CannotHave, Labels, old_positions
 from conet_graph.passes.widths.sharing import Use
@@ -56,7 +58,7 @@ class Layout:
     inexact: list[str]
     # Classes that are dropped without a change of the outputs.
     lossless: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-    # Inputs that read a constant of their own, because other readers share it out differently.
+    # Inputs that read a constant of their own: others share it out differently, or the file computes it.
     untied: dict[Use, str] = field(default_factory=dict)
 
 
@@ -103,7 +105,45 @@ def _settled(graph: Graph, labels: Labels, seed: int | None) -> Layout:
             if names[demand] != name:
                 untied[use] = names[demand]
     kept = {name: plan for name, plan in plans.items() if plan.axes or plan.scale or name in untied.values()}
+    if labels.evaluated:
+        _hold_numbers(graph, labels, seed, kept, untied)
     return Layout(labels, kept, list(labels.inexact), untied=untied)
+
+
+def _hold_numbers(
+    graph: Graph, labels: Labels, seed: int | None, plans: dict[str, TensorPlan], untied: dict[Use, str]
+) -> None:
+    """Plan the constants that take the place of what the file computes, and drop those only read by that."""
+    held: dict[tuple[str, frozenset[tuple[int, bool]]], str] = {}
+    for index, slot in sorted(labels.evaluated):
+        value = graph.operators[index].input(slot)
+        demand = frozenset((share.axis, share.whole) for share in labels.shared_out.get((index, slot), ()))
+        if (value, demand) not in held:
+            name = held[value, demand] = _free_name(graph, value, plans)
+            scale = {axis: _shares(labels, value, axis, whole, seed) for axis, whole in sorted(demand)}
+            plans[name] = TensorPlan(value, _gather(labels, value), scale)
+        untied[index, slot] = held[value, demand]
+    model = onnx.ModelProto()
+    model.graph.CopyFrom(graph.skeleton.graph)
+    _read_untied(model, untied)
+    drop_dead_code(model)
+    read = {name for node in model.graph.node for name in (*node.input, *read_inside(node))}
+    for name in [n for n in plans if n in graph.constants and n not in read | set(graph.outputs)]:
+        del plans[name]
+
+
+def _gather(labels: Labels, value: str) -> dict[int, Ids]:
+    """Where the positions of the axes of a value come from."""
+    found: dict[int, Ids] = {}
+    for axis, tokens in enumerate(labels.axes(value)):
+        if not isinstance(tokens, int):
+            found[axis] = labels.origin(value, axis, tokens)
+    return found
+
+
+def _read_untied(model: onnx.ModelProto, untied: dict[Use, str]) -> None:
+    for (index, slot), name in untied.items():
+        model.graph.node[index].input[slot] = name
 
 
 def _free_name(graph: Graph, name: str, taken: dict[str, TensorPlan]) -> str:
@@ -123,16 +163,16 @@ def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple
     """
     wanted: dict[str, dict[Use, dict[Use, set[tuple[int, bool]]]]] = {}
     for end, found in labels.shared_out.items():
-        for share in found:
+        for share in found if end not in labels.evaluated else ():
             ends = wanted.setdefault(share.name, {}).setdefault(share.use, {})
             ends.setdefault(end, set()).add((share.axis, share.whole))
     scaled: dict[str, dict[Use, frozenset[tuple[int, bool]]]] = {}
     for name, by_use in wanted.items():
         fixed = name in graph.captured or name in graph.outputs
-        scaled[name] = {(-1, 0): frozenset()} if fixed else {}
+        scaled[name] = {OUTSIDE: frozenset()} if fixed else {}
         for op, slot in graph.consumers[name]:
             by_end = by_use.get((op.index, slot), {})
-            demands = {frozenset(by_end.get(end, ())) for end in _ends(graph, op, slot)}
+            demands = {frozenset(by_end.get(end, ())) for end in ends_behind(graph, op, slot)}
             if len(demands) > 1:
                 why = f"At these widths {shown(name)} would have to be shared out in two ways."
                 axes = [axis for demand in demands for axis, _ in demand]
@@ -140,22 +180,6 @@ def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple
                 raise CannotHave(why, classes[labels.copies[classes] != 1])
             scaled[name][op.index, slot] = demands.pop()
     return scaled
-
-
-def _ends(graph: Graph, op: Operator, slot: int) -> set[Use]:
-    """Where a constant that is read at a slot meets data, behind all that is made of constants."""
-    pending, found, seen = [(op, slot)], set[Use](), set[int]()
-    while pending:
-        reader, at = pending.pop()
-        made = [name for name in reader.outputs if name in graph.derived]
-        if not made:
-            found.add((reader.index, at))
-        elif reader.index not in seen:
-            seen.add(reader.index)
-            pending += [use for name in made for use in graph.consumers.get(name, [])]
-            if any(name in graph.outputs or name in graph.captured for name in made):
-                found.add((-1, 0))
-    return found
 
 
 def _gathers(graph: Graph, labels: Labels) -> dict[str, TensorPlan]:
@@ -209,8 +233,8 @@ def rewrite_model(graph: Graph, layout: Layout, fresh: Fresh | None = None) -> o
     origin = _origins(graph, layout)
     for name, plan in layout.tensors.items():
         old = origin.get(name, name)
-        zero = _zero_point(graph, old) if plan.scale else None
-        arrays[name] = apply_plan(graph.array(old), plan, zero)
+        zero = _zero_point(graph, old) if plan.scale and old in graph.constants else None
+        arrays[name] = apply_plan(_whole(graph, old), plan, zero)
     for name, numbers in labels.numbers_changed.items():
         array = np.array(graph.array(name))
         array.reshape(-1)[list(numbers)] = list(numbers.values())
@@ -220,18 +244,34 @@ def rewrite_model(graph: Graph, layout: Layout, fresh: Fresh | None = None) -> o
     changed = set(arrays)
     for name, old in origin.items():
         tensor = model.graph.initializer.add()
-        _set_value(tensor, name, graph.constants[old].tensor.data_type, arrays.pop(name))
-    for (index, slot), name in layout.untied.items():
-        model.graph.node[index].input[slot] = name
+        held = graph.constants.get(old)
+        kind = helper.np_dtype_to_tensor_dtype(arrays[name].dtype) if held is None else held.tensor.data_type
+        _set_value(tensor, name, kind, arrays.pop(name))
+    _read_untied(model, layout.untied)
     _write_constants(graph, model, arrays)
     for (index, slot), numbers_ in labels.numbers_replaced.items():
         _replace_input(model, index, slot, numbers_)
     _update_declared(model, labels, changed)
+    if labels.evaluated:
+        drop_dead_code(model)
     return model
 
 
+def _whole(graph: Graph, name: str) -> np.ndarray[Any, Any]:
+    """The numbers of a constant, or of what the file computes from constants.
+
+    Raises:
+        Refused: they cannot be computed.
+
+    """
+    array = value_of(graph, name)
+    if array is None:
+        raise Refused(f"The weight {shown(name)} cannot be computed from the file's constants.")
+    return array
+
+
 def _origins(graph: Graph, layout: Layout) -> dict[str, str]:
-    """Of each untied copy the constant that it copies."""
+    """Of each untied copy the value that it copies."""
     return {name: graph.operators[index].input(slot) for (index, slot), name in layout.untied.items()}
 
 

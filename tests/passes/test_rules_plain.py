@@ -79,11 +79,82 @@ def test_places_that_constants_compute() -> None:
     rewidthed(net, scale=0.5)
 
 
+def with_a_free_batch(rows: list[int], counted: int = 0) -> onnx.ModelProto:
+    """``a[:, :3, rows] = u`` as one exporter writes it, where the images are counted at run time."""
+    size = len(rows)
+    named = ",".join(str(n) for n in rows)
+    return parsed(
+        "agraph (float[N,3,6,6] x) => (float[N,5,6,6] y)"
+        f"<{WEIGHTS}, float[3,8,1,1] wu, int64 zero = {{0}}, int64 one = {{1}}, int64 batch = {{{counted}}},"
+        f" int64[4] down = {{-1,1,1,1}}, int64[3,1,1] some = {{0,1,2}}, int64[{size},1] rows = {{{named}}},"
+        f" int64[6] columns = {{0,1,2,3,4,5}}, int64[1] last = {{-1}}, int64[1] start = {{0}},"
+        f" int64[1] end = {{{size}}}, int64[1] high = {{2}}>{{"
+        "a = Conv(x, w) v = Conv(a, wu) part = Slice(v, start, end, high)"
+        " sizes = Shape(a) n = Gather(sizes, batch) all = Range(zero, n, one) images = Reshape(all, down)"
+        " s1 = Add(images, some) s2 = Add(s1, rows) s3 = Add(s2, columns) grid = Shape(s3)"
+        " i = Expand(images, grid) j = Expand(some, grid) k = Expand(rows, grid) l = Expand(columns, grid)"
+        " i1 = Unsqueeze(i, last) j1 = Unsqueeze(j, last) k1 = Unsqueeze(k, last) l1 = Unsqueeze(l, last)"
+        " where = Concat<axis=-1>(i1, j1, k1, l1) u = Reshape(part, grid) z = ScatterND(a, where, u)"
+        " y = Conv(z, wy)}"
+    )
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [0, 1, 2], [1]], ids=["all rows", "three", "one"])
+def test_places_with_a_free_batch(rows: list[int]) -> None:
+    net = with_a_free_batch(rows)
+    assert all(op.op_type != "ScatterND" for op in graph_of(net).operators)
+    assert sum(width for width, _ in free(net)) >= 8
+    rewidthed(net, scale=0.5)
+    rewidthed(net, scale=1.5)
+
+
+def test_images_counted_along_another_axis_stay() -> None:
+    """A range as long as there are rows names the first six images, not all of them."""
+    assert "ScatterND 'z' reads it as positions" in reason(with_a_free_batch([0, 1, 2], counted=2), "w")
+
+
 def test_places_that_are_no_slice_stay() -> None:
     net = assigning(ASSIGNED["the first channels"])
     table = grid(*ASSIGNED["the first channels"])
     table[0, 0, 0, 0] = [0, 7, 0, 0]
     assert "ScatterND 'z' reads it as positions" in reason(with_array(net, "where", table), "w")
+
+
+@pytest.mark.parametrize("places", [[3, 1, 0, 2, 7, 5, 4, 6], [0, 1, 2], [6, -1]])
+def test_rows_picked_by_tuples_of_one(places: list[int]) -> None:
+    """``x[:, places]``, as one exporter writes it."""
+    count = len(places)
+    net = parsed(
+        f"{IMAGE}<float[8,3,1,1] w, float[5,{count},1,1] wy, int64[{count},1] at>{{a = Conv(x, w)"
+        " t = Transpose<perm=[1,0,2,3]>(a) g = GatherND(t, at) u = Transpose<perm=[1,0,2,3]>(g)"
+        " y = Conv(u, wy)}"
+    )
+    net = with_array(net, "at", np.array(places).reshape(-1, 1))
+    assert sum(width for width, _ in free(net)) >= count
+    rewidthed(net, scale=0.5)
+
+
+def test_a_window_over_channels_that_is_padded_by_itself() -> None:
+    """A local response normalisation in pieces: narrower, the window is over the channels that are left."""
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, int64[1] one = {{1}}, int64[10] around = {{0,0,2,0,0,0,0,2,0,0}}>"
+        "{a = Conv(x, w) q = Mul(a, a) v = Unsqueeze(q, one) p = Pad(v, around)"
+        " m = AveragePool<kernel_shape=[5,1,1]>(p) s = Squeeze(m, one) k = Exp(s) b = Div(a, k)"
+        " y = Conv(b, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    rewidthed(net, exact=False, scale=0.5)
+
+
+def test_blocks_laid_together() -> None:
+    net = parsed(
+        "<ir_version: 8, opset_import: ['': 18]> agraph (float[1,3,9] x) => (float[1,5,6,6] y)"
+        "<float[32,3,1] w, float[5,8,1,1] wy, int64[2] image = {6,6}, int64[2] block = {2,2}>"
+        "{a = Conv(x, w) i = Col2Im<strides=[2,2]>(a, image, block) y = Conv(i, wy)}".replace("'", '"')
+    )
+    assert free(net) == [(32, 4)]
+    rewidthed(net, scale=0.5)
+    rewidthed(net, scale=1.5)
 
 
 IFS = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from golden_text import filled
 from onnx import parser
 
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import from_proto
-from conet_graph.passes import structured
+from conet_graph.passes import analysed, structured
 from conet_graph.passes.fold_shapes import FoldShapes
+from conet_graph.passes.tie_channels import CHANNELS
 
 # How many points are found the run alone knows; a detector expands its anchors by two such numbers.
 POINTS = """<ir_version: 8, opset_import: ["" : 17]>
@@ -43,3 +45,13 @@ def test_unknown_sizes_settle_in_a_few_rounds(monkeypatch: pytest.MonkeyPatch) -
     assert len(rounds) <= 3
     assert graph.shape("z") is not None
     assert graph.shape("z")[1] == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("kind", "x", "w"), [("Conv", "N,3,9,9", "8,3,3,3"), ("FusedMatMul", "4,3", "3,8")])
+def test_a_stranger_with_a_known_name_is_not_known(kind: str, x: str, w: str) -> None:
+    """What another domain calls a Conv may be anything: its shape stays open, what it touches is frozen."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
+    g (float[{x}] x) => (float[] y) <float[{w}] w> {{ a = com.example.{kind} (x, w)  y = Relu (a) }}"""
+    graph = analysed(from_proto(filled(text)))
+    assert graph.shape("a") is None
+    assert graph.result(CHANNELS).units.unsupported[0][0].op_type == kind
