@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 
-from conet_graph.calibration.float32 import in_float32
 from conet_graph.calibration.output_error import Judge, judged_values
-from conet_graph.calibration.stages import opened, whole
+from conet_graph.calibration.stages import Feeds
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.widths.rewidth import with_constants
@@ -26,10 +27,12 @@ def error_on_random_inputs(graph: Graph, model: onnx.ModelProto, report: Report)
     if shapes is None:
         return None
     original = with_constants(graph, {})
+
+    def draw(session: Any) -> Feeds:
+        return [random_inputs(session, 1, 1, seed=k, shapes=shapes) for k in range(DRAWS)]
+
     try:
-        session = opened(in_float32(whole(original, graph.folder)))
-        feeds = [random_inputs(session, 1, 1, seed=k, shapes=shapes) for k in range(DRAWS)]
-        error = Judge(graph, original, judged_values(graph), feeds).error(model)
+        error = Judge(graph, original, judged_values(graph), draw).error(model)
     except Refused:
         return None
     return error if np.isfinite(error) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,17 +50,29 @@ class Judge:
     """The original's outputs on some inputs, and the error of other networks on them."""
 
     def __init__(
-        self, graph: Graph, original: onnx.ModelProto, values: Mapping[str, int | None], feeds: Feeds
+        self,
+        graph: Graph,
+        original: onnx.ModelProto,
+        values: Mapping[str, int | None],
+        feeds: Feeds | Callable[[Any], Feeds],
     ) -> None:
         """Run the original.
+
+        Args:
+            graph: the network.
+            original: its model.
+            values: those that are compared, as ``judged_values`` finds them.
+            feeds: the inputs, or what draws them for a session of the original.
 
         Raises:
             Refused: its outputs are the same for all inputs.
 
         """
         self.values, self.axes = list(values), list(values.values())
-        self.feeds, self.folder = feeds, graph.folder
-        self.wanted = self._run(original)
+        self.folder = graph.folder
+        session = self._opened(original)
+        self.feeds = feeds(session) if callable(feeds) else feeds
+        self.wanted = self._answers(session)
         self.spreads = [_spread(arrays) for arrays in zip(*self.wanted, strict=True)]
         if not all(np.isfinite(spread) for spread in self.spreads):
             raise Refused(
@@ -72,7 +86,7 @@ class Judge:
 
     def error(self, model: onnx.ModelProto) -> float:
         """Mean square difference over the outputs' variance, the mean over outputs."""
-        return self.difference(self._run(model))
+        return self.difference(self._answers(self._opened(model)))
 
     def difference(self, have: list[list[Array]]) -> float:
         """The same for outputs that are there already: a list of arrays for each feed."""
@@ -84,9 +98,12 @@ class Judge:
         found = float(np.mean(errors))
         return found if np.isfinite(found) else float("inf")
 
-    def _run(self, model: onnx.ModelProto) -> list[list[Array]]:
-        model = asked(in_float32(whole(model, self.folder)), self.values)
-        session = opened(model)
+    def _opened(self, model: onnx.ModelProto) -> Any:
+        model = in_float32(whole(model, self.folder))
+        with _giving(model, self.values):
+            return opened(model)
+
+    def _answers(self, session: Any) -> list[list[Array]]:
         names = {i.name for i in session.get_inputs()}
         return [
             self._centred(answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names}))
@@ -104,10 +121,27 @@ def asked(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     """A model with other outputs."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    known = {o.name: o for o in model.graph.output}
-    del made.graph.output[:]
-    made.graph.output.extend(known.get(v) or onnx.ValueInfoProto(name=v) for v in values)
+    _set_outputs(made, values)
     return made
+
+
+@contextmanager
+def _giving(model: onnx.ModelProto, values: Sequence[str]) -> Iterator[None]:
+    """Let a model have other outputs for a while: a copy would hold its weights twice."""
+    own = list(model.graph.output)
+    _set_outputs(model, values)
+    try:
+        yield
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(own)
+
+
+def _set_outputs(model: onnx.ModelProto, values: Sequence[str]) -> None:
+    known = {o.name: o for o in model.graph.output}
+    wanted = [known.get(v) or onnx.ValueInfoProto(name=v) for v in values]
+    del model.graph.output[:]
+    model.graph.output.extend(wanted)
 
 
 def _square(array: Array) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from golden_text import parsed
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
@@ -49,6 +50,21 @@ def test_half_of_the_sample_network_keeps_its_answers(
     capsys.readouterr()
     again = told([*argv, "--calibrate", "digits", "--samples", "200"], capsys)
     assert again["calibration"] == calibration
+
+
+def test_channels_that_nothing_hears_are_no_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The half of the channels that a Slice leaves out goes; the outputs are what they were."""
+    net = parsed(
+        "agraph (float[1,3,6,6] x) => (float[1,5,6,6] y)"
+        "<float[8,3,1,1] w, float[5,4,1,1] wy, int64[1] from = {0}, int64[1] to = {4}, int64[1] on = {1}>"
+        "{a = Conv(x, w) s = Slice(a, from, to, on) y = Conv(s, wy)}"
+    )
+    onnx.save(net, tmp_path / "net.onnx")
+    wanted = ["--macs", "0.9", "--multiple-of", "1"]
+    assert run(["rewrite", str(tmp_path / "net.onnx"), "-o", str(tmp_path / "slim.onnx"), *wanted]) == 0
+    said = capsys.readouterr().out
+    assert "the outputs are what they were" in said
+    assert "not kept" not in said
 
 
 def test_without_inputs_the_loss_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
