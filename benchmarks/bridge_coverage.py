@@ -157,10 +157,10 @@ def measure(rows: Rows, source: str, name: str, smallest: int, chosen: argparse.
                 with silence():
                     export(model, image, case, path, False)
             except Exception as error:  # any, as above
-                rows.put([{**cells, "result": f"does not export: {sentence(error)}"}])
+                told = rows.put([{**cells, "result": f"does not export: {sentence(error)}"}])
             else:
-                rows.put([{**cells, **judged(path, chosen.device)}])
-        print(*rows.rows[-1].values(), sep=" | ", flush=True)
+                told = rows.put([{**cells, **judged(path, chosen.device)}])
+        print(*told[0].values(), sep=" | ", flush=True)
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -187,8 +187,8 @@ def main(arguments: list[str]) -> None:
         cells = {"source": "file", "network": path.stem, "device": chosen.device}
         late = time.perf_counter() - begun > chosen.seconds
         if not late and not rows.has([cells.get(name, "") for name in KEY], chosen.before):
-            rows.put([{**cells, **judged(path, chosen.device)}])
-            print(*rows.rows[-1].values(), sep=" | ", flush=True)
+            told = rows.put([{**cells, **judged(path, chosen.device)}])
+            print(*told[0].values(), sep=" | ", flush=True)
     named = () if chosen.summary or chosen.files else networks(chosen.source, chosen.only)
     for source, name, smallest in named:
         if time.perf_counter() - begun < chosen.seconds:

@@ -22,11 +22,13 @@ from pathlib import Path
 from exports import BN, Case, TooLarge, cases_of, choices, export, networks, prepared, sentence, silence
 from rows import DATA, Row, Rows, put_summary
 
+from conet_graph.analysis.frozen import Parts, frozen_parts
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
 from conet_graph.passes import analysed
+from conet_graph.passes.channels.units import Axis, Units
 from conet_graph.passes.classify_edges import LAYERS
-from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.tie_channels import CHANNELS, out_axis
 
 KEY = ("source", "network", "exporter", "batchnorm", "batch")
 COLUMNS = (*KEY, "layers", "free", "at_output", "sizes", "frozen", "seconds", "problem")
@@ -39,6 +41,7 @@ EXPECTED = {"resnet18": 12, "resnet34": 20, "resnet50": 37, "densenet121": 120, 
 def counts(graph: Graph) -> dict[str, object]:
     """How many layers are free, and the reasons for the rest."""
     channels, layers = graph.result(CHANNELS), graph.result(LAYERS)
+    parts = frozen_parts(channels.units)
     free = at_output = 0
     reasons: Counter[str] = Counter()
     for layer in layers:
@@ -46,7 +49,7 @@ def counts(graph: Graph) -> dict[str, object]:
         if any(g.free for g in groups):
             free += 1
             continue
-        reason = (groups[0].reason if groups else None) or "its output carries no channels"
+        reason = _why(channels.units, parts, out_axis(channels.units, layer))
         at_output += reason.startswith("graph output")
         reasons[re.sub(r" \(node '[^']*'\)|'[^']*'", "", reason)] += 1
     told = [f"{n}: {re.sub(' +', ' ', text).strip()}" for text, n in reasons.most_common()]
@@ -57,6 +60,14 @@ def counts(graph: Graph) -> dict[str, object]:
         "sizes": len({g.size for g in channels.groups if g.free}),
         "frozen": "; ".join(told),
     }
+
+
+def _why(units: Units, parts: Parts, axis: Axis) -> str:
+    """Why the channels of an axis are frozen: the reason that most of them meet."""
+    if isinstance(axis, int):
+        return units.reasons[axis]
+    unit, _ = Counter(parts.reason[parts.of[axis]].tolist()).most_common(1)[0]
+    return units.reasons[unit]
 
 
 def measured(case: Case, model: object, image: object, *, dynamic: bool) -> dict[str, object]:
@@ -92,8 +103,8 @@ def measure(rows: Rows, source: str, name: str, smallest: int, chosen: argparse.
             rows.put([{**cells, "problem": f"not run: {sentence(error)}"}])
         return
     for case, cells in missing.items():
-        rows.put([{**cells, **measured(case, model, image, dynamic=chosen.dynamic)}])
-        print(*rows.rows[-1].values(), sep=" | ", flush=True)
+        told = rows.put([{**cells, **measured(case, model, image, dynamic=chosen.dynamic)}])
+        print(*told[0].values(), sep=" | ", flush=True)
 
 
 def summary(rows: list[Row]) -> str:

@@ -116,8 +116,8 @@ def measure(rows: Rows, source: str, name: str, before: str) -> None:
                 row = {"count": found["free"], "why": found["frozen"], "seconds": time.perf_counter() - begun}
             else:
                 row = rewrite(graph, REQUESTS[part]) if part in REQUESTS else bridge(path)
-            rows.put([{**shared, "part": part, **row}])
-            print(*rows.rows[-1].values(), sep=" | ", flush=True)
+            told = rows.put([{**shared, "part": part, **row}])
+            print(*told[0].values(), sep=" | ", flush=True)
 
 
 def summary(rows: list[Row]) -> str:

@@ -32,8 +32,8 @@ class Rows:
         made = [row["made"] for row in self.rows if self._key(row) == tuple(key)]
         return bool(made) and min(made) >= before
 
-    def put(self, measured: Sequence[Mapping[str, object]]) -> None:
-        """Write the rows of one measurement; they take the place of older ones."""
+    def put(self, measured: Sequence[Mapping[str, object]]) -> list[Row]:
+        """Write the rows of one measurement, and give them; they take the place of older ones."""
         now = stamp()
         new = [{name: _text(({**row, **now}).get(name, "")) for name in self.columns} for row in measured]
         keys = {self._key(row) for row in new}
@@ -47,6 +47,7 @@ class Rows:
         else:
             self.rows += new
             self._write(self.path, new, "a")
+        return new
 
     def _key(self, row: Row) -> tuple[str, ...]:
         return tuple(row[name] for name in self.key)

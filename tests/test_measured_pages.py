@@ -28,7 +28,7 @@ def module(name: str) -> Any:
 
 
 @pytest.mark.usefixtures("benchmarks")
-@pytest.mark.parametrize("script", ["coverage", "rewrite_coverage", "bridge_coverage"])
+@pytest.mark.parametrize("script", ["coverage", "rewrite_coverage", "bridge_coverage", "outside"])
 def test_the_summary_on_a_page_is_that_of_its_rows(script: str, tmp_path: Path) -> None:
     measured = module(script)
     rows = module("rows")

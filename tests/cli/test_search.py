@@ -48,6 +48,23 @@ def test_a_search_and_more_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert 'schedule = "adas"' in (tmp_path / "run" / "config.toml").read_text()
 
 
+def test_a_rule_is_asked_for_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    quick = ["--trials", "2", "--epochs", "1", "--width", "own", "--min-width", "4", "--batch", "256", *CPU]
+    assert run(SAMPLE, "--out", out, *quick, "--rule", "best") == 2
+    assert "There is no rule 'best'" in capsys.readouterr().err
+    assert run(SAMPLE, "--out", out, *quick, "--rule", "worth") == 2
+    assert "give --max-params, --max-macs or both" in capsys.readouterr().err
+    budget = ["--rule", "worth", "--max-macs", "1.0"]
+    assert run(SAMPLE, "--out", out, *quick, *budget, "--json") == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert "decides by the test part of the data" in shown.err
+    assert [s["width"] for s in found["sizes"]] != [s["original_width"] for s in found["sizes"]]
+    assert run(SAMPLE, "--out", out, "--resume", "--rule", "pairs") == 2
+    assert "The search began with rule worth, not pairs" in capsys.readouterr().err
+
+
 def test_a_second_search_needs_another_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     assert run(SAMPLE, "--out", out, *QUICK, *CPU) == 0
