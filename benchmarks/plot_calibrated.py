@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 Row = dict[str, str]
 
@@ -39,6 +40,10 @@ def table(rows: list[Row], network: str) -> str:
     return "\n".join(lines)
 
 
+def _ours(method: str) -> bool:
+    return method.startswith("conet-graph --calibrate")
+
+
 def draw(rows: list[Row], path: Path) -> None:
     """One plot a network, at the number of inputs that has the most rows."""
     import matplotlib
@@ -47,13 +52,19 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     networks = sorted({row["network"] for row in rows})
+    # A method looks the same in every plot.
+    styles = {
+        method: {"marker": "os^vDP*X"[number % 8], "color": "black" if _ours(method) else f"C{number % 10}"}
+        for number, method in enumerate(dict.fromkeys(row["method"] for row in rows))
+    }
+    lines: dict[str, Any] = {}
     figure, plots = pyplot.subplots(1, len(networks), figsize=(6 * len(networks), 4.5), squeeze=False)
     for plot, network in zip(plots[0], networks, strict=True):
         counts = [row["samples"] for row in rows if row["network"] == network]
         mine = [
             r for r in rows if r["network"] == network and r["samples"] == max(set(counts), key=counts.count)
         ]
-        for number, method in enumerate(dict.fromkeys(row["method"] for row in mine)):
+        for method in dict.fromkeys(row["method"] for row in mine):
             points: dict[str, list[Row]] = defaultdict(list)
             for row in mine:
                 if row["method"] == method:
@@ -62,17 +73,14 @@ def draw(rows: list[Row], path: Path) -> None:
                 (mean(float(r["macs"]) for r in p), mean(float(r["accuracy"]) for r in p))
                 for p in points.values()
             )
-            ours = method.startswith("conet-graph --calibrate")
-            plot.plot(
-                [100 * x for x, _ in line],
-                [100 * y for _, y in line],
-                marker="os^vDP*X"[number % 8],
-                linewidth=2.5 if ours else 1,
-                label=method,
-            )
+            across, up = [100 * x for x, _ in line], [100 * y for _, y in line]
+            (lines[method],) = plot.plot(across, up, linewidth=2.5 if _ours(method) else 1, **styles[method])
         plot.set(title=network, xlabel="MACs, % of the original", ylabel="accuracy, %")
         plot.grid(alpha=0.3)
-    plots[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    shown = [method for method in styles if method in lines]
+    plots[0][-1].legend(
+        [lines[m] for m in shown], shown, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     figure.tight_layout()
     figure.savefig(path)
 
