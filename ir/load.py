@@ -44,6 +44,14 @@ _LARGEST_FILE = 2**31 - 1
 _PIECE = 2**24
 
 
+# What tells that a file is still the one that was read: when it was written, its length, its number.
+Stamp = tuple[int, int, int]
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 @dataclass
 class LoadedModel:
     """An ONNX model as read; external tensors are still external. Its proto is not to be changed."""
@@ -58,6 +66,8 @@ class LoadedModel:
     assumed: str | None = None
     # SHA-256 of what it was read from, where that was no file.
     digest: str | None = None
+    # The file that it was read from, as it was then; None for a model that was made.
+    stamp: Stamp | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -66,13 +76,25 @@ class LoadedModel:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file (of the deterministic serialisation where there is no file)."""
+        """SHA-256 of the file that it was read from; of a model that was made, of what would be written.
+
+        Raises:
+            InvalidModel: the file has changed since.
+
+        """
         if self.digest is not None:
             return self.digest
-        if self.path is None:
+        if self.stamp is None or self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with self.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                same = _stamp(os.fstat(file.fileno())) == self.stamp
+        except OSError:
+            same = False
+        if not same:
+            raise InvalidModel(f"{shown(str(self.path))} has changed since it was read: load it again.")
+        return found
 
 
 def load_model(path: str | Path) -> LoadedModel:
@@ -85,12 +107,13 @@ def load_model(path: str | Path) -> LoadedModel:
     path = Path(path)
     called = shown(str(path))
     try:
+        stamp = _stamp(path.stat())
         data = _read(path, called)
     except FileNotFoundError:
         raise InvalidModel(f"There is no file {called}: check the path.") from None
     except OSError as error:
         raise InvalidModel(f"{called} cannot be read: {error.strerror or error}.") from None
-    return LoadedModel(_parsed(data, called), path)
+    return LoadedModel(_parsed(data, called), path, stamp=stamp)
 
 
 def load_bytes(stream: BinaryIO, called: str) -> LoadedModel:

@@ -13,10 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from conet_graph.ir.errors import InvalidModel, shown
+import conet_graph as cg
+from conet_graph.ir.errors import BadUsage, InvalidModel, shown
 from conet_graph.ir.external import ExternalRange, resolve
 from conet_graph.ir.load import from_proto, load_model, tensor_array, tensor_bytes
 from conet_graph.ir.tensors import nbytes
+
+SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "digits.onnx"
 
 
 def small_model(*weights: TensorProto) -> onnx.ModelProto:
@@ -93,6 +96,28 @@ def test_a_model_and_where_it_lies(tmp_path: Path) -> None:
 
 
 TYPES = ["FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "INT64", "UINT8", "BOOL", "INT4", "UINT2"]
+
+
+def test_a_file_that_changed_after_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(small_model().SerializeToString())
+    model, early = load_model(path), load_model(path)
+    told = early.sha256
+    changed = small_model(numpy_helper.from_array(np.zeros(3, np.float32), "w"))
+    path.write_bytes(changed.SerializeToString())
+    assert early.sha256 == told
+    with pytest.raises(InvalidModel, match="has changed since it was read: load it again"):
+        _ = model.sha256
+
+
+def test_a_model_that_was_made_is_known_by_what_is_written_of_it(tmp_path: Path) -> None:
+    model = cg.load(SAMPLE)
+    slim = cg.rewrite(model, cg.plan(model, macs=0.5))
+    cg.save(slim, tmp_path / "slim.onnx")
+    assert slim.sha256 != model.sha256
+    assert slim.sha256 == cg.load(tmp_path / "slim.onnx").sha256
+    with pytest.raises(BadUsage, match="made for another model"):
+        cg.rewrite(slim, cg.plan(model, macs=0.5))
 
 
 @pytest.mark.parametrize("kind", TYPES)
