@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import select
 import signal
 import traceback
 import warnings
@@ -18,6 +19,8 @@ from conet_graph.ir.errors import BadUsage, InvalidModel, OwnFault, Refused, Ver
 _KNOWN: tuple[type[Exception], ...] = (
     *(InvalidModel, BadUsage, Refused, VerificationFailed, OwnFault, MemoryError),
 )
+# Seconds between two looks for signals, and bytes that are read at once.
+LOOK, PIECE = 0.2, 2**20
 # Held back while forking: a child must not run its parent's handlers, a parent must know its child first.
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -77,7 +80,7 @@ def in_child(work: Callable[[], bytes]) -> bytes:
         status = None
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            told = pipe.read()
+            told = _all_of(pipe)
             status = _ended(child)
         finally:
             if status is None:
@@ -85,6 +88,21 @@ def in_child(work: Callable[[], bytes]) -> bytes:
                     os.kill(child, signal.SIGKILL)
                 _ended(child)
     return _understood(told, status)
+
+
+def _all_of(pipe: BinaryIO) -> bytes:
+    """All that comes through a pipe.
+
+    Python runs its handlers between two looks: a signal that came just before a plain read would wait for
+    the child's end, and so would those that restart what they interrupt (the clock of a command's steps).
+    """
+    pieces: list[bytes] = []
+    while True:
+        if select.select([pipe], [], [], LOOK)[0]:
+            piece = os.read(pipe.fileno(), PIECE)
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
 
 
 def _fork() -> int:

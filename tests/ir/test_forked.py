@@ -179,3 +179,19 @@ def test_an_interruption_ends_the_child_of_a_child_too(tmp_path: Path) -> None:
         in_child(lambda: in_child(innermost))
     assert no_children()
     assert gone(int((tmp_path / "innermost").read_text()))
+
+
+def test_signals_that_restart_what_they_interrupt_are_seen_while_waiting() -> None:
+    """The clock that tells the steps of a command: its handler runs before the child has ended."""
+    seen: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(time.monotonic()))
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        answer = in_child(lambda: time.sleep(1.5) or b"done")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert answer == b"done"
+    assert seen
+    assert time.monotonic() - seen[0] > 0.5
