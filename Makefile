@@ -29,7 +29,7 @@ test: $(INSTALLED)
 # The sweep over a Ray cluster and the ways through other runtimes are tested here only.
 test-all: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[dev,ray]' -r benchmarks/roundtrips/requirements.txt
-	CONET_GRAPH_EXAMPLES=2000 $(BIN)/python -m pytest -n auto -m ''
+	CONET_GRAPH_EXAMPLES=2000 CONET_GRAPH_BRIDGE_EXAMPLES=2000 $(BIN)/python -m pytest -n auto -m ''
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
