@@ -137,7 +137,7 @@ class Rewritten:
         if error < ROUNDING:
             # Nothing hears the dropped channels; or nothing was found in noise, with or without them.
             out.print(
-                "on random inputs the outputs are what they were; --calibrate DATA measures them on yours"
+                "on random inputs the outputs are what they were; --calibrate DATA measures it on yours"
             )
         else:
             out.print(
