@@ -20,6 +20,12 @@ def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.Node
     return alive[::-1]
 
 
+def keep_live(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
+    """Go on with those of some nodes that an output needs, and with the constants that they read."""
+    graph.keep_nodes(live_nodes(nodes, set(graph.outputs)))
+    drop_unused_constants(graph)
+
+
 def drop_unused_constants(graph: Graph) -> None:
     """Forget constants that nothing reads; those that are graph inputs or outputs stay."""
     used = set(graph.outputs) | graph.captured | {v.name for v in graph.skeleton.graph.input}

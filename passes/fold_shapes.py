@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from onnx import helper, numpy_helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Dim, Graph, Operator, Shape, ShapeNumber, literals
 from conet_graph.passes.plain_assignments import assign_slices
 from conet_graph.passes.plain_branches import inline_branches
@@ -62,8 +62,7 @@ class FoldShapes:
                 folded += _name_rest(graph, op)
         if folded:
             kept = [op.proto for op in graph.operators if op.outputs[0] not in graph.constants]
-            graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
-            drop_unused_constants(graph)
+            keep_live(graph, kept)
         assign_slices(graph)
         drop_expands(graph)
         _tell_shapes(graph)

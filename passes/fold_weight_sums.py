@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from onnx import numpy_helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Graph, Operator
 from conet_graph.passes.shapes.constant_values import evaluated, value_of
 
@@ -46,8 +46,7 @@ class FoldWeightSums:
                 folded = True
         if folded:
             kept = [op.proto for op in graph.operators if op.outputs[0] not in graph.constants]
-            graph.keep_nodes(live_nodes(kept, set(graph.outputs)))
-            drop_unused_constants(graph)
+            keep_live(graph, kept)
             graph.shapes_stale = False
 
 

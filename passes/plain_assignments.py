@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Graph, Operator, Shape
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.index_tables import Places, places
@@ -36,8 +36,7 @@ def assign_slices(graph: Graph) -> bool:
         nodes += made
         changed = True
     if changed:
-        graph.keep_nodes(live_nodes(nodes, set(graph.outputs)))
-        drop_unused_constants(graph)
+        keep_live(graph, nodes)
     return changed
 
 

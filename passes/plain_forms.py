@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import drop_unused_constants, keep_live
 from conet_graph.ir.graph import Constant, Graph, Operator, Shape
 
 # A longer vector of one value than this is no bias.
@@ -64,8 +64,7 @@ def drop_expands(graph: Graph) -> bool:
                 use.proto.input[slot] = op.input(0)
                 changed = True
     if changed:
-        graph.keep_nodes(live_nodes([op.proto for op in graph.operators], set(graph.outputs)))
-        drop_unused_constants(graph)
+        keep_live(graph, [op.proto for op in graph.operators])
     return changed
 
 

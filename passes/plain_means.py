@@ -6,7 +6,7 @@ import math
 
 from onnx import helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Graph, Operator
 
 # Rounding of 1/N to a float.
@@ -35,8 +35,7 @@ def write_means(graph: Graph) -> bool:
         op.proto.CopyFrom(mean)
         changed = True
     if changed:
-        graph.keep_nodes(live_nodes([op.proto for op in graph.operators], set(graph.outputs)))
-        drop_unused_constants(graph)
+        keep_live(graph, [op.proto for op in graph.operators])
     return changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from conet_graph.ir.dead_code import drop_unused_constants, live_nodes
+from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Graph, Operator
 
 
@@ -70,6 +70,5 @@ def _pixels_padded(graph: Graph, pad: Operator, pool: Operator) -> list[int] | N
 
 def _settled(graph: Graph, changed: bool) -> bool:
     if changed:
-        graph.keep_nodes(live_nodes([op.proto for op in graph.operators], set(graph.outputs)))
-        drop_unused_constants(graph)
+        keep_live(graph, [op.proto for op in graph.operators])
     return changed

@@ -26,6 +26,8 @@ from conet_graph.passes.shapes.size_products import product, quotient
 
 RULES: Table = {}
 
+UNKNOWN_SIZES = "it mixes channels with sizes that only the run knows"
+
 
 @handles(RULES, "Reshape")
 def reshape(t: Tracker, op: Operator) -> None:
@@ -53,7 +55,7 @@ def reshape(t: Tracker, op: Operator) -> None:
         if isinstance(units, Packed):
             wanted[k] = None if k in zeros else units
             if k not in zeros and target[k] is not None and units.size is None:
-                raise NoRule("it mixes channels with sizes that only the run knows")
+                raise NoRule(UNKNOWN_SIZES)
         elif k not in zeros or (isinstance(source, int | Packed) or len(source) != len(units)):
             wanted[k] = units
     if op.input(1):
@@ -133,18 +135,23 @@ def _past_images(t: Tracker, op: Operator, number: int, part: Segment, result: S
     at = carried[0]
     before = product(t.dim(x, k) for k in part.ins if k < at)
     after = product(t.dim(x, k) for k in part.ins if k > at)
-    units, sizes = t.whole(x, at), [result[k] for k in part.outs[1:]]
-    into = quotient(before, result[part.outs[0]]) if part.outs else None
-    out_of = quotient(result[part.outs[0]], before) if part.outs else None
-    whole = isinstance(units, np.ndarray) and isinstance(after, int) and product(sizes) is not None
-    if len(carried) > 1 or not whole or isinstance(units, int | Packed) or not isinstance(after, int):
-        raise NoRule("it mixes channels with sizes that only the run knows")
+    units = t.whole(x, at)
+    if (
+        len(carried) > 1
+        or isinstance(units, int | Packed)
+        or not isinstance(after, int)
+        or len(part.outs) < 2
+    ):
+        raise NoRule(UNKNOWN_SIZES)
+    if not isinstance(product(result[k] for k in part.outs[1:]), int):
+        raise NoRule(UNKNOWN_SIZES)
+    into, out_of = quotient(before, result[part.outs[0]]), quotient(result[part.outs[0]], before)
     if isinstance(into, int) and len(units) * after * into <= LONGEST_AXIS:
         merged = np.tile(np.repeat(units, after), into)
     elif isinstance(out_of, int) and len(units) % out_of == 0 and len(units) * after <= LONGEST_AXIS:
         merged = np.repeat(tie_rows(t, op, in_groups(units, out_of)), after)
     else:
-        raise NoRule("it mixes channels with sizes that only the run knows")
+        raise NoRule(UNKNOWN_SIZES)
     long = [k for k in part.outs[1:] if result[k] != 1] or [part.outs[-1]]
     if len(long) == 1:
         return long[0], merged
