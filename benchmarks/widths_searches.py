@@ -52,6 +52,8 @@ SEARCHES: Mapping[str, Kind] = {
     "reversed": Kind(WORTH, reversed=True),
     # As many trials as one round takes.
     "pairs": Kind({"rule": "pairs", "epochs": 3, "schedule": "cosine", "phi": 0.3}),
+    # A hundred epochs, whatever the network: as many as eight of the experiment's trainings.
+    "surface": Kind({"rule": "surface", "trials": 25, "epochs": 4, "schedule": "cosine", "phi": 0.35}),
 }
 
 

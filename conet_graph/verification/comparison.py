@@ -10,8 +10,9 @@ from conet_graph.ir.graph import Graph
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
-from conet_graph.verification.intermediate import opened_inside, silenced, watched
+from conet_graph.verification.intermediate import opened_inside, silenced, small_results, watched
 from conet_graph.verification.judge import Judge, between_images, moved
+from conet_graph.verification.outputs_error import judged_inside, outputs_error
 from conet_graph.verification.own_form import compare_own_form
 from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
 from conet_graph.verification.random_operators import random_operators
@@ -24,7 +25,14 @@ LARGEST_VALUE = 2**28
 
 
 def compare(
-    graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path, shapes: Shapes | None = None
+    graph: Graph,
+    path: Path,
+    plan: Plan,
+    report: Report,
+    temporary: Path,
+    shapes: Shapes | None = None,
+    *,
+    with_error: bool = False,
 ) -> None:
     """Run both networks and note whether they are equal.
 
@@ -35,6 +43,7 @@ def compare(
         report: takes what was found.
         temporary: a folder for files.
         shapes: of inputs whose sizes are free, to run with.
+        with_error: say, too, how far the outputs are from those of the original with all its channels.
 
     """
     copies = copies_of(graph, plan)
@@ -43,7 +52,10 @@ def compare(
     apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
     why_not = fresh or random_operators(graph) or apart
     gates = [] if why_not else gate_layers(graph)
-    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
+    judged = judged_inside(graph, made.model) if with_error else []
+    pair = opened(
+        graph, made, path, report, temporary, watched(graph, copies, small_results(graph, gates), judged)
+    )
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -57,6 +69,8 @@ def compare(
     first = _first_runs(pair, judge, temporary)
     if first is None:
         return
+    if with_error:
+        report.outputs_error = outputs_error(graph, pair, made.undone, first)
     if not made.is_the_file:
         compare_own_form(graph, first, report, temporary)
     if why_not:

@@ -52,14 +52,19 @@ class Noise:
     new: list[int]
 
 
-def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
-    """The results of layers that are small enough to be compared each time, and what is left of them."""
+def small_results(graph: Graph, layers: list[Layer]) -> list[str]:
+    """The results of layers that are small enough to be compared each time."""
     names = [layer.op.outputs[0] for layer in layers]
-    small = [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
-    if not small:
+    return [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
+
+
+def watched(graph: Graph, copies: Ids, *names: list[str]) -> Left:
+    """What is left, at new widths, of values inside that are compared each time."""
+    every = dict.fromkeys(name for some in names for name in some)
+    if not every:
         return {}
     labels = lay_out(graph, copies, keeps_function=False).labels
-    return {name: _left(graph, labels, name) for name in small}
+    return {name: _left(graph, labels, name) for name in every}
 
 
 def silenced(graph: Graph, copies: Ids, pair: Pair) -> Pair:

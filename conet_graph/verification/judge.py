@@ -49,6 +49,7 @@ class Judge:
         except Exception as error:
             self.report.fail(f"ONNX Runtime does not run it: {first_line(error)}")
             return
+        run.found.update(found)
         if not self.compares:
             for name, want in run.outputs.items():
                 if isinstance(want, np.ndarray):

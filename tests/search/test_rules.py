@@ -162,7 +162,7 @@ def searched(out: Path, rule: str, loss: Loss | None = None, trial: Trial = lear
     return store
 
 
-@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs"])
+@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface"])
 def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "run", rule, size_of_weights, trial=stopped_in_trial(2))
@@ -189,6 +189,38 @@ def test_pairs_find_the_size_that_matters_and_end_with_what_they_found(tmp_path:
     assert network.keeps(found, Limits(*map(float, network.cost(own))))
     signs = [np.sign(store.states(k)[first].width - store.states(k + 1)[first].width) for k in (0, 2, 4, 6)]
     assert set(signs) <= {1, -1}
+
+
+def test_the_surface_widens_the_size_that_matters_within_both_budgets(tmp_path: Path) -> None:
+    store = searched(tmp_path / "run", "surface", trials=25, epochs=1, phi=0.35)
+    network = network_in(RunFolder(tmp_path / "run"))
+    own = network.own_widths()
+    first = network.sizes[0].name
+    states = [store.states(k) for k in range(25)]
+    widths = [{name: state.width for name, state in trial.items()} for trial in states]
+    assert widths[0] == own
+    assert widths[-1][first] >= 1.3 * own[first]
+    assert widths[12][first] > own[first]  # the second half begins where the first one points to
+    parameters, macs = network.cost(own)
+    costs = np.array([network.cost(tried) for tried in widths]) / [parameters, macs]
+    assert costs.max() <= 1
+    assert costs.min() > 0.93
+    for one, other in ((1, 2), (3, 4)):  # opposites
+        moves = [np.log([tried[n] / own[n] for n in own]) for tried in (widths[one], widths[other])]
+        assert np.corrcoef(*moves)[0, 1] < -0.8
+
+
+def test_the_surface_stays_where_no_width_matters(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def noise(module: nn.Module, epochs: int) -> Iterator[Metrics]:
+        yield {"test_loss": float(rng.normal(1.5, 0.02))}
+
+    store = searched(tmp_path / "run", "surface", trial=noise, trials=13, epochs=1, phi=0.35)
+    own = network_in(RunFolder(tmp_path / "run")).own_widths()
+    assert {name: state.width for name, state in store.states(12).items()} == own
+    with pytest.raises(BadUsage, match="must yield a test_loss"):
+        searched(tmp_path / "other", "surface", trial=lambda module, epochs: iter([{}]), trials=3)
 
 
 def test_worth_turns_round_with_the_sign_of_the_loss(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ SLACK = 1e-9
 
 def prices(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
     """What a size's growth by a factor e costs of each budget (shares of it): [budgets, sizes]."""
-    here = _shares(network, widths, limits)
+    here = shares(network, widths, limits)
     columns = []
     for name, width in widths.items():
         unit = network.multiples[name]
         more = width + max(unit, round(PRICED * width / unit) * unit)
-        gap = _shares(network, {**widths, name: more}, limits) - here
+        gap = shares(network, {**widths, name: more}, limits) - here
         columns.append(gap / np.log(more / width))
     return np.array(columns).T
 
@@ -79,7 +79,7 @@ def _projected(worth: Numbers, price: Numbers) -> Numbers:
     return np.zeros_like(worth)
 
 
-def _shares(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
+def shares(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
     """The share of each budget that widths take."""
     pairs = zip(network.cost(widths), (limits.parameters, limits.macs), strict=True)
     return np.array([cost / limit for cost, limit in pairs if limit is not None])
