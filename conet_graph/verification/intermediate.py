@@ -7,6 +7,7 @@ So the layers in question get noise added to what they read, the same in both ne
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.dead_channels.find import dead_channels
+from conet_graph.dead_channels.stand_ins import Place, StandIn
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
@@ -67,9 +69,12 @@ def watched(graph: Graph, copies: Ids, *names: list[str]) -> Left:
     return {name: _left(graph, labels, name) for name in every}
 
 
-def silenced(graph: Graph, copies: Ids, pair: Pair) -> Pair:
-    """The same pair with all dropped channels silent in the reference, those too that change nothing."""
-    model = reference(graph, copies).model
+def silenced(graph: Graph, copies: Ids, pair: Pair, instead: Mapping[Place, StandIn]) -> Pair:
+    """The same pair with all dropped channels silent in the reference, those too that change nothing.
+
+    ``instead``: what stands for those that left something behind in other weights.
+    """
+    model = reference(graph, copies, instead).model
     give_out(graph, model, pair.left)
     place = pair.reference_path.with_name("silenced.onnx")
     save_scratch(model, place, graph.folder)

@@ -8,7 +8,7 @@ does all this are inputs with a value: given others, the same network is the fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from conet_graph.dead_channels.stand_ins import Place, StandIn
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
@@ -51,10 +52,14 @@ class Reference:
 
 @dataclass
 class _Change:
-    """What happens at one operator: masks by (slot, axis), indices to gather by the axis's classes."""
+    """What happens at one operator: masks by (slot, axis), indices to gather by the axis's classes.
+
+    ``instead``: what is put in a mask's place.
+    """
 
     op: Operator
     masks: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)
+    instead: dict[tuple[int, int], StandIn] = field(default_factory=dict)
     left: list[tuple[Ids, Ids]] = field(default_factory=list)
 
     def index(self, classes: Ids | None) -> Ids | None:
@@ -65,16 +70,19 @@ class _Change:
         return None
 
 
-def reference(graph: Graph, copies: NDArray[np.int64]) -> Reference:
+def reference(
+    graph: Graph, copies: NDArray[np.int64], instead: Mapping[Place, StandIn] | None = None
+) -> Reference:
     """The user's network, computing what it should with other channel counts.
 
     Args:
         graph: the analysed original.
         copies: how often each class of channels appears; those with 0 are silenced.
+        instead: what stands for dropped channels where they left something behind in other weights.
 
     """
     channels = graph.result(CHANNELS)
-    changes, unequal = _changes(graph, channels.units, copies)
+    changes, unequal = _changes(graph, channels.units, copies, instead or {})
     model = the_file(graph)
     is_the_file = _has(model, changes)
     if not is_the_file:
@@ -122,7 +130,9 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
     return {attribute.name: attribute.SerializeToString(deterministic=True) for attribute in node.attribute}
 
 
-def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], list[str]]:
+def _changes(
+    graph: Graph, units: Units, copies: Ids, instead: Mapping[Place, StandIn]
+) -> tuple[list[_Change], list[str]]:
     """What happens where, and the operators behind which copies differ."""
     changes: dict[int, _Change] = {}
     unequal: dict[str, None] = {}
@@ -152,6 +162,9 @@ def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], li
         change = changes.setdefault(op.index, _Change(op))
         if change.index(classes) is None:
             change.masks[slot, k] = kept
+            stand_in = instead.get((op.index, classes.tobytes()))
+            if stand_in is not None:
+                change.instead[slot, k] = stand_in
     return list(changes.values()), list(unequal)
 
 
@@ -212,6 +225,8 @@ class _Editor:
                 if index is not None:
                     place, whole = (change.op.inputs[slot], k), len(classes)
                     before += self._gather(place, value, (whole, whole), index, out)
+                elif (slot, k) in change.instead:
+                    before += self._stand_in(change.op.inputs[slot], k, change.instead[slot, k], value, out)
                 elif kept is not None:
                     before.append(self._mask(node, change.op, slot, (k, kept), out))
                 node.input[slot] = out
@@ -300,9 +315,29 @@ class _Editor:
         mask = self._overridable(output + "_mask", kept, np.ones_like(kept))
         return helper.make_node("Where", [mask, value, node.input[zero]], [output])
 
+    def _stand_in(
+        self, name: str, axis: int, instead: StandIn, value: str, output: str
+    ) -> list[onnx.NodeProto]:
+        """Nodes that give channels that stay as they are, and what stands for the others."""
+        count, shape = len(instead.index), [1] * self.units.rank(name)
+        shape[axis] = count
+        kind = helper.tensor_dtype_to_np_dtype(self.graph.dtypes.get(name, onnx.TensorProto.FLOAT))
+        chosen, scaled = self._fresh(), self._fresh()
+        index = self._numbers(instead.index, np.arange(count))
+        factor, shift = instead.factor.reshape(shape).astype(kind), instead.shift.reshape(shape).astype(kind)
+        shifts = self._overridable(output + "_shift", shift, np.zeros_like(shift))
+        return [
+            helper.make_node("Gather", [value, index], [chosen], axis=axis),
+            self._multiply(chosen, factor, scaled),
+            self._broadcast("Add", [scaled, shifts], output),
+        ]
+
     def _multiply(self, value: str, mask: NDArray[Any], output: str) -> onnx.NodeProto:
         name = self._overridable(output + "_mask", mask, np.ones_like(mask))
-        node = helper.make_node("Mul", [value, name], [output])
+        return self._broadcast("Mul", [value, name], output)
+
+    def _broadcast(self, kind: str, inputs: list[str], output: str) -> onnx.NodeProto:
+        node = helper.make_node(kind, inputs, [output])
         if self.graph.opset < 7:
             # Before opset 7 broadcasting had to be asked for, and took trailing axes only.
             node.attribute.append(helper.make_attribute("broadcast", 1))
