@@ -184,7 +184,7 @@ def test_a_sleeping_network_with_dead_channels_is_compared(kind: str) -> None:
 
 
 def shut_branch(zero: str) -> onnx.ModelProto:
-    """Squeeze and excitation in a branch that is zero before training, so that its gate is the same always."""
+    """Squeeze and excitation in a branch that is zero before training, so that its gate never moves."""
     body = (
         f"z = {zero}\np = GlobalAveragePool(z)\nh = Conv(p, s1, b1)\n"
         "q = Relu(h)\ne = Conv(q, s2, b2)\ng = Sigmoid(e)\nw = Mul(z, g)\nv = Add(w, b)\n"

@@ -41,7 +41,8 @@ def stand_ins(graph: Graph, copies: Ids, tensors: Mapping[str, TensorPlan]) -> d
         copies: of each class of channels, by the plan.
         tensors: the plan's, with the offsets and merges that dead channels left behind.
 
-    Sums for which nothing stands are left out. None where that is not what is found of the graph today: then nobody knows what the offsets stand for.
+    Sums for which nothing stands are left out. None where the plan's is not what is found of the graph
+    today: then nobody knows what the offsets stand for.
 
     """
     dropped = copies == 0
