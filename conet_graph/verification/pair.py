@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ class ComparedRun:
 
 
 @dataclass
+class Lazily:
+    """A network that becomes a file when somebody needs one."""
+
+    made: Reference
+    place: Path
+    folder: Path | None
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it lies."""
+        self.made.save(self.place, self.folder)
+        return self.place
+
+
+@dataclass
 class Pair:
     """The open sessions, and where their files lie.
 
@@ -61,8 +77,8 @@ class Pair:
 
     reference: Any
     rewritten: Any
-    reference_path: Path
-    rewritten_path: Path
+    reference_file: Lazily
+    rewritten_file: Path
     size: int | None = None
     shapes: Shapes = field(default_factory=dict)
     left: Left = field(default_factory=dict)
@@ -114,13 +130,11 @@ def opened(
 
     None where that fails, and the report says why.
     """
-    place = temporary / "reference.onnx"
     try:
-        give_out(graph, made.model, left)
-        save_scratch(made.model, place, graph.folder)
-        made.model = onnx.ModelProto()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
-        reference = open_session(place, fused=False)
+        give_out(graph, made.model, left)
+        file = Lazily(made, temporary / "reference.onnx", graph.folder)
+        reference = session_of(file)
     except ConetGraphError:
         raise
     except Exception as error:
@@ -138,10 +152,22 @@ def opened(
             give_out(graph, model, left)
             path = path.with_name("watched.onnx")
             save_scratch(model, path, path.parent)
-        return Pair(reference, open_session(path, fused=False), place, path, left=left)
+        return Pair(reference, open_session(path, fused=False), file, path, left=left)
     except Exception as error:
         report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
         return None
+
+
+def session_of(file: Lazily) -> Any:
+    """A reference in ONNX Runtime: from memory, or from its file where that is not taken."""
+    if file.made.held:
+        try:
+            return file.made.session(file.folder)
+        except ConetGraphError:
+            raise
+        except Exception:
+            return open_session(file.path, fused=False)
+    return open_session(file.path, fused=False)
 
 
 def give_out(graph: Graph, model: onnx.ModelProto, names: Iterable[str]) -> None:
