@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import helper
 from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.load import load_model
+from conet_graph.ir.load import load_model, tensor_array
 from conet_graph.ir.save import save_scratch
 from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, Shapes, drawn
 from conet_graph.verification.reference import Reference, the_file
@@ -160,13 +161,11 @@ def opened(
 
 def session_of(file: Lazily) -> Any:
     """A reference in ONNX Runtime: from memory, or from its file where that is not taken."""
-    if file.made.held:
-        try:
-            return file.made.session(file.folder)
-        except ConetGraphError:
-            raise
-        except Exception:
-            return open_session(file.path, fused=False)
+    made = file.made
+    if made.held:
+        arrays = {name: np.asarray(tensor_array(tensor, file.folder)) for name, tensor in made.held.items()}
+        with suppress(Exception):
+            return open_session(made.model, fused=False, weights=arrays)
     return open_session(file.path, fused=False)
 
 

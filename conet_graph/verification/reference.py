@@ -21,7 +21,6 @@ from onnx import helper, numpy_helper
 from conet_graph.dead_channels.stand_ins import Place, StandIn
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
-from conet_graph.ir.load import tensor_array
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import EXTERNAL_FROM, copy_light, save_scratch
@@ -30,7 +29,6 @@ from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.evaluated import evaluated_uses
 from conet_graph.passes.widths.rewidth import lay_out, with_constants
-from conet_graph.verification.runtime import open_session
 
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
@@ -60,11 +58,6 @@ class Reference:
     unequal_because: list[str]
     undone: dict[str, NDArray[Any]]
     held: dict[str, onnx.TensorProto]
-
-    def session(self, folder: Path | None) -> Any:
-        """The model in ONNX Runtime, operator by operator; nothing is written, no weight is copied."""
-        arrays = {name: np.asarray(tensor_array(tensor, folder)) for name, tensor in self.held.items()}
-        return open_session(self.model, fused=False, weights=arrays)
 
     def save(self, path: Path, folder: Path | None) -> None:
         """Write the model with its weights as a file that is soon thrown away."""
