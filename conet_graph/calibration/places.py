@@ -13,6 +13,9 @@ from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, bias_factor
 from conet_graph.passes.classify_edges import Layer
 
+# Of the largest gain of a BatchNorm: channels that it silences more than this are not fitted through it.
+LEAST_GAIN = 1e-3
+
 
 @dataclass(frozen=True)
 class BiasPlace:
@@ -114,7 +117,7 @@ def through_norm(target: Array, norm: Operator, stages: Stages, plain: Array) ->
     scale, shift, mean, var = (stages.weight(node.input[k]).astype(np.float32) for k in range(1, 5))
     gain = scale / np.sqrt(var + np.float32(norm.attr("epsilon", 1e-5)))
     shape = (1, -1, *[1] * (target.ndim - 2))
-    usable = np.abs(gain) > 1e-3 * np.abs(gain).max(initial=1e-20)
+    usable = np.abs(gain) > LEAST_GAIN * np.abs(gain).max(initial=1e-20)
     safe = np.where(usable, gain, 1)
     back = (target - shift.reshape(shape)) / safe.reshape(shape) + mean.reshape(shape)
     made: NDArray[np.float32] = np.where(usable.reshape(shape), back, plain).astype(np.float32)

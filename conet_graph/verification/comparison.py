@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from conet_graph.dead_channels.stand_ins import Place, StandIn, stand_ins
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.units import Ids
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
-from conet_graph.verification.intermediate import opened_inside, silenced, watched
+from conet_graph.verification.intermediate import opened_inside, silenced, small_results, watched
 from conet_graph.verification.judge import Judge, between_images, moved
+from conet_graph.verification.outputs_error import judged_inside, outputs_error
 from conet_graph.verification.own_form import compare_own_form
 from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
 from conet_graph.verification.random_operators import random_operators
@@ -24,7 +27,14 @@ LARGEST_VALUE = 2**28
 
 
 def compare(
-    graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path, shapes: Shapes | None = None
+    graph: Graph,
+    path: Path,
+    plan: Plan,
+    report: Report,
+    temporary: Path,
+    shapes: Shapes | None = None,
+    *,
+    with_error: bool = False,
 ) -> None:
     """Run both networks and note whether they are equal.
 
@@ -35,6 +45,7 @@ def compare(
         report: takes what was found.
         temporary: a folder for files.
         shapes: of inputs whose sizes are free, to run with.
+        with_error: say, too, how far the outputs are from those of the original with all its channels.
 
     """
     copies = copies_of(graph, plan)
@@ -43,7 +54,10 @@ def compare(
     apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
     why_not = fresh or random_operators(graph) or apart
     gates = [] if why_not else gate_layers(graph)
-    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
+    judged = judged_inside(graph, made.model) if with_error else []
+    pair = opened(
+        graph, made, path, report, temporary, watched(graph, copies, small_results(graph, gates), judged)
+    )
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -57,6 +71,8 @@ def compare(
     first = _first_runs(pair, judge, temporary)
     if first is None:
         return
+    if with_error:
+        report.outputs_error = outputs_error(graph, pair, made.undone, first)
     if not made.is_the_file:
         compare_own_form(graph, first, report, temporary)
     if why_not:
@@ -101,16 +117,25 @@ def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
     """Compare what unproven layers give, as many at a time as there is room for.
 
     With noise in it, what was found dead may come to life in the original. It is silenced there first, which
-    changes nothing, but where it left something behind in other weights: then there is no noise.
+    changes nothing. Where it left something behind in other weights, values are compared without noise, so
+    that these are seen as they are; then what was left behind stands for the channel, whatever it holds.
     """
-    copies, silent = copies_of(graph, plan), True
+    copies, instead = copies_of(graph, plan), dict[Place, StandIn]()
+    if any(t.merge or t.offset is not None for t in plan.tensors.values()):
+        _look_at_layers(graph, copies, pair, judge, noisy=False)
+        found = stand_ins(graph, copies, plan.tensors)
+        if found is None:
+            return
+        instead = found
     if any(group.dead for group in plan.groups):
-        silent = not any(t.merge or t.offset is not None for t in plan.tensors.values())
-        if silent:
-            pair = silenced(graph, copies, pair)
+        pair = silenced(graph, copies, pair, instead)
+    _look_at_layers(graph, copies, pair, judge, noisy=True)
+
+
+def _look_at_layers(graph: Graph, copies: Ids, pair: Pair, judge: Judge, *, noisy: bool) -> None:
     tried: set[int] = set()
     while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
-        inside = opened_inside(graph, copies, pair, left, noisy=silent)
+        inside = opened_inside(graph, copies, pair, left, noisy=noisy)
         seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
         judge.alone |= seen
         _more_runs(inside, judge, None, seen)

@@ -7,6 +7,7 @@ So the layers in question get noise added to what they read, the same in both ne
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.dead_channels.find import dead_channels
+from conet_graph.dead_channels.stand_ins import Place, StandIn
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
@@ -52,19 +54,27 @@ class Noise:
     new: list[int]
 
 
-def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
-    """The results of layers that are small enough to be compared each time, and what is left of them."""
+def small_results(graph: Graph, layers: list[Layer]) -> list[str]:
+    """The results of layers that are small enough to be compared each time."""
     names = [layer.op.outputs[0] for layer in layers]
-    small = [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
-    if not small:
+    return [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
+
+
+def watched(graph: Graph, copies: Ids, *names: list[str]) -> Left:
+    """What is left, at new widths, of values inside that are compared each time."""
+    every = dict.fromkeys(name for some in names for name in some)
+    if not every:
         return {}
     labels = lay_out(graph, copies, keeps_function=False).labels
-    return {name: _left(graph, labels, name) for name in small}
+    return {name: _left(graph, labels, name) for name in every}
 
 
-def silenced(graph: Graph, copies: Ids, pair: Pair) -> Pair:
-    """The same pair with all dropped channels silent in the reference, those too that change nothing."""
-    model = reference(graph, copies).model
+def silenced(graph: Graph, copies: Ids, pair: Pair, instead: Mapping[Place, StandIn]) -> Pair:
+    """The same pair with all dropped channels silent in the reference, those too that change nothing.
+
+    ``instead``: what stands for those that left something behind in other weights.
+    """
+    model = reference(graph, copies, instead).model
     give_out(graph, model, pair.left)
     place = pair.reference_path.with_name("silenced.onnx")
     save_scratch(model, place, graph.folder)

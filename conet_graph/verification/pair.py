@@ -46,6 +46,8 @@ class ComparedRun:
     feeds: Arrays
     outputs: dict[str, Any]
     agreed: dict[str, Agreement] = field(default_factory=dict)
+    # What the rewritten network made of them, once it was run.
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

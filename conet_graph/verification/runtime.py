@@ -17,12 +17,14 @@ def first_line(error: BaseException) -> str:
 def open_session(path: Path, provider: str = "CPUExecutionProvider", *, fused: bool) -> Any:
     """A quiet ONNX Runtime session; not ``fused``, it computes operator by operator.
 
-    Fusions round differently in two networks that should be equal.
+    Fusions round differently in two networks that should be equal. Idle threads sleep: spinning they would
+    take time from those that work, and from whatever else runs.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not fused:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=[provider])
