@@ -126,9 +126,9 @@ class Experiment:
 
     def _searched(self, kind: str, draw: int) -> dict[str, float]:
         """What a search found; it is run if it has not been."""
-        for row in self.found.read():
-            if row == {**row, **self.place, "kind": kind, "draw": draw}:
-                return row["shape"]
+        known = self._known(kind, draw)
+        if known is not None:
+            return known
         begun = time.process_time()
         folder = self.options.work / "-".join(map(str, (*self.place.values(), kind, draw)))
         found = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
@@ -141,6 +141,13 @@ class Experiment:
         print(json.dumps(row), flush=True)
         return shape
 
+    def _known(self, kind: str, draw: int) -> dict[str, float] | None:
+        """What a search found before."""
+        for row in self.found.read():
+            if row == {**row, **self.place, "kind": kind, "draw": draw}:
+                return row["shape"]
+        return None
+
     def run(self) -> None:
         """Seed by seed, so that whatever stops it leaves pairs."""
         options = self.options
@@ -150,7 +157,7 @@ class Experiment:
                 print("the minutes are over; the same command goes on", flush=True)
                 return
             shapes = [self.shape(kind, seed) for kind in kinds]
-            if options.only_search:
+            if options.only == "search":
                 continue
             images = images or read_images(self.final, options.device)
             self._train(kinds, shapes, seed, images)
@@ -160,6 +167,8 @@ class Experiment:
         done = [(*(row[key] for key in self.place), row["kind"], row["seed"]) for row in self.rows.read()]
         for seed in self.options.seeds:
             kinds = [k for k in self.options.kinds if (*self.place.values(), k, seed) not in done]
+            if self.options.only == "train":
+                kinds = [k for k in kinds if k in BASELINES or self._known(k, seed % self.options.draws)]
             together = max(len(kinds), 1) if self.options.device == "cuda" else 1
             for first in range(0, len(kinds), together):
                 yield seed, kinds[first : first + together]
@@ -211,7 +220,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["compound"], choices=[*BASELINES, *SEARCHES])
     parser.add_argument("--seeds", type=_seeds, default=range(8), help="one, a range as 0-7, or 0-7/2")
     parser.add_argument("--draws", type=int, default=2, help="searches of a kind: seed s takes s modulo this")
-    parser.add_argument("--only-search", action="store_true", help="find the widths, train nothing")
+    parser.add_argument("--only", choices=("search", "train"), help="find widths, or train those found")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--train", type=int, default=10_000, help="training images")

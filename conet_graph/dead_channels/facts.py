@@ -67,6 +67,7 @@ class Facts:
         # By the index of a layer: [groups, outputs, inputs], which inputs each output hears; and whether
         # some of its outputs get only some of the products.
         self.hears: dict[int, tuple[NDArray[np.bool_], bool]] = {}
+        self._vectors: dict[str, Numbers | None] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:
         """The units on an axis of a value; None where it carries no channels."""
@@ -118,12 +119,12 @@ class Facts:
 
     def vector(self, value: str, count: int) -> Numbers | None:
         """A constant vector of ``count`` numbers (or one for all of them); None where it is none."""
-        if value not in self.graph.constants:
+        if value not in self._vectors:
+            array = self._numbers(value) if value in self.graph.constants else None
+            self._vectors[value] = None if array is None else array.reshape(-1)
+        numbers = self._vectors[value]
+        if numbers is None or len(numbers) not in (1, count):
             return None
-        array = self._numbers(value)
-        if array is None or array.size not in (1, count):
-            return None
-        numbers = array.reshape(-1)
         return numbers if len(numbers) == count else np.full(count, numbers[0])
 
     def scalar(self, value: str) -> float | None:

@@ -16,7 +16,7 @@ from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
 # Weights that are looked at together: few enough to stay in the cache.
-BLOCK = 2**18
+BLOCK = 2**16
 # So many inputs of each output are enough to see that most have no bounds.
 GLANCE = 8
 
@@ -194,8 +194,9 @@ def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Nu
     ups, downs = up.astype(np.float64), down.astype(np.float64)
     some_low, some_high = _finite(low)[:, 0, :, None], _finite(high)[:, 0, :, None]
     with np.errstate(invalid="ignore"):
-        least = (ups @ some_low + downs @ some_high)[..., 0]
-        most = (ups @ some_high + downs @ some_low)[..., 0]
+        least, most = (downs @ some_high)[..., 0], (ups @ some_high)[..., 0]
+        if some_low.any():  # behind a ReLU it is not
+            least, most = least + (ups @ some_low)[..., 0], most + (downs @ some_low)[..., 0]
     endless_up = endless_down = ~(np.isfinite(least) & np.isfinite(most))  # of weights that are no numbers
     no_low, no_high = np.isneginf(low), np.isposinf(high)
     if no_low.any() or no_high.any():

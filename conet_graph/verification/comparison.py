@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from conet_graph.dead_channels.stand_ins import Place, StandIn, stand_ins
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.units import Ids
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
@@ -115,16 +117,25 @@ def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
     """Compare what unproven layers give, as many at a time as there is room for.
 
     With noise in it, what was found dead may come to life in the original. It is silenced there first, which
-    changes nothing, but where it left something behind in other weights: then there is no noise.
+    changes nothing. Where it left something behind in other weights, values are compared without noise, so
+    that these are seen as they are; then what was left behind stands for the channel, whatever it holds.
     """
-    copies, silent = copies_of(graph, plan), True
+    copies, instead = copies_of(graph, plan), dict[Place, StandIn]()
+    if any(t.merge or t.offset is not None for t in plan.tensors.values()):
+        _look_at_layers(graph, copies, pair, judge, noisy=False)
+        found = stand_ins(graph, copies, plan.tensors)
+        if found is None:
+            return
+        instead = found
     if any(group.dead for group in plan.groups):
-        silent = not any(t.merge or t.offset is not None for t in plan.tensors.values())
-        if silent:
-            pair = silenced(graph, copies, pair)
+        pair = silenced(graph, copies, pair, instead)
+    _look_at_layers(graph, copies, pair, judge, noisy=True)
+
+
+def _look_at_layers(graph: Graph, copies: Ids, pair: Pair, judge: Judge, *, noisy: bool) -> None:
     tried: set[int] = set()
     while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
-        inside = opened_inside(graph, copies, pair, left, noisy=silent)
+        inside = opened_inside(graph, copies, pair, left, noisy=noisy)
         seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
         judge.alone |= seen
         _more_runs(inside, judge, None, seen)

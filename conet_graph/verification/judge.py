@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.dead_channels.find import is_constant
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.channels.distinct import distinct
@@ -118,6 +119,8 @@ class Judge:
             if op is None or op.index in seen:
                 continue
             seen.add(op.index)
+            if name not in op.outputs and is_constant(self.graph, op.outputs[0]):
+                continue  # a product with zero, say, does not depend on what it is made of
             if op.index in self.alone and name not in op.outputs:
                 continue
             self._unproven.pop(op.index, None)

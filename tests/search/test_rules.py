@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from conet_graph.bridge import from_torch, to_torch, weights_by_name
-from conet_graph.indicators.slope import Voice
+from conet_graph.indicators.slope import SizeIndicators, Voice
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.load import load_model
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.network import Limits, Network
+from conet_graph.search.rules.conet import AlgorithmTwo
 from conet_graph.search.rules.conetv2 import next_width, quality, size_quality
 from conet_graph.search.rules.exchange import best_moves, prices
 from conet_graph.search.run_folder import RunFolder
@@ -175,6 +176,38 @@ def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path:
     assert store.states(1) != store.states(0)
     whole = searched(tmp_path / "whole", rule, size_of_weights)
     assert [store.states(k) for k in range(4)] == [whole.states(k) for k in range(4)]
+
+
+def grown(network: Network, slopes: list[list[float]], trial: int, **given: Any) -> list[bool]:
+    """Whether each size grows after a trial, by Algorithm 2, when the trials show these slopes."""
+
+    class Slopes:
+        def indicators(self, trial: int) -> dict[str, SizeIndicators]:
+            found = zip(network.own_widths(), slopes[trial], strict=True)
+            return {name: SizeIndicators((0.1, 0.1 + x), 1.0, x, 1) for name, x in found}
+
+    settings = RunSettings("digits").changed({"own_widths": True, "min_width": 4, **given})
+    rule = AlgorithmTwo(network, cast(RunStore, Slopes()), settings)
+    first = rule.first()
+    return [after.width > first[name].width for name, after in rule.after(trial, first).items()]
+
+
+def test_a_budget_moves_the_shape_where_every_slope_exceeds_delta(network: Network) -> None:
+    slopes = [[0.08, 0.05, 0.04, 0.03, 0.06, 0.07]]
+    assert grown(network, slopes, 0, delta=0.01) == [True] * 6
+    within = grown(network, slopes, 0, delta=0.01, max_parameters=1.0)
+    # Those of the lowest slopes make room for the others.
+    shrunk = [slope for slope, grows in zip(slopes[0], within, strict=True) if not grows]
+    assert 1 <= len(shrunk) <= 5
+    assert max(shrunk) < min(set(slopes[0]) - set(shrunk))
+
+
+def test_warm_trials_lower_delta_with_their_slopes(network: Network) -> None:
+    slopes = [[0.08, 0.04, 0.04, 0.04, 0.04, 0.06], [0.01, 0.004, 0.01, 0.01, 0.01, 0.016]]
+    assert grown(network, slopes, 0, delta=0.03, warm=True) == [True] * 6
+    # A fifth of the first slopes on average: delta is 0.006.
+    assert grown(network, slopes, 1, delta=0.03, warm=True) == [True, False, True, True, True, True]
+    assert grown(network, slopes, 1, delta=0.03) == [False] * 6
 
 
 def test_pairs_find_the_size_that_matters_and_end_with_what_they_found(tmp_path: Path) -> None:
