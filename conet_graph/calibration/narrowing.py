@@ -127,13 +127,17 @@ class Chooser:
         return self.known[ranking]
 
     def _offer_widths(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
-        """Other widths for a ranking: by bent curves, by weights alone, by what was measured before."""
+        """Other widths for a ranking: by bent curves, by weights alone, by what was measured before.
+
+        Of a large network trials are few, and kept for measuring.
+        """
         known = self._knowledge(ranking)
-        for power in EXPONENTS:
+        for power in EXPONENTS if self.nearby else ():
             bent = replace(known, losses={k: curve**power for k, curve in known.losses.items()})
             offers.add(f"{ranking}, losses^{power:g}", request, bent)
-        by_weights = replace(request, importance="l2")
-        offers.add(f"{ranking}, weights", by_weights, replace(known, losses={}))
+        if self.nearby:
+            by_weights = replace(request, importance="l2")
+            offers.add(f"{ranking}, weights", by_weights, replace(known, losses={}))
         if ranking in self.sharp:
             offers.add(f"{ranking}, measured", request, self.sharp[ranking])
         offers.best(partial(self.progress, "comparing widths"))
