@@ -133,7 +133,7 @@ def _absorber(graph: Graph, op: Operator, count: int) -> Absorber | None:
     reader, slot = found
     if reader.op_type == "BatchNormalization" and slot == 0 and not reader.attr("training_mode", 0):
         return _own_vector(graph, reader.input(3), count, -1.0)
-    if op.op_type == "MatMul" and reader.op_type == "Add":
+    if WEIGHTED[op.op_type].bias is None and reader.op_type == "Add":
         return _own_vector(graph, reader.input(1 - slot), count, 1.0)
     return None
 

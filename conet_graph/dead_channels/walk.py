@@ -13,6 +13,7 @@ from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled,
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
 from conet_graph.dead_channels.sums import layer_of, out_axis_of, output_of
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import PLAIN_PRODUCTS
 
 
 def walk(graph: Graph, masked: bool) -> Facts:
@@ -122,7 +123,7 @@ def _steps(facts: Facts, op: Operator) -> tuple[float, float]:
 
 Rule = Callable[[Facts, Operator], None]
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _layer),
+    **dict.fromkeys(("Conv", "ConvTranspose", *PLAIN_PRODUCTS), _layer),
     **dict.fromkeys(UNARY, curve),
     **dict.fromkeys(BOUNDS, several),
     **dict.fromkeys(
