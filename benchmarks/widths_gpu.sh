@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The widths experiment on one GPU: ResNet-20 on all images, resnet8 and VGG-11, and flat DARTS networks, in ten minutes.
+# The widths experiment on one GPU: ResNet-20 on all images, resnet8 and VGG-11, and flat DARTS networks.
 #
-#     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu search 230
+#     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu search 1800
 #     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu train
 #
-# First all searches, as many at a time as there are cores, for so many seconds at most; then all trainings, those of
-# a seed side by side. Stopped, the same command goes on. OPTIONS makes it smaller, for a try elsewhere (DEVICE=cpu).
+# First all searches, for so many seconds at most; then all trainings of what they found, those of a seed side by
+# side. Stopped, the same command goes on. Few searches run at a time: processes that share a GPU take turns, and
+# fifteen finished none in four minutes. OPTIONS makes it smaller, for a try elsewhere (DEVICE=cpu).
 set -u
 npz=$1 out=$2 what=$3 seconds=${4:-86400}
-device=${DEVICE:-cuda} processes=${PROCESSES:-$(($(nproc --all) - 1))}
+device=${DEVICE:-cuda} processes=${PROCESSES:-3}
 export OMP_NUM_THREADS=1
 mkdir -p "$out"
 small="--side 16 --batch 64"

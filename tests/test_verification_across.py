@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from golden_text import filled
 from onnx import numpy_helper
@@ -17,7 +18,9 @@ from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.plans import Plan, copies_of
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.pair import Lazily, session_of
 from conet_graph.verification.reference import reference
+from conet_graph.verification.runtime import open_session
 from conet_graph.verification.verification import verify
 
 LAST = "c = Transpose<perm = [0, 2, 3, 1]>(a)\n{}\nb = Transpose<perm = [0, 3, 1, 2]>(d)"
@@ -152,10 +155,8 @@ def test_a_reference_undone_is_the_file(kind: str) -> None:
     graph, _, plan = at_width(model, 9)
     made = reference(graph, copies_of(graph, plan))
     assert made.undone
-    beside, original = (
-        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
-        for m in (made.model, model)
-    )
+    beside = session_of(Lazily(made, Path("never written"), None))
+    original = open_session(model, fused=False)
     feeds = random_inputs(original, 2, 8)
     undone = beside.run(None, {**feeds, **made.undone})
     for mine, theirs in zip(undone, original.run(None, feeds), strict=True):

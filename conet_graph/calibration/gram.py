@@ -16,6 +16,8 @@ Doubles = NDArray[np.float64]
 RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Those of a fit that only compares widths.
 FEW_RIDGES = (1e-4, 1e-2, 1.0)
+# One feed in so many is kept aside from a fit to choose its ridge on.
+CHECKED = 4
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 

@@ -33,8 +33,8 @@ Progress = Callable[[str, float], None]
 
 # Samples that are looked at, and those on which widths are compared.
 LOOKED_AT, TRIED_ON = 512, (16, 96)
-# Samples that judge them: at least, and at most.
-LEAST_JUDGED, MOST_JUDGED = 64, 256
+# Samples that judge them: for each that is fitted on, at least, and at most.
+JUDGED_FOR_ONE, LEAST_JUDGED, MOST_JUDGED = 4, 64, 256
 # Multiply-accumulates of the original on the samples of one comparison, and of all that measure curves.
 WORK_OF_ONE, WORK_OF_ALL = 4e10, 4e11
 # Sets of groups that are narrowed to measure what a step costs, and how often that is done.
@@ -238,7 +238,8 @@ def _split(data: Calibration, samples: int) -> tuple[Feeds, Feeds]:
     chosen = {id(feed) for feed in fitted}
     others = [feed for feed in data.fit if id(feed) not in chosen]
     count = sum(len(next(iter(feed.values()))) for feed in others)
-    return fitted, some(others, MOST_JUDGED) if count >= LEAST_JUDGED else [*others, *data.aside]
+    wanted = min(max(JUDGED_FOR_ONE * samples, LEAST_JUDGED), MOST_JUDGED)
+    return fitted, some(others, wanted) if count >= LEAST_JUDGED else [*others, *data.aside]
 
 
 def _ranking(name: str) -> str:

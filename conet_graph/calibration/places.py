@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, bias_factor
@@ -79,6 +80,21 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
     return None
 
 
+def own_bias(stages: Stages, layer: Layer, start: Doubles) -> Doubles | None:
+    """The bias [blocks, outputs] that a layer has and keeps; None where it is not known."""
+    op, shape = layer.op, (start.shape[0], start.shape[2])
+    slot, node = WEIGHTED[op.op_type].bias, stages.nodes[op.index]
+    name = node.input[slot] if slot is not None and len(node.input) > slot else ""
+    if not name or op.op_type in RECURRENT:
+        return np.zeros(shape)
+    stored = stages.weight(name).astype(np.float64) if name in stages.weights else np.zeros(0)
+    if stored.size != shape[0] * shape[1]:
+        return None
+    factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
+    made: Doubles = stored.reshape(shape) * factor
+    return made
+
+
 def _along(dims: tuple[int, ...], op: Operator, rank: int, outputs: int) -> bool:
     """Whether a constant of these sizes has one entry for each output of a layer, along its channel axis."""
     behind = rank - 2 if op.op_type in CONVOLUTIONS else 0
@@ -100,7 +116,7 @@ def meeting(graph: Graph, layer: Layer) -> Meeting | None:
     """The sum that a layer's output alone goes into; None where there is none."""
     value, norm = layer.op.outputs[0], None
     reader = only_reader(graph, value)
-    if reader is not None and _is_plain_norm(reader):
+    if reader is not None and _is_plain_norm(reader) and set(reader.inputs[1:]) <= graph.constants.keys():
         value, norm = reader.outputs[0], reader
         reader = only_reader(graph, value)
     if reader is None or reader.op_type not in ("Add", "Sum") or reader.domain or len(reader.inputs) != 2:

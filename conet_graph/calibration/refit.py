@@ -12,26 +12,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 
+from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
-from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, chosen
+from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Moments, chosen
 from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
 from conet_graph.calibration.pair import Pair
-from conet_graph.calibration.places import LEAST_GAIN, BiasPlace, bias_place
+from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
-from conet_graph.calibration.together import Branch, fitted_together
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
-from conet_graph.ir.operators import RECURRENT, WEIGHTED, bias_factor
+from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
-# One feed in so many is kept aside from a fit to choose its ridge on.
-CHECKED = 4
 Tick = Callable[[float], None]
 
 
@@ -75,8 +73,7 @@ class _Refitter:
             name = self.new.nodes[layer.op.index].input[layer.weight_slot]
             self.readers.setdefault(name, []).append(layer)
         self.left: dict[str, list[str]] = {}
-        # Of layers that end in a sum with another: their weights and biases before any fit.
-        self.unfitted: dict[int, tuple[list[Doubles], Doubles | None]] = {}
+        self.branches = Branches(graph, self.pair, self.made, self.readers, quick)
 
     def run(self, tick: Tick) -> Refit:
         last = {m.total: i for i, m in self.pair.meetings.items() if m is not None}
@@ -87,7 +84,7 @@ class _Refitter:
             for name in self.new.needs(number):
                 self.new.ready(name)
             self._fit(layer)
-            self._fit_together(layer)
+            self.branches.fit(layer)
             self.seen.add(op.index)
             self.new.run(number)
             for name in (op.outputs[0], op.input(layer.data_slot)):
@@ -128,7 +125,7 @@ class _Refitter:
             return
         start = form.matrix(weight).astype(np.float64) * form.gain
         place = self._bias_place(sharing, start.shape[0] * start.shape[2])
-        own = [self._own_bias(reader, start) if place is None else None for reader in sharing]
+        own = [own_bias(self.new, reader, start) if place is None else None for reader in sharing]
         if place is None and any(bias is None for bias in own):
             self.left.setdefault("has a bias that the graph computes", []).append(op.name)
             return
@@ -142,8 +139,7 @@ class _Refitter:
         if not seen.count:
             return
         starts = [start, *self._compensated(layer, form, start)]
-        if op.index in self.pair.paired:
-            self.unfitted[op.index] = starts, self._added(layer, start)
+        self.branches.remember(layer, starts)
         start, ridge, before, after = chosen(
             seen,
             aside,
@@ -165,84 +161,6 @@ class _Refitter:
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
             self._put(place, bias.reshape(-1), name, len(sharing))
-
-    def _fit_together(self, layer: Layer) -> None:
-        """Fit a layer once more, together with the one whose output its own is added to."""
-        first = self.pair.partners.get(layer.op.index)
-        if first is None:
-            return
-        branches = [self._branch(one) for one in (first, layer)]
-        value = first.op.input(first.data_slot)
-        both = [branch for branch in branches if branch is not None]
-        stage = self.new.stage_of[first.op.index]
-        if len(both) == len(branches) and self.new.can_run_again(stage):
-            bounds = None if self.quick else self.pair.bounds(layer)
-            found = fitted_together(self.pair, both, CHECKED, FEW_RIDGES if self.quick else RIDGES, bounds)
-            if found is not None:
-                name = f"{first.op.name} + {layer.op.name}"
-                self.made.layers.append(LayerFit(name, found.before, found.after, found.ridge))
-                self._set(both[0], found.matrices[0], np.zeros_like(found.offset))
-                self._set(both[1], found.matrices[1], found.offset)
-                self.new.run_again(stage)
-        self.new.let_go(value)
-
-    def _branch(self, layer: Layer) -> Branch | None:
-        """A layer of a sum that was fitted; None where its weight or bias serves others, too."""
-        node, met = self.new.nodes[layer.op.index], self.pair.meetings[layer.op.index]
-        name, bias_name = node.input[layer.weight_slot], self._bias_name(layer)
-        if met is None or bias_name not in self.made.tensors or len(self.readers[name]) > 1:
-            return None
-        weight = self.new.weight(name)
-        form = form_of(self.graph, layer, weight)
-        if form is None or name not in self.made.tensors:
-            return None
-        starts, before = self.unfitted.pop(layer.op.index, ([], None))
-        now = self._added(layer, starts[0]) if starts else None
-        if now is None or before is None:
-            return None
-        gain, size = self._behind(layer)[0], np.abs(self._behind(layer)[0])
-        if size.min(initial=1.0) < LEAST_GAIN * size.max(initial=1.0):
-            return None
-        return Branch(layer, form, gain, [start * gain for start in starts], before, now)
-
-    def _behind(self, layer: Layer) -> tuple[Doubles, Doubles]:
-        """Gain and shift of the BatchNorm between a layer and its sum, where there is one."""
-        met = self.pair.meetings[layer.op.index]
-        if met is None or met.norm is None:
-            return np.ones(1), np.zeros(1)
-        norm = self.new.nodes[met.norm.index]
-        scale, shift, mean, var = (self.new.weight(norm.input[k]).astype(np.float64) for k in range(1, 5))
-        gain = scale / np.sqrt(var + met.norm.attr("epsilon", 1e-5))
-        return gain, shift - mean * gain
-
-    def _added(self, layer: Layer, start: Doubles) -> Doubles | None:
-        """What a layer adds to its sum beside its features' part [1, O]; None where that is not known."""
-        own = self._own_bias(layer, start)
-        gain, shift = self._behind(layer)
-        return None if own is None else own * gain + shift
-
-    def _bias_name(self, layer: Layer) -> str:
-        """The tensor that holds a layer's bias: its own, or the mean of the BatchNorm behind it."""
-        node, met = self.new.nodes[layer.op.index], self.pair.meetings[layer.op.index]
-        slot = WEIGHTED[layer.op.op_type].bias
-        if slot is not None and len(node.input) > slot and node.input[slot]:
-            return str(node.input[slot])
-        return "" if met is None or met.norm is None else str(self.new.nodes[met.norm.index].input[3])
-
-    def _set(self, branch: Branch, matrix: Doubles, offset: Doubles) -> None:
-        """Give a branch another matrix, and add to its bias [1, O]."""
-        layer = branch.layer
-        name, bias_name = self.new.nodes[layer.op.index].input[layer.weight_slot], self._bias_name(layer)
-        shape, own = self.new.weight(name).shape, matrix / branch.gain / branch.form.gain
-        bias, change = self.new.weight(bias_name), offset / branch.gain
-        is_own = bias_name in self.new.nodes[layer.op.index].input
-        change = change / bias_factor(layer.op) if is_own else -change
-        for tensor, array in (
-            (name, branch.form.weight(own.astype(np.float32), shape)),
-            (bias_name, (bias + change.reshape(bias.shape)).astype(np.float32)),
-        ):
-            self.new.set_weight(tensor, array)
-            self.made.tensors[tensor] = self.new.weight(tensor)
 
     # -- weights that several layers share ------------------------------------------------------------
 
@@ -376,20 +294,6 @@ class _Refitter:
                 seen.settle()
                 aside.about_x, aside.about_y = seen.about_x, seen.about_y
             (aside if checked else seen).add(rows, targets)
-
-    def _own_bias(self, layer: Layer, start: Doubles) -> Doubles | None:
-        """The bias [blocks, outputs] that a layer has and keeps; None where it is not known."""
-        op, shape = layer.op, (start.shape[0], start.shape[2])
-        slot, node = WEIGHTED[op.op_type].bias, self.new.nodes[op.index]
-        name = node.input[slot] if slot is not None and len(node.input) > slot else ""
-        if not name or op.op_type in RECURRENT:
-            return np.zeros(shape)
-        stored = self.new.weight(name).astype(np.float64) if name in self.new.weights else np.zeros(0)
-        if stored.size != shape[0] * shape[1]:
-            return None
-        factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
-        made: Doubles = stored.reshape(shape) * factor
-        return made
 
     # -- biases ------------------------------------------------------------------------------------
 

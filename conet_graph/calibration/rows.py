@@ -10,7 +10,7 @@ from conet_graph.passes.channels.units import Ids
 ROWS, ROWS_A_FEATURE = 4096, 80
 # Multiply-adds that the second moments of one layer may take, and the rows for each feature that they take
 # nonetheless.
-MOST_WORK, LEAST_A_FEATURE = 2e11, 6
+MOST_WORK, LEAST_A_FEATURE = 1e11, 6
 
 
 def most_rows(features: int, blocks: int) -> int:

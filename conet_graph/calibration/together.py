@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.calibration.forms import Form
-from conet_graph.calibration.gram import Doubles, Floats, Moments, chosen
+from conet_graph.calibration.gram import CHECKED, Doubles, Floats, Moments, chosen
 from conet_graph.calibration.large import MOST_FEATURES
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, rectified
@@ -55,14 +55,13 @@ class Fitted:
 
 
 def fitted_together(
-    pair: Pair, branches: Sequence[Branch], checked: int, ridges: Sequence[float], bounds: Bounds | None
+    pair: Pair, branches: Sequence[Branch], ridges: Sequence[float], bounds: Bounds | None
 ) -> Fitted | None:
     """Fit the layers of a sum; None where that helps nothing on rows which the fit does not see.
 
     Args:
         pair: both networks; what reaches the branches and the original's sum are at hand.
         branches: the layers of a sum.
-        checked: one feed in so many is kept aside.
         ridges: strengths to choose from.
         bounds: what a rectifier behind the sum cuts off, if targets are to be free there.
 
@@ -77,7 +76,7 @@ def fitted_together(
         x, y = rows.of(k)
         if bounds is not None and x.size * len(pair.new.feeds) <= MOST_HELD:
             held.add(x, y, None)
-        last = k % checked == checked - 1
+        last = k % CHECKED == CHECKED - 1
         if last and aside.about_x is None:
             seen.settle()
             aside.about_x, aside.about_y = seen.about_x, seen.about_y

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,7 +29,7 @@ from conet_graph.passes.widths.relabel import Labels, old_positions
 from conet_graph.passes.widths.rewidth import lay_out
 from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES
-from conet_graph.verification.pair import Left, Pair, give_out
+from conet_graph.verification.pair import Lazily, Left, Pair, give_out, session_of
 from conet_graph.verification.reference import PREFIX, reference
 from conet_graph.verification.runtime import open_session
 
@@ -74,11 +73,10 @@ def silenced(graph: Graph, copies: Ids, pair: Pair, instead: Mapping[Place, Stan
 
     ``instead``: what stands for those that left something behind in other weights.
     """
-    model = reference(graph, copies, instead).model
-    give_out(graph, model, pair.left)
-    place = pair.reference_path.with_name("silenced.onnx")
-    save_scratch(model, place, graph.folder)
-    return replace(pair, reference=open_session(place, fused=False), reference_path=place)
+    made = reference(graph, copies, instead)
+    give_out(graph, made.model, pair.left)
+    file = Lazily(made, pair.reference_file.place.with_name("silenced.onnx"), graph.folder)
+    return replace(pair, reference=session_of(file), reference_file=file)
 
 
 def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *, noisy: bool = True) -> Pair:
@@ -114,10 +112,14 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *,
             noises.append(noise)
             kept = _left(graph, labels, op.input(slot))
             left[noise.name] = {axis: index for axis, index in kept.items() if noise.old[axis] > 1}
-    reference = _opened_up(graph, pair.reference_path, names, [(n, n.old) for n in noises])
-    rewritten = _opened_up(graph, pair.rewritten_path, names, [(n, n.new) for n in noises])
+    made, place = pair.reference_file.made, pair.reference_file.place
+    model = _opened_up(graph, made.model, names, [(n, n.old) for n in noises])
+    reference = Lazily(replace(made, model=model), place.with_name(f"inside_{place.name}"), graph.folder)
+    rewritten = pair.rewritten_file.with_name(f"inside_{pair.rewritten_file.name}")
+    model = load_model(pair.rewritten_file).proto
+    save_scratch(_opened_up(graph, model, names, [(n, n.new) for n in noises]), rewritten, rewritten.parent)
     return Pair(
-        open_session(reference, fused=False),
+        session_of(reference),
         open_session(rewritten, fused=False),
         reference,
         rewritten,
@@ -187,10 +189,12 @@ def _noise(graph: Graph, labels: Labels, op: Operator, slot: int, number: int) -
     return Noise(f"conet_graph_noise_{number}", op, slot, dtype, old, new)
 
 
-def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[Noise, list[int]]]) -> Path:
-    """Write a model again, with more outputs, and noise as more inputs."""
+def _opened_up(
+    graph: Graph, original: onnx.ModelProto, names: list[str], noises: list[tuple[Noise, list[int]]]
+) -> onnx.ModelProto:
+    """A copy of a model with more outputs, and noise as more inputs."""
     model = onnx.ModelProto()
-    model.CopyFrom(load_model(path).proto)
+    model.CopyFrom(original)
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     producers = {value: node for node in model.graph.node for value in node.output if value}
     before: dict[str, onnx.NodeProto] = {}
@@ -209,6 +213,4 @@ def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[No
         added = before.get(node.output[0])
         model.graph.node.extend([node] if added is None else [added, node])
     give_out(graph, model, names)
-    made = path.with_name(f"inside_{path.name}")
-    save_scratch(model, made, path.parent)
-    return made
+    return model

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.save import EXTERNAL_FROM, copy_light, save_scratch
+from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.evaluated import evaluated_uses
@@ -29,6 +32,10 @@ from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
+# Types of weights that ONNX Runtime can read where they lie.
+_HELD = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
+) | {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 _SUMS = {name for name, record in PRODUCTS.items() if not record.is_quantised} | {"Einsum", "ReduceSum"}
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
 _ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
@@ -42,12 +49,24 @@ class Reference:
     form of it, which then has to be compared with the file. ``unequal_because`` names operators after which
     copies of one channel differ, so that no network of the old width says what the wider one does. Fed with
     ``undone``, the model computes what it did before any channel was silenced.
+
+    ``held`` are weights of the original that the model only refers to (empty where it holds all itself).
     """
 
     model: onnx.ModelProto
     is_the_file: bool
     unequal_because: list[str]
     undone: dict[str, NDArray[Any]]
+    held: dict[str, onnx.TensorProto]
+
+    def save(self, path: Path, folder: Path | None) -> None:
+        """Write the model with its weights as a file that is soon thrown away."""
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.model)
+        for tensor in whole.graph.initializer:
+            if tensor.name in self.held:
+                tensor.CopyFrom(self.held[tensor.name])
+        save_scratch(whole, path, folder)
 
 
 @dataclass
@@ -83,14 +102,14 @@ def reference(
     """
     channels = graph.result(CHANNELS)
     changes, unequal = _changes(graph, channels.units, copies, instead or {})
-    model = the_file(graph)
+    model, held = _the_file_without_weights(graph)
     is_the_file = _has(model, changes)
     if not is_the_file:
-        model = own_form(graph)
+        model, held = own_form(graph), {}
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     editor = _Editor(graph, channels.units, model)
     editor.apply(changes)
-    return Reference(model, is_the_file, unequal, editor.undone)
+    return Reference(model, is_the_file, unequal, editor.undone, held)
 
 
 def the_file(graph: Graph) -> onnx.ModelProto:
@@ -100,6 +119,26 @@ def the_file(graph: Graph) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(graph.loaded.proto)
     return model
+
+
+def _the_file_without_weights(graph: Graph) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """The same with larger weights referred to, as if they lay outside; and those weights."""
+    proto = graph.loaded.proto
+    if proto.functions:
+        return the_file(graph), {}
+    model = onnx.ModelProto()
+    copy_light(proto, model)
+    overridable = {value.name for value in proto.graph.input}
+    held: dict[str, onnx.TensorProto] = {}
+    for tensor, light in zip(proto.graph.initializer, model.graph.initializer, strict=True):
+        if tensor.name in overridable or tensor.data_type not in _HELD or nbytes(tensor) < EXTERNAL_FROM:
+            light.CopyFrom(tensor)
+            continue
+        held[tensor.name] = tensor
+        light.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", PREFIX), ("offset", 0), ("length", nbytes(tensor))):
+            light.external_data.add(key=key, value=str(value))
+    return model, held
 
 
 def own_form(graph: Graph) -> onnx.ModelProto:

@@ -102,7 +102,7 @@ class Rounding:
             moved = self.pair.reference.run(None, nudged(self.run.feeds, seed + 1))
             self._note(found, named(self.pair.reference, moved))
         try:
-            fused = open_session(self.pair.reference_path, fused=True)
+            fused = open_session(self.pair.reference_file.path, fused=True)
             self._note(found, named(fused, fused.run(None, self.run.feeds)))
         except Exception:
             return found  # ONNX Runtime's fusions do not take every network that it runs
