@@ -143,17 +143,17 @@ def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, m
         up, down = signed_sums(layer.weight[:, part])
         least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Output(Along(*bounds, *_likeness(layer, data, masked)), _heard(layer.weight))
+    return Output(Along(*bounds, *_likeness(layer, data, masked)), heard(layer.weight))
 
 
-def _heard(weight: Weights) -> NDArray[np.bool_]:
+def heard(weight: Weights) -> NDArray[np.bool_]:
     """Which inputs each output hears: [groups, outputs, inputs]."""
-    heard = np.asarray(weight[..., 0] != 0, np.bool_)
+    found = np.asarray(weight[..., 0] != 0, np.bool_)
     # Of most kernels one number is enough to tell.
-    if not heard.all():
-        unclear = np.nonzero(~heard)
-        heard[unclear] = (weight[unclear] != 0).any(axis=1)
-    return heard
+    if not found.all():
+        unclear = np.nonzero(~found)
+        found[unclear] = (weight[unclear] != 0).any(axis=1)
+    return found
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:

@@ -11,7 +11,7 @@ from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
-from conet_graph.dead_channels.sums import layer_of, out_axis_of, output_of
+from conet_graph.dead_channels.sums import heard, layer_of, out_axis_of, output_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import PLAIN_PRODUCTS
 
@@ -25,16 +25,42 @@ def walk(graph: Graph, masked: bool) -> Facts:
 
     """
     facts = Facts(graph, masked)
+    summed_later = _summed_later(facts)
     for op in graph.operators:
         rule = RULES.get(op.op_type) if op.domain == "" else None
         if rule is None or op.subgraphs() or not any(op.outputs) or not op.input(0):
             continue
         try:
-            rule(facts, op)
+            if rule is _layer and op.outputs[0] not in summed_later:
+                _last_layer(facts, op)
+            else:
+                rule(facts, op)
         except (IndexError, ValueError, TypeError, ArithmeticError):
             # A file may claim anything of an operator that is not looked at closer: nothing is known then.
             facts.known.update({name: Fact() for name in op.outputs if name})
     return facts
+
+
+def _summed_later(facts: Facts) -> set[str]:
+    """The values that an operator further on sums over, or that such a value is made of."""
+    sums = {op.index for op, *_ in facts.units.contractions}
+    found: set[str] = set()
+    for op in reversed(facts.graph.operators):
+        if op.index in sums or op.subgraphs() or not found.isdisjoint(op.outputs):
+            found.update(op.inputs)
+    return found
+
+
+def _last_layer(facts: Facts, op: Operator) -> None:
+    """A layer behind which nothing is summed: what it hears counts, and whether it hears anything at all."""
+    layer = layer_of(facts, op)
+    if layer is None:
+        return
+    hears = heard(layer.weight)
+    facts.hears[op.index] = hears, layer.partial
+    deaf = ~hears.any(axis=2).reshape(-1)
+    low, high = np.where(deaf, layer.bias, -np.inf), np.where(deaf, layer.bias, np.inf)
+    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
 
 
 def _layer(facts: Facts, op: Operator) -> None:
