@@ -221,9 +221,14 @@ def _likeness(layer: LinearLayer, data: Along | None, masked: bool) -> tuple[NDA
     elif data is not None and groups == 1 and not masked and not all_differ(data.kind):
         weight = _folded(weight, data)
     rows = weight.reshape(groups * outputs, -1)
-    if layer.bias.any():
-        rows = np.concatenate([rows, layer.bias[:, None].astype(rows.dtype)], axis=1)
-    return alike(rows, bucket)
+    kind, factor = alike(rows, bucket)
+    if layer.bias.any() and not all_differ(kind):
+        # The bias has to be a multiple, too. Only rows that have a twin are copied for it.
+        mine = np.flatnonzero(np.bincount(kind)[kind] > 1)
+        longer = np.concatenate([rows[mine], layer.bias[mine, None].astype(rows.dtype)], axis=1)
+        number, factor[mine] = alike(longer, kind[mine])
+        kind[mine] = mine[number]
+    return kind, factor
 
 
 def _folded(weight: Weights, data: Along) -> Weights:
