@@ -109,15 +109,7 @@ def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
 
 
-@dataclass(frozen=True)
-class Output:
-    """What is known of a layer's output channels; and [groups, outputs, inputs], which inputs each hears."""
-
-    along: Along
-    hears: NDArray[np.bool_]
-
-
-def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Output:
+def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Along:
     """What is known of a layer's output channels.
 
     Args:
@@ -143,17 +135,7 @@ def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, m
         up, down = signed_sums(layer.weight[:, part])
         least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Output(Along(*bounds, *_likeness(layer, data, masked)), heard(layer.weight))
-
-
-def heard(weight: Weights) -> NDArray[np.bool_]:
-    """Which inputs each output hears: [groups, outputs, inputs]."""
-    found = np.asarray(weight[..., 0] != 0, np.bool_)
-    # Of most kernels one number is enough to tell.
-    if not found.all():
-        unclear = np.nonzero(~found)
-        found[unclear] = (weight[unclear] != 0).any(axis=1)
-    return found
+    return Along(*bounds, *_likeness(layer, data, masked))
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:

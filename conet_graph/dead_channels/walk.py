@@ -9,9 +9,10 @@ import numpy as np
 from conet_graph.dead_channels.alike import bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
+from conet_graph.dead_channels.hearing import Hearing, Weights, deaf
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
-from conet_graph.dead_channels.sums import heard, layer_of, out_axis_of, output_of
+from conet_graph.dead_channels.sums import LinearLayer, layer_of, out_axis_of, output_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import PLAIN_PRODUCTS
 
@@ -56,11 +57,19 @@ def _last_layer(facts: Facts, op: Operator) -> None:
     layer = layer_of(facts, op)
     if layer is None:
         return
-    hears = heard(layer.weight)
-    facts.hears[op.index] = hears, layer.partial
-    deaf = ~hears.any(axis=2).reshape(-1)
-    low, high = np.where(deaf, layer.bias, -np.inf), np.where(deaf, layer.bias, np.inf)
+    _hear(facts, op, layer)
+    silent = deaf(layer.weight)
+    low, high = np.where(silent, layer.bias, -np.inf), np.where(silent, layer.bias, np.inf)
     facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
+
+
+def _hear(facts: Facts, op: Operator, layer: LinearLayer) -> None:
+    def again() -> Weights:
+        found = layer_of(facts, op)
+        assert found is not None, "it was read before"
+        return found.weight
+
+    facts.hears[op.index] = Hearing.of(layer.weight, again), layer.partial
 
 
 def _layer(facts: Facts, op: Operator) -> None:
@@ -70,8 +79,8 @@ def _layer(facts: Facts, op: Operator) -> None:
     fact = facts.of(op.input(0))
     low, high = (min(fact.low, 0.0), max(fact.high, 0.0)) if facts.masked else (fact.low, fact.high)
     found = output_of(layer, facts.summed_over(op, 0, layer.axis), low, high, facts.masked)
-    facts.hears[op.index] = found.hears, layer.partial
-    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found.along})
+    _hear(facts, op, layer)
+    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
 
 
 def _batch_norm(facts: Facts, op: Operator) -> None:
