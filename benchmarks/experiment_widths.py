@@ -131,11 +131,14 @@ class Experiment:
             return known
         begun = time.process_time()
         folder = self.options.work / "-".join(map(str, (*self.place.values(), kind, draw)))
+        whole = not folder.exists()
         found = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
         shape, epochs, accuracy = found
         row = {
             **self.place, "kind": kind, "draw": draw, "shape": shape, "epochs": epochs,
-            "held_out_accuracy": accuracy, "minutes": round((time.process_time() - begun) / 60, 2),
+            "held_out_accuracy": accuracy,
+            # Of a search that was stopped the time is not known.
+            "minutes": round((time.process_time() - begun) / 60, 2) if whole else None,
         }  # fmt: skip
         self.found.add(row)
         print(json.dumps(row), flush=True)

@@ -24,7 +24,7 @@ from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
-from conet_graph.ir.operators import RECURRENT
+from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
@@ -312,7 +312,7 @@ class _Refitter:
         stages, node = self.new, self.new.nodes[place.node]
         if place.kind == "new":
             name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
-            if self.graph.operators[place.node].op_type == "Gemm":
+            if self.graph.operators[place.node].op_type in PLAIN_PRODUCTS:
                 array = array[None]
         else:
             name, old = place.name, stages.weight(place.name)

@@ -150,6 +150,8 @@ class Writing:
             fit = refit_apart(self.graph, self.layout, proto, data)
             made, self.proto = replace(made, refit=fit), fit.applied(proto)
         step("writing")
+        if self.plan is not None:
+            _ = made.sha256  # now: the output may take the model's place
         if self.output == PIPE:
             write_to_pipe(one_file(self.proto, self.graph.folder))
         else:

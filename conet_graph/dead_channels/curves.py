@@ -69,7 +69,8 @@ def _alike(op: Operator, found: Along, low: Numbers, high: Numbers) -> Along:
 
 def bounds(facts: Facts, op: Operator, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
     """Bounds of a curve's values, from bounds of what it is given."""
-    at_low, at_high = np.split(_values(facts, op, np.concatenate([low, high])), 2)
+    both = _values(facts, op, np.concatenate([low, high]))
+    at_low, at_high = both[: len(low)], both[len(low) :]
     fixed = (low == high) & np.isfinite(low)
     if op.op_type in LINEAR - {"Neg"} or (op.op_type in RISING and _rises(op)):
         least, most = at_low, at_high
