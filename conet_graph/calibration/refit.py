@@ -16,7 +16,7 @@ from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Moments, chosen
-from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
+from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
@@ -130,7 +130,7 @@ class _Refitter:
             self.left.setdefault("has a bias that the graph computes", []).append(op.name)
             return
         self.fitted.add(name)
-        if start.shape[1] > MOST_FEATURES:
+        if start.shape[1] > most_features(self.quick):
             self._compensate(layer, form, start, place, name)
             return
         bounds = None if place is None or self.quick or len(sharing) > 1 else self.pair.bounds(layer)
@@ -282,7 +282,7 @@ class _Refitter:
             pick = Picks([layer.op.index, k])
             if not limit:
                 features = form.rows(x, y.shape, first_row).shape[2]
-                limit = most_rows(features, form.blocks) // (self.count * shared) + 1
+                limit = most_rows(features, form.blocks, self.quick) // (self.count * shared) + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             targets = targets if own is None else targets - own[:, None].astype(np.float32)
