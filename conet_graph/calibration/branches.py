@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from conet_graph.calibration.forms import form_of
-from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles
+from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import LEAST_GAIN, own_bias
 from conet_graph.calibration.together import Branch, fitted_together
@@ -57,8 +57,7 @@ class Branches:
         both = [branch for branch in branches if branch is not None]
         stage = self.pair.new.stage_of[first.op.index]
         if len(both) == len(branches) and self.pair.new.can_run_again(stage):
-            bounds = None if self.quick else self.pair.bounds(layer)
-            found = fitted_together(self.pair, both, FEW_RIDGES if self.quick else RIDGES, bounds)
+            found = fitted_together(self.pair, both, self.quick)
             if found is not None:
                 name = f"{first.op.name} + {layer.op.name}"
                 self.made.layers.append(LayerFit(name, found.before, found.after, found.ridge))

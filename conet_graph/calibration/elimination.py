@@ -21,7 +21,7 @@ from conet_graph.passes.channels.units import Ids
 # Of the features' mean square: what cannot be told apart below this counts as rebuilt.
 DAMPING = 1e-3
 # Classes among which the next ones to go are sought at once: a share of those that are left, and at most.
-SOUGHT, MOST_SOUGHT = 8, 32
+SOUGHT, MOST_SOUGHT = 8, 128
 
 
 @dataclass(frozen=True)

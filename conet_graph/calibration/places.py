@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, bias_factor
+from conet_graph.ir.operators import CONVOLUTIONS, PLAIN_PRODUCTS, RECURRENT, WEIGHTED, bias_factor
 from conet_graph.passes.classify_edges import Layer
 
 # Of the largest gain of a BatchNorm: channels that it silences more than this are not fitted through it.
@@ -75,7 +75,7 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         rank = len(graph.shape(op.outputs[0]) or ())
         if name in names and _along(names[name], op, rank, outputs):
             return BiasPlace("added", name, reader.index, k)
-    if slot is not None and op.op_type in (*CONVOLUTIONS, "Gemm") and not op.domain:
+    if slot is not None and op.op_type in (*CONVOLUTIONS, *PLAIN_PRODUCTS) and not op.domain:
         return BiasPlace("new", "", op.index, slot, bias_factor(op))
     return None
 

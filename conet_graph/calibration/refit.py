@@ -16,7 +16,7 @@ from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Moments, chosen
-from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
+from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
@@ -24,7 +24,7 @@ from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
-from conet_graph.ir.operators import RECURRENT
+from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
@@ -130,7 +130,7 @@ class _Refitter:
             self.left.setdefault("has a bias that the graph computes", []).append(op.name)
             return
         self.fitted.add(name)
-        if start.shape[1] > MOST_FEATURES:
+        if start.shape[1] > most_features(self.quick):
             self._compensate(layer, form, start, place, name)
             return
         bounds = None if place is None or self.quick or len(sharing) > 1 else self.pair.bounds(layer)
@@ -282,7 +282,7 @@ class _Refitter:
             pick = Picks([layer.op.index, k])
             if not limit:
                 features = form.rows(x, y.shape, first_row).shape[2]
-                limit = most_rows(features, form.blocks) // (self.count * shared) + 1
+                limit = most_rows(features, form.blocks, self.quick) // (self.count * shared) + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             targets = targets if own is None else targets - own[:, None].astype(np.float32)
@@ -312,7 +312,7 @@ class _Refitter:
         stages, node = self.new, self.new.nodes[place.node]
         if place.kind == "new":
             name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
-            if self.graph.operators[place.node].op_type == "Gemm":
+            if self.graph.operators[place.node].op_type in PLAIN_PRODUCTS:
                 array = array[None]
         else:
             name, old = place.name, stages.weight(place.name)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.calibration.forms import Form
-from conet_graph.calibration.gram import CHECKED, Doubles, Floats, Moments, chosen
-from conet_graph.calibration.large import MOST_FEATURES
+from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Floats, Moments, chosen
+from conet_graph.calibration.large import most_features
 from conet_graph.calibration.pair import Pair
-from conet_graph.calibration.rectified import MOST_HELD, Bounds, Rows, rectified
+from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, most_rows
 from conet_graph.passes.classify_edges import Layer
 
@@ -54,22 +54,20 @@ class Fitted:
     after: float
 
 
-def fitted_together(
-    pair: Pair, branches: Sequence[Branch], ridges: Sequence[float], bounds: Bounds | None
-) -> Fitted | None:
+def fitted_together(pair: Pair, branches: Sequence[Branch], quick: bool) -> Fitted | None:
     """Fit the layers of a sum; None where that helps nothing on rows which the fit does not see.
 
     Args:
         pair: both networks; what reaches the branches and the original's sum are at hand.
         branches: the layers of a sum.
-        ridges: strengths to choose from.
-        bounds: what a rectifier behind the sum cuts off, if targets are to be free there.
+        quick: to compare widths: fewer strengths are tried, and no fit is made again for a rectifier.
 
     """
     features = sum(branch.starts[0].shape[1] for branch in branches)
-    if features > MOST_FEATURES or any(len(branch.starts[0]) != 1 for branch in branches):
+    if features > most_features(quick) or any(len(branch.starts[0]) != 1 for branch in branches):
         return None
-    rows = _Table(pair, branches, features)
+    bounds = None if quick else pair.bounds(branches[-1].layer)
+    rows = _Table(pair, branches, most_rows(features, 1, quick))
     sized = list(zip(branches, rows.sizes, strict=True))
     seen, aside, held = Moments(), Moments(), Rows([])
     for k in range(len(pair.new.feeds)):
@@ -90,7 +88,9 @@ def fitted_together(
         for n in range(max(len(branch.starts) for branch in branches))
     ]
     before = np.sum([branch.before for branch in branches], axis=0)
-    start, ridge, before_it, after = chosen(seen, aside, starts, before, True, ridges)
+    start, ridge, before_it, after = chosen(
+        seen, aside, starts, before, True, FEW_RIDGES if quick else RIDGES
+    )
     if ridge is None:
         return None
     system = seen.plus(aside).system(True)
@@ -106,9 +106,9 @@ def fitted_together(
 class _Table:
     """The features of both layers side by side, each in units of its own size, and the sum."""
 
-    def __init__(self, pair: Pair, branches: Sequence[Branch], features: int) -> None:
+    def __init__(self, pair: Pair, branches: Sequence[Branch], most: int) -> None:
         self.pair, self.branches = pair, branches
-        self.limit = most_rows(features, 1) // len(pair.new.feeds) + 1
+        self.limit = most // len(pair.new.feeds) + 1
         self.sizes = [float(np.sqrt(np.square(part).mean())) or 1.0 for part in self._parts(0)]
 
     def _parts(self, k: int) -> list[Floats]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.dead_channels.alike import Ids, Numbers, alike
+from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.passes.tie_channels import CHANNELS
 
@@ -64,9 +65,9 @@ class Facts:
         self.graph, self.masked = graph, masked
         self.units = graph.result(CHANNELS).units
         self.known: dict[str, Fact] = {}
-        # By the index of a layer: [groups, outputs, inputs], which inputs each output hears; and whether
+        # By the index of a layer: which inputs its outputs hear; and whether
         # some of its outputs get only some of the products.
-        self.hears: dict[int, tuple[NDArray[np.bool_], bool]] = {}
+        self.hears: dict[int, tuple[Hearing, bool]] = {}
         self._vectors: dict[str, Numbers | None] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:

@@ -17,7 +17,7 @@ from conet_graph.passes.widths.rewidth import TensorPlan, lay_out
 
 Mask = NDArray[np.bool_]
 # An operator by its index, and the classes that it sums over, as bytes.
-Place = tuple[int, bytes]
+SumPlace = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StandIn:
     shift: Numbers
 
 
-def stand_ins(graph: Graph, copies: Ids, tensors: Mapping[str, TensorPlan]) -> dict[Place, StandIn] | None:
+def stand_ins(graph: Graph, copies: Ids, tensors: Mapping[str, TensorPlan]) -> dict[SumPlace, StandIn] | None:
     """What stands for the channels that a plan drops without loss, sum by sum.
 
     Args:
@@ -61,7 +61,7 @@ def _candidates(graph: Graph, dropped: Mask) -> Iterator[Dead]:
     yield dead_channels(graph)
 
 
-def _place(place: Contraction) -> Place:
+def _place(place: Contraction) -> SumPlace:
     return place.op.index, place.classes.tobytes()
 
 

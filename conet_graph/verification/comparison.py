@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from conet_graph.dead_channels.stand_ins import Place, StandIn, stand_ins
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace, stand_ins
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.units import Ids
@@ -13,10 +13,10 @@ from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
 from conet_graph.verification.intermediate import opened_inside, silenced, small_results, watched
-from conet_graph.verification.judge import Judge, between_images, moved
 from conet_graph.verification.outputs_error import judged_inside, outputs_error
 from conet_graph.verification.own_form import compare_own_form
-from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
+from conet_graph.verification.pair import OURS, ComparedRun, OpenPair, file_session, opened, runs
+from conet_graph.verification.proof import Proof, between_images, moved
 from conet_graph.verification.random_operators import random_operators
 from conet_graph.verification.reference import reference
 from conet_graph.verification.report import Report
@@ -67,8 +67,8 @@ def compare(
             {"skipped": f"a value of the network has {_largest(graph)} elements: too many to run"}
         )
         return
-    judge = Judge(graph, report, {layer.op.index for layer in gates}, compares=not why_not)
-    first = _first_runs(pair, judge, temporary)
+    proof = Proof(graph, report, {layer.op.index for layer in gates}, compares=not why_not)
+    first = _first_runs(pair, proof, temporary)
     if first is None:
         return
     if with_error:
@@ -78,10 +78,10 @@ def compare(
     if why_not:
         report.equality = "not checked: " + ", ".join(why_not)
         return
-    _more_runs(pair, judge, first)
-    if judge.report.ok and judge.missing():
-        _look_inside(graph, plan, pair, judge)
-    judge.conclude()
+    _more_runs(pair, proof, first)
+    if proof.report.ok and proof.missing():
+        _look_inside(graph, plan, pair, proof)
+    proof.conclude()
 
 
 def _largest(graph: Graph) -> int:
@@ -93,58 +93,60 @@ def _largest(graph: Graph) -> int:
     return max((math.prod(s) for s in sizes), default=0)
 
 
-def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> ComparedRun | None:
+def _first_runs(pair: OpenPair, proof: Proof, temporary: Path) -> ComparedRun | None:
     """Run for one image, and for two where the file takes them; the last run, None where none went well."""
     last: ComparedRun | None = None
     for batch in (1, 2) if batch_is_free(pair.reference) else (1,):
         run = pair.run_reference(batch)
         if isinstance(run, str):
-            session = file_session(judge.graph, temporary)
+            session = file_session(proof.graph, temporary)
             if session is not None and runs(session, batch):
-                judge.report.fail(f"the original with channels silenced does not run ({OURS}): {run}")
-            judge.report.runs.append({"skipped": f"ONNX Runtime does not run the original: {run}"})
+                proof.report.fail(f"the original with channels silenced does not run ({OURS}): {run}")
+            proof.report.runs.append({"skipped": f"ONNX Runtime does not run the original: {run}"})
             continue
-        judge.look(pair, run)
-        if not judge.report.ok:
+        proof.look(pair, run)
+        if not proof.report.ok:
             return None
-        judge.report.runs.append({"inputs": {k: list(v.shape) for k, v in run.feeds.items()}})
-        judge.accept(run, between_images(run, batch))
+        proof.report.runs.append({"inputs": {k: list(v.shape) for k, v in run.feeds.items()}})
+        proof.accept(run, between_images(run, batch))
         last = run
     return last
 
 
-def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
+def _look_inside(graph: Graph, plan: Plan, pair: OpenPair, proof: Proof) -> None:
     """Compare what unproven layers give, as many at a time as there is room for.
 
     With noise in it, what was found dead may come to life in the original. It is silenced there first, which
     changes nothing. Where it left something behind in other weights, values are compared without noise, so
     that these are seen as they are; then what was left behind stands for the channel, whatever it holds.
     """
-    copies, instead = copies_of(graph, plan), dict[Place, StandIn]()
+    copies, instead = copies_of(graph, plan), dict[SumPlace, StandIn]()
     if any(t.merge or t.offset is not None for t in plan.tensors.values()):
-        _look_at_layers(graph, copies, pair, judge, noisy=False)
+        _look_at_layers(graph, copies, pair, proof, noisy=False)
         found = stand_ins(graph, copies, plan.tensors)
         if found is None:
             return
         instead = found
     if any(group.dead for group in plan.groups):
         pair = silenced(graph, copies, pair, instead)
-    _look_at_layers(graph, copies, pair, judge, noisy=True)
+    _look_at_layers(graph, copies, pair, proof, noisy=True)
 
 
-def _look_at_layers(graph: Graph, copies: Ids, pair: Pair, judge: Judge, *, noisy: bool) -> None:
+def _look_at_layers(graph: Graph, copies: Ids, pair: OpenPair, proof: Proof, *, noisy: bool) -> None:
     tried: set[int] = set()
-    while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
+    while proof.report.ok and (left := [x for x in proof.missing() if x.op.index not in tried]):
         inside = opened_inside(graph, copies, pair, left, noisy=noisy)
         seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
-        judge.alone |= seen
-        _more_runs(inside, judge, None, seen)
+        proof.alone |= seen
+        _more_runs(inside, proof, None, seen)
         if seen <= tried:
             return
         tried |= seen
 
 
-def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[int] | None = None) -> None:
+def _more_runs(
+    pair: OpenPair, proof: Proof, first: ComparedRun | None, wanted: set[int] | None = None
+) -> None:
     """Run on other kinds of inputs while the values that were compared leave layers unproven.
 
     An output that moved between two runs of the reference is alive in both. ``wanted`` holds the numbers of
@@ -152,19 +154,19 @@ def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[
     """
 
     def missing() -> bool:
-        return any(wanted is None or layer.op.index in wanted for layer in judge.missing())
+        return any(wanted is None or layer.op.index in wanted for layer in proof.missing())
 
     for draw in range(len(DRAWS)):
-        if not judge.report.ok or not missing():
+        if not proof.report.ok or not missing():
             return
         run = pair.run_reference(1 if first is None else first.batch, range(draw, draw + 1))
         if isinstance(run, str):
             continue
         if first is None:
             first = run
-            judge.look(pair, first)
+            proof.look(pair, first)
             continue
-        judge.accept(first, moved(first, run))
+        proof.accept(first, moved(first, run))
         if missing():
-            judge.look(pair, run)
-            judge.accept(run, moved(run, first))
+            proof.look(pair, run)
+            proof.accept(run, moved(run, first))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.dead_channels.find import dead_channels
-from conet_graph.dead_channels.stand_ins import Place, StandIn
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
@@ -29,7 +29,7 @@ from conet_graph.passes.widths.relabel import Labels, old_positions
 from conet_graph.passes.widths.rewidth import lay_out
 from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES
-from conet_graph.verification.pair import Lazily, Left, Pair, give_out, session_of
+from conet_graph.verification.pair import Lazily, Left, OpenPair, give_out, session_of
 from conet_graph.verification.reference import PREFIX, reference
 from conet_graph.verification.runtime import open_session
 
@@ -68,7 +68,7 @@ def watched(graph: Graph, copies: Ids, *names: list[str]) -> Left:
     return {name: _left(graph, labels, name) for name in every}
 
 
-def silenced(graph: Graph, copies: Ids, pair: Pair, instead: Mapping[Place, StandIn]) -> Pair:
+def silenced(graph: Graph, copies: Ids, pair: OpenPair, instead: Mapping[SumPlace, StandIn]) -> OpenPair:
     """The same pair with all dropped channels silent in the reference, those too that change nothing.
 
     ``instead``: what stands for those that left something behind in other weights.
@@ -79,7 +79,9 @@ def silenced(graph: Graph, copies: Ids, pair: Pair, instead: Mapping[Place, Stan
     return replace(pair, reference=session_of(file), reference_file=file)
 
 
-def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *, noisy: bool = True) -> Pair:
+def opened_inside(
+    graph: Graph, copies: Ids, pair: OpenPair, layers: list[Layer], *, noisy: bool = True
+) -> OpenPair:
     """The same two networks with layers' values as further outputs, deepest first.
 
     ``noisy``: with noise before the layers. Without, values in which channels stay that change nothing in
@@ -118,7 +120,7 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *,
     rewritten = pair.rewritten_file.with_name(f"inside_{pair.rewritten_file.name}")
     model = load_model(pair.rewritten_file).proto
     save_scratch(_opened_up(graph, model, names, [(n, n.new) for n in noises]), rewritten, rewritten.parent)
-    return Pair(
+    return OpenPair(
         session_of(reference),
         open_session(rewritten, fused=False),
         reference,

@@ -14,7 +14,7 @@ from conet_graph.calibration.output_error import centred, judged_values, relativ
 from conet_graph.calibration.stages import plain
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import random_inputs
-from conet_graph.verification.pair import ComparedRun, Pair, named
+from conet_graph.verification.pair import ComparedRun, OpenPair, named
 
 Outputs = list[NDArray[Any]]
 
@@ -30,7 +30,7 @@ def judged_inside(graph: Graph, original: onnx.ModelProto) -> list[str]:
 
 
 def outputs_error(
-    graph: Graph, pair: Pair, undone: Mapping[str, NDArray[Any]], first: ComparedRun
+    graph: Graph, pair: OpenPair, undone: Mapping[str, NDArray[Any]], first: ComparedRun
 ) -> float | None:
     """The error of the rewritten network's outputs, in units of the original's variance.
 
@@ -77,7 +77,7 @@ def _enough(runs: list[Outputs], batch: int) -> bool:
     return images >= MOST or (images - 1) * fewest >= ENOUGH
 
 
-def _another(pair: Pair, first: ComparedRun, seed: int) -> ComparedRun:
+def _another(pair: OpenPair, first: ComparedRun, seed: int) -> ComparedRun:
     """A run of the rewritten network on other inputs of the same shapes."""
     shapes = {name: value.shape for name, value in first.feeds.items()}
     feeds = random_inputs(pair.reference, first.batch, pair.size or 1, seed=seed, shapes=shapes)

@@ -68,7 +68,7 @@ class Lazily:
 
 
 @dataclass
-class Pair:
+class OpenPair:
     """The open sessions, and where their files lie.
 
     ``size`` is one of free axes at which the reference runs; ``left`` says of values inside, which both give
@@ -126,7 +126,7 @@ def named(session: Any, outputs: list[Any]) -> dict[str, Any]:
 
 def opened(
     graph: Graph, made: Reference, path: Path, report: Report, temporary: Path, left: Left
-) -> Pair | None:
+) -> OpenPair | None:
     """Open both networks, the values of ``left`` given out too.
 
     None where that fails, and the report says why.
@@ -153,7 +153,7 @@ def opened(
             give_out(graph, model, left)
             path = path.with_name("watched.onnx")
             save_scratch(model, path, path.parent)
-        return Pair(reference, open_session(path, fused=False), file, path, left=left)
+        return OpenPair(reference, open_session(path, fused=False), file, path, left=left)
     except Exception as error:
         report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
         return None

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from conet_graph.dead_channels.stand_ins import Place, StandIn
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
@@ -90,7 +90,7 @@ class _Change:
 
 
 def reference(
-    graph: Graph, copies: NDArray[np.int64], instead: Mapping[Place, StandIn] | None = None
+    graph: Graph, copies: NDArray[np.int64], instead: Mapping[SumPlace, StandIn] | None = None
 ) -> Reference:
     """The user's network, computing what it should with other channel counts.
 
@@ -170,7 +170,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
 
 
 def _changes(
-    graph: Graph, units: Units, copies: Ids, instead: Mapping[Place, StandIn]
+    graph: Graph, units: Units, copies: Ids, instead: Mapping[SumPlace, StandIn]
 ) -> tuple[list[_Change], list[str]]:
     """What happens where, and the operators behind which copies differ."""
     changes: dict[int, _Change] = {}

@@ -262,7 +262,7 @@ def test_outputs_that_say_nothing_are_refused() -> None:
 
 def test_a_layer_too_large_to_be_fitted_is_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a Flatten 288 features, of 40 inputs: what follows from the channels that stay is found."""
-    monkeypatch.setattr("conet_graph.calibration.refit.MOST_FEATURES", 100)
+    monkeypatch.setattr("conet_graph.calibration.large.MOST_FEATURES", 100)
     monkeypatch.setattr("conet_graph.calibration.statistics.MOST_DETAIL", 100)
     first = redundant(8, 3, 1, 1)
     model = network(

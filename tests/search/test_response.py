@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conet_graph.search.rules.exchange import Numbers, within_budgets
-from conet_graph.search.rules.response import Surface, fitted
+from conet_graph.search.rules.response import LossSurface, fitted
 from conet_graph.search.rules.surface import kinship
 
 SIZES, STEP, FAR = 6, 0.3, 0.45
@@ -89,7 +89,7 @@ def test_no_farther_than_asked() -> None:
 
 
 def test_gain_and_its_error_are_those_of_the_factors() -> None:
-    surface = Surface(np.array([-1.0, 0.5, 2.0, 0.0]), np.diag([0.04, 0, 0, 0]), step=0.5)
+    surface = LossSurface(np.array([-1.0, 0.5, 2.0, 0.0]), np.diag([0.04, 0, 0, 0]), step=0.5)
     gain, error = surface.gain(np.array([0.5, 1.0]))
     assert (gain, error) == pytest.approx((1.0 - 1.0 - 1.0, 0.2))
 

@@ -24,7 +24,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Surface:
+class LossSurface:
     """The loss at changes x of the logarithms of widths, less that at x = 0: linear and squared in each size.
 
     Attributes:
@@ -83,7 +83,7 @@ class Surface:
         return uphill
 
 
-def fitted(changes: Numbers, losses: Numbers, kinship: Numbers, step: float) -> Surface:
+def fitted(changes: Numbers, losses: Numbers, kinship: Numbers, step: float) -> LossSurface:
     """The surface that some trainings speak for, drawn towards a flat one as far as they are noise.
 
     Bayesian regression with a free mean: linear effects from N(0, r s K), squared ones from N(0, r s B), B of
@@ -115,7 +115,7 @@ def fitted(changes: Numbers, losses: Numbers, kinship: Numbers, step: float) -> 
         told = seen @ (share * parts)
         effects += weight * told
         doubts += weight * (error * (ratio * prior - seen * (ratio * share) @ seen.T) + np.outer(told, told))
-    return Surface(effects, doubts - np.outer(effects, effects), step)
+    return LossSurface(effects, doubts - np.outer(effects, effects), step)
 
 
 def _features(changes: Numbers, step: float) -> Numbers:

@@ -8,7 +8,7 @@ import numpy as np
 
 from conet_graph.search.rules.base import Rule, States, Widths
 from conet_graph.search.rules.exchange import Numbers, along_budgets, prices, shares, within_budgets
-from conet_graph.search.rules.response import Surface, fitted
+from conet_graph.search.rules.response import LossSurface, fitted
 
 # How far what is found may lie from the first widths, in steps (root mean square).
 FARTHEST = 1.5
@@ -85,7 +85,7 @@ class ResponseSurface(Rule):
     def _step(self) -> float:
         return float(np.log1p(self.settings.search.phi))
 
-    def _surface(self, base: Widths, count: int) -> Surface:
+    def _surface(self, base: Widths, count: int) -> LossSurface:
         """The surface around the base that the first trials speak for."""
         tried = [self.store.states(trial) for trial in range(count)]
         changes = [[np.log(state.width / base[name]) for name, state in states.items()] for states in tried]
