@@ -58,9 +58,10 @@ def products(parts: list[Bounds]) -> Bounds:
 def scaled(low: Numbers, high: Numbers, factor: Numbers) -> Bounds:
     """Bounds of numbers within bounds, each times a factor; endless ones times zero are zero."""
     with np.errstate(invalid="ignore"):
-        ends = np.stack([low, high]) * factor
-    ends[np.isnan(ends)] = 0.0
-    return ends.min(axis=0), ends.max(axis=0)
+        one, other = low * factor, high * factor
+    one[np.isnan(one)] = 0.0
+    other[np.isnan(other)] = 0.0
+    return np.minimum(one, other), np.maximum(one, other)
 
 
 def _sum(parts: list[Bounds]) -> Bounds:

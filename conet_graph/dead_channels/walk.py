@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conet_graph.dead_channels.alike import bucket_of
+from conet_graph.dead_channels.alike import all_differ, bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
 from conet_graph.dead_channels.hearing import Hearing, Weights, deaf
@@ -96,13 +96,15 @@ def _batch_norm(facts: Facts, op: Operator) -> None:
     with np.errstate(all="ignore"):
         slope = scale / np.sqrt(variance + float(op.attr("epsilon", 1e-5)))
         offset = shift - mean * slope
-    # A scale of zero leaves the shift, whatever the statistics are.
-    slope, offset = np.where(scale == 0, 0.0, slope), np.where(scale == 0, shift, offset)
+    off = scale == 0
+    if off.any():  # that leaves the shift, whatever the statistics are
+        slope, offset = np.where(off, 0.0, slope), np.where(off, shift, offset)
     found = facts.along(op.input(0), 1)
     fact = facts.of(op.input(0))
     found = found if found is not None else between(np.full(count, fact.low), np.full(count, fact.high))
     low, high = scaled(found.low, found.high, slope)
-    rows = np.stack([slope * found.factor, offset], axis=1)
+    alone = all_differ(found.kind)
+    rows = np.ones((count, 1)) if alone else np.stack([slope * found.factor, offset], axis=1)
     along = combined(low + offset, high + offset, rows, found.kind, np.ones(count))
     facts.say(op, -np.inf, np.inf, {1: along})
 

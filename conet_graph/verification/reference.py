@@ -32,7 +32,7 @@ from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
-# Types of weights that ONNX Runtime can read where they lie.
+# Types of weights that ONNX Runtime takes from memory.
 _HELD = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
 ) | {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}

@@ -27,9 +27,10 @@ def open_session(
 ) -> Any:
     """A quiet ONNX Runtime session of a file, or of a model that is held in memory.
 
-    Such a model may refer to ``weights`` as if they lay outside: they are read in place. Not ``fused``, it
-    computes operator by operator: fusions round differently in two networks that should be equal. Idle
-    threads sleep: spinning they would take time from those that work, and from whatever else runs.
+    Such a model may refer to ``weights`` as if they lay outside: ONNX Runtime copies them while it loads the
+    model (its documentation of AddExternalInitializers). Not ``fused``, it computes operator by operator:
+    fusions round differently in two networks that should be equal. Idle threads sleep: spinning they would
+    take time from those that work, and from whatever else runs.
     """
     import onnxruntime as ort
 
@@ -42,9 +43,7 @@ def open_session(
         return ort.InferenceSession(str(model), options, providers=[provider])
     held = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
     options.add_external_initializers(list(held), list(held.values()))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider])
-    session.weights_in_place = held  # they have to live as long as it does
-    return session
+    return ort.InferenceSession(model.SerializeToString(), options, providers=[provider])
 
 
 def lacks_an_operator(error: Exception) -> bool:

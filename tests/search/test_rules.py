@@ -163,7 +163,7 @@ def searched(out: Path, rule: str, loss: Loss | None = None, trial: Trial = lear
     return store
 
 
-@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface"])
+@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface", "loose"])
 def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "run", rule, size_of_weights, trial=stopped_in_trial(2))

@@ -48,7 +48,7 @@ def best_moves(worth: Numbers, price: Numbers, most: Numbers) -> Numbers:
     changes = np.zeros_like(worth)
     if not moving.any():
         return changes
-    net = _projected(worth[moving], price[:, moving])
+    net = within_budgets(worth[moving], price[:, moving])
     largest = np.abs(net).max()
     if largest > SLACK * np.abs(worth).max():
         scaled = net / largest * most.max()
@@ -67,16 +67,20 @@ def along_budgets(wished: Numbers, price: Numbers) -> Numbers:
     return kept
 
 
-def _projected(worth: Numbers, price: Numbers) -> Numbers:
-    """The nearest changes to ``worth`` that pass no budget; any of them may be the ones that bind."""
+def within_budgets(wished: Numbers, price: Numbers) -> Numbers:
+    """The nearest changes to some wished ones that pass no budget, to first order; any of them may bind.
+
+    >>> within_budgets(np.array([1.0, 0.0]), np.array([[0.5, 0.5], [0.0, 0.5]])).round(3).tolist()
+    [0.5, -0.5]
+    """
     budgets = range(len(price))
     for binding in chain.from_iterable(combinations(budgets, count) for count in range(len(price) + 1)):
         charged = price[list(binding)]
-        rates = np.linalg.lstsq(charged @ charged.T, charged @ worth, rcond=None)[0]
-        net = worth - charged.T @ rates
-        if (rates >= -SLACK).all() and (price @ net <= SLACK * max(1.0, np.abs(worth).max())).all():
+        rates = np.linalg.lstsq(charged @ charged.T, charged @ wished, rcond=None)[0]
+        net: Numbers = wished - charged.T @ rates
+        if (rates >= -SLACK).all() and (price @ net <= SLACK * max(1.0, np.abs(wished).max())).all():
             return net
-    return np.zeros_like(worth)
+    return np.zeros_like(wished)
 
 
 def shares(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ COMMON, OWN = 1.0, 0.25
 DOUBTS = 1.0
 # The climb to the best changes: its steps, and the first one's length, of the farthest way.
 CLIMB, PACE = 200, 0.1
+SLIGHT = 1e-9
 TINY = 1e-300
 
 
@@ -42,26 +44,29 @@ class LossSurface:
         variance = float(features @ self.doubts @ features)
         return -float(features @ self.effects), math.sqrt(max(0.0, variance))
 
-    def best(self, price: Numbers, farthest: float) -> Numbers:
-        """The changes that gain most, doubts taken off, keep every budget to first order, and go no farther.
+    def best(self, allowed: Callable[[Numbers], Numbers], farthest: float) -> Numbers:
+        """The allowed changes that gain most, doubts taken off, and go no farther.
 
         Args:
-            price: share of each budget that a size's logarithm takes [budgets, sizes].
+            allowed: the nearest allowed changes to any [sizes]; shorter ones are allowed, too.
             farthest: the largest root mean square of the changes.
 
         Returns:
             The changes [sizes]; all 0 where none gains more than it may err.
 
         """
-        sizes = price.shape[1]
-        keeps = np.eye(sizes) - np.linalg.pinv(price) @ price
+        sizes = len(self.effects) // 2
         radius = farthest * np.sqrt(sizes)
         here, best, most = np.zeros(sizes), np.zeros(sizes), 0.0
         for count in range(CLIMB):
-            uphill = keeps @ self._uphill(here)
-            if (length := np.linalg.norm(uphill)) < TINY:
+            pace = radius * PACE * (1 - count / CLIMB)
+            uphill = self._uphill(here)
+            if not (steep := np.linalg.norm(uphill)):
                 break
-            here = here + uphill / length * radius * PACE * (1 - count / CLIMB)
+            ahead = allowed(here + uphill / steep * pace) - here
+            if (length := np.linalg.norm(ahead)) < SLIGHT * pace:
+                break
+            here = allowed(here + ahead / length * pace)
             here *= min(1.0, radius / np.linalg.norm(here))
             gain, error = self.gain(here)
             if gain - DOUBTS * error > most:

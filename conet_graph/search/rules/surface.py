@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from conet_graph.search.rules.base import Rule, States, Widths
-from conet_graph.search.rules.exchange import Numbers, along_budgets, prices, shares
+from conet_graph.search.rules.exchange import Numbers, along_budgets, prices, shares, within_budgets
 from conet_graph.search.rules.response import LossSurface, fitted
 
 # How far what is found may lie from the first widths, in steps (root mean square).
@@ -63,6 +63,10 @@ class ResponseSurface(Rule):
         before = {name: state.width for name, state in states.items()}
         return self.changed(self._spent(base, changes), before)
 
+    def allowed(self, wished: Numbers, price: Numbers) -> Numbers:
+        """The nearest changes that use the budgets up, to first order."""
+        return along_budgets(wished, price)
+
     def warnings(self) -> list[str]:
         """That there are too few trials."""
         needed, told = trials_of(len(self.network.sizes)), super().warnings()
@@ -93,7 +97,8 @@ class ResponseSurface(Rule):
         if count < 2:
             return np.zeros(len(base))
         price = prices(self.network, base, self.limits)
-        return self._surface(base, count).best(price, steps * self._step)
+        surface = self._surface(base, count)
+        return surface.best(lambda wished: self.allowed(wished, price), steps * self._step)
 
     def _drawn(self, base: Widths, trial: int, place: int) -> Numbers:
         """A trial's changes around the middle of its half: none for the first, then pairs of opposites."""
@@ -101,27 +106,37 @@ class ResponseSurface(Rule):
             return np.zeros(len(base))
         pair, second = divmod(place - 1, 2)
         rng = np.random.default_rng([self.settings.seed, trial - second])
-        drawn = np.linalg.cholesky(self._kinship) @ rng.normal(size=len(base))
-        kept = along_budgets(drawn, prices(self.network, base, self.limits))
+        drawn = np.linalg.cholesky(self._kinship) @ rng.normal(size=len(base)) * (-1 if second else 1)
+        kept = self.allowed(drawn, prices(self.network, base, self.limits))
         scaled = kept / max(float(np.sqrt((kept**2).mean())), 1e-9) * DISTANCES[pair % len(DISTANCES)]
-        return np.clip(scaled, -MOST, MOST) * self._step * (-1 if second else 1)
+        return np.clip(scaled, -MOST, MOST) * self._step
 
     def _spent(self, base: Widths, changes: Numbers) -> Widths:
-        """The base after some changes, with as much of both budgets used as whole channels can."""
+        """The base after some changes, with the budgets used as they leave them and whole channels can."""
         if not changes.any():
             return base
         states = self.changed(base, {})
-        back = np.linalg.pinv(prices(self.network, base, self.limits))
-        best, most = base, -1.0
+        price = prices(self.network, base, self.limits)
+        back, wanted = np.linalg.pinv(price), price @ changes
+        wanted = 1 + wanted - wanted.max()
+        best, least = base, np.inf
         for _ in range(CORRECTIONS):
             factors = np.exp(changes).tolist()
             wished = {name: width * x for (name, width), x in zip(base.items(), factors, strict=True)}
             widths = {name: state.width for name, state in self.spent(wished, states, states).items()}
             used = shares(self.network, widths, self.limits)
-            if used.min() > most:
-                best, most = widths, float(used.min())
-            changes = changes + back @ (1 - used)
+            if (missed := np.abs(wanted - used).max()) < least:
+                best, least = widths, missed
+            changes = changes + back @ (wanted - used)
         return best
+
+
+class LooseSurface(ResponseSurface):
+    """The same where a budget need not be used up: fewer parameters for as many MACs, or the other way."""
+
+    def allowed(self, wished: Numbers, price: Numbers) -> Numbers:
+        """The nearest changes that pass no budget, to first order."""
+        return within_budgets(wished, price)
 
 
 def kinship(traits: Numbers) -> Numbers:
