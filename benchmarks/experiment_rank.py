@@ -21,7 +21,7 @@ import torch
 from experiment_widths import DATA, Rows
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from widths_training import Images, read_images, sample, trained_accuracy
+from widths_training import Images, read_images, sample, trained_accuracies
 
 from conet_graph.indicators import layer_indicators
 from conet_graph.search.rules.conetv2 import quality
@@ -145,7 +145,7 @@ def train(number: int, images: Images, options: argparse.Namespace) -> dict[str,
     torch.manual_seed(number)
     operations = drawn(number)
     module = network(operations, options.width)
-    accuracy, seconds = trained_accuracy(module, images, options.epochs, options.batch, number)
+    (accuracy,), seconds = trained_accuracies([module], images, options.epochs, options.batch, number)
     row = {"number": number, "cell": operations, "accuracy": accuracy, "minutes": round(seconds / 60, 3)}
     return {**row, **measured(module.to("cpu", memory_format=torch.contiguous_format), options.side)}
 
@@ -173,7 +173,7 @@ def main() -> None:
         parser.error("--npz is missing")
     if options.device == "cpu":
         torch.set_num_threads(1)
-    final, _ = sample(options.npz, options.work, options.side, options.train)
+    final, _ = sample(options.npz, options.work, options.side, options.train, options.train)
     images = read_images(final, options.device)
     done = {row["number"] for row in rows.read()}
     for number in range(options.cells):

@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from widths_searches import BASELINES, SEARCHES, found_shape
 from widths_table import tables
-from widths_training import read_images, sample, trained_accuracy
+from widths_training import Images, read_images, sample, trained_accuracies
 
 from conet_graph.bridge import trainable
 from conet_graph.ir.load import load_model
@@ -36,8 +36,6 @@ from conet_graph.search.compare import MATCHES
 from conet_graph.search.network import Limits, Network
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
-# How many searches a kind has; the trainings of seed s take the widths of search s modulo this.
-DRAWS = 2
 # Images of these networks are larger than the experiment's 16 pixels: five poolings need 32.
 SIDES = {"vgg11": 32}
 
@@ -108,7 +106,7 @@ class Experiment:
         place = (options.network, options.base, options.match)
         self.options, self.budget = options, Budget(*place, side, options.work)
         print(f"{self.budget.file}: {self.budget.limits}", flush=True)
-        self.final, self.searched = sample(options.npz, options.work, side, options.train)
+        self.final, self.searched = sample(options.npz, options.work, side, options.train, options.searched)
         self.rows, self.found = Rows(options.rows), Rows(options.found)
         self.place = dict(zip(("network", "base", "match"), place, strict=True))
         self.began = time.monotonic()
@@ -124,45 +122,76 @@ class Experiment:
             rng = np.random.default_rng([7, seed])
             low, high = math.log(min(own.values()) / 2), math.log(max(own.values()) * 2)
             return {name: math.exp(rng.uniform(low, high)) for name in own}
-        return self._searched(kind, seed % DRAWS)
+        return self._searched(kind, seed % self.options.draws)
 
     def _searched(self, kind: str, draw: int) -> dict[str, float]:
         """What a search found; it is run if it has not been."""
-        for row in self.found.read():
-            if row == {**row, **self.place, "kind": kind, "draw": draw}:
-                return row["shape"]
+        known = self._known(kind, draw)
+        if known is not None:
+            return known
         begun = time.process_time()
         folder = self.options.work / "-".join(map(str, (*self.place.values(), kind, draw)))
+        whole = not folder.exists()
         found = found_shape(kind, self.budget.file, self.searched, folder, draw, self.options)
         shape, epochs, accuracy = found
         row = {
             **self.place, "kind": kind, "draw": draw, "shape": shape, "epochs": epochs,
-            "held_out_accuracy": accuracy, "minutes": round((time.process_time() - begun) / 60, 2),
+            "held_out_accuracy": accuracy,
+            # Of a search that was stopped the time is not known.
+            "minutes": round((time.process_time() - begun) / 60, 2) if whole else None,
         }  # fmt: skip
         self.found.add(row)
         print(json.dumps(row), flush=True)
         return shape
 
+    def _known(self, kind: str, draw: int) -> dict[str, float] | None:
+        """What a search found before."""
+        for row in self.found.read():
+            if row == {**row, **self.place, "kind": kind, "draw": draw}:
+                return row["shape"]
+        return None
+
     def run(self) -> None:
         """Seed by seed, so that whatever stops it leaves pairs."""
         options = self.options
-        done = [(*(row[key] for key in self.place), row["kind"], row["seed"]) for row in self.rows.read()]
-        wanted = [(kind, seed) for seed in options.seeds for kind in options.kinds]
-        missing = [w for w in wanted if (*self.place.values(), *w) not in done]
-        images = read_images(self.final, options.device) if missing else None
-        for kind, seed in missing:
+        images = None
+        for seed, kinds in self._missing():
             if options.minutes is not None and time.monotonic() - self.began > 60 * options.minutes:
                 print("the minutes are over; the same command goes on", flush=True)
                 return
-            widths = self.budget.widths(self.shape(kind, seed))
-            model = self.budget.network.at(widths, seed)
-            module = trainable(model)
-            accuracy, seconds = trained_accuracy(module, images, options.epochs, options.batch, seed)
-            parameters, macs = self.budget.network.cost(widths)
+            shapes = [self.shape(kind, seed) for kind in kinds]
+            if options.only == "search":
+                continue
+            images = images or read_images(self.final, options.device)
+            self._train(kinds, shapes, seed, images)
+
+    def _missing(self) -> Iterator[tuple[int, list[str]]]:
+        """Seeds and kinds without a row; on a GPU all of a seed train side by side, else each alone."""
+        done = [(*(row[key] for key in self.place), row["kind"], row["seed"]) for row in self.rows.read()]
+        for seed in self.options.seeds:
+            kinds = [k for k in self.options.kinds if (*self.place.values(), k, seed) not in done]
+            if self.options.only == "train":
+                kinds = [k for k in kinds if k in BASELINES or self._known(k, seed % self.options.draws)]
+            together = max(len(kinds), 1) if self.options.device == "cuda" else 1
+            for first in range(0, len(kinds), together):
+                yield seed, kinds[first : first + together]
+
+    def _train(
+        self, kinds: Sequence[str], shapes: Sequence[dict[str, float]], seed: int, images: Images
+    ) -> None:
+        """Train each kind's network and write its row."""
+        options, network = self.options, self.budget.network
+        widths = [self.budget.widths(shape) for shape in shapes]
+        models = [network.at(these, seed) for these in widths]
+        modules = [trainable(model) for model in models]
+        found, seconds = trained_accuracies(modules, images, options.epochs, options.batch, seed)
+        for kind, these, model, accuracy in zip(kinds, widths, models, found, strict=True):
+            parameters, macs = network.cost(these)
             row = {
                 **self.place, "kind": kind, "seed": seed, "accuracy": accuracy, "parameters": parameters,
-                "macs": macs, "ms": _milliseconds(model), "minutes": round(seconds / 60, 3),
-                "epochs": options.epochs, "train": options.train, "widths": widths,
+                "macs": macs, "ms": _milliseconds(model) if options.device == "cpu" else None,
+                "minutes": round(seconds / 60 / len(kinds), 3), "epochs": options.epochs,
+                "train": options.train, "widths": these,
             }  # fmt: skip
             self.rows.add(row)
             print(json.dumps(row), flush=True)
@@ -193,9 +222,12 @@ def main() -> None:
     parser.add_argument("--match", choices=MATCHES, default="both", help="which budgets hold")
     parser.add_argument("--kinds", nargs="+", default=["compound"], choices=[*BASELINES, *SEARCHES])
     parser.add_argument("--seeds", type=_seeds, default=range(8), help="one, a range as 0-7, or 0-7/2")
+    parser.add_argument("--draws", type=int, default=2, help="searches of a kind: seed s takes s modulo this")
+    parser.add_argument("--only", choices=("search", "train"), help="find widths, or train those found")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--train", type=int, default=10_000, help="training images")
+    parser.add_argument("--searched", type=int, default=10_000, help="training images of a search")
     parser.add_argument("--side", type=int, default=16, help="of the images, in pixels")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, help="begin no training after so many")

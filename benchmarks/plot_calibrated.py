@@ -1,19 +1,22 @@
-"""Draw accuracy over MACs, a line a method, and print the table: from the rows of ``peer_calibrated.py``.
+"""Draw accuracy over MACs, a line a method, and write the table: from the rows of ``peer_calibrated.py``.
 
-python benchmarks/plot_calibrated.py docs/data/calibrated.csv --svg docs/images/calibrated.svg
+python benchmarks/plot_calibrated.py
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from rows import DATA, put_summary
+
 Row = dict[str, str]
+Case = tuple[str, int, str]  # network, inputs, method
+ROWS, PLOT = DATA / "calibrated.csv", DATA.parent / "images" / "calibrated.svg"
+OURS = "conet-graph --calibrate"
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -22,26 +25,48 @@ def rows_of(path: Path) -> list[Row]:
         return [row for row in csv.DictReader(file) if row["macs"]]
 
 
-def table(rows: list[Row], network: str) -> str:
-    """Markdown for one network: a method a line, inputs and share a column, means over seeds."""
-    mine = [row for row in rows if row["network"] == network]
-    cases = sorted({(int(r["samples"]), -float(r["asked"])) for r in mine})
-    found: dict[str, dict[tuple[int, float], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in mine:
-        found[r["method"]][int(r["samples"]), -float(r["asked"])].append(100 * float(r["accuracy"]))
-    head = " | ".join(f"{count} inputs, {-100 * share:.0f} %" for count, share in cases)
-    lines = [f"| {network} | {head} |", "|---|" + "---:|" * len(cases)]
-    for method in sorted(
-        found, key=lambda name: (not name.startswith("conet-graph"), list(found).index(name))
+def table(rows: list[Row]) -> str:
+    """Markdown: a method a line, a share of the MACs a column; means over draws of inputs, best ones bold."""
+    found: dict[Case, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        case = (row["network"], int(row["samples"]), row["method"])
+        found[case][float(row["asked"])].append(100 * float(row["accuracy"]))
+    shares = sorted({share for cells in found.values() for share in cells}, reverse=True)
+    best: dict[tuple[str, int, float], float] = defaultdict(float)
+    for (network, samples, _), cells in found.items():
+        for share, values in cells.items():
+            best[network, samples, share] = max(best[network, samples, share], mean(values))
+    lines = [
+        f"| network | inputs | method | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |",
+        "|---|---:|---|" + "---:|" * len(shares),
+    ]
+    order = list(dict.fromkeys(row["network"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    told: tuple[str, int] | None = None
+    for network, samples, method in sorted(
+        found, key=lambda c: (order.index(c[0]), c[1], not _ours(c[2]), methods.index(c[2]))
     ):
-        cells = found[method]
-        told = " | ".join(f"{mean(cells[case]):.1f}" if case in cells else "" for case in cases)
-        lines.append(f"| {method} | {told} |")
+        cells = [
+            _cell(found[network, samples, method].get(share, []), best[network, samples, share])
+            for share in shares
+        ]
+        names = ("", "") if told == (network, samples) else (network, str(samples))
+        told = (network, samples)
+        lines.append(f"| {names[0]} | {names[1]} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _cell(values: list[float], best: float) -> str:
+    """The mean, with the number of draws where there are several."""
+    if not values:
+        return ""
+    shown = f"{mean(values):.1f}"
+    shown = f"**{shown}**" if mean(values) >= best else shown
+    return shown + (f" ({len(values)})" if len(values) > 1 else "")
+
+
 def _ours(method: str) -> bool:
-    return method.startswith("conet-graph --calibrate")
+    return method.startswith(OURS)
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -85,16 +110,12 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def main(arguments: list[str]) -> None:
-    """Print and draw."""
-    parser = argparse.ArgumentParser(description="Table and plot of calibrated narrowing.")
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("--svg", type=Path, required=True)
-    chosen = parser.parse_args(arguments)
-    rows = rows_of(chosen.rows)
-    print("\n\n".join(table(rows, network) for network in dict.fromkeys(row["network"] for row in rows)))
-    draw(rows, chosen.svg)
+def main() -> None:
+    """Write the table into the page, and draw."""
+    rows = rows_of(ROWS)
+    put_summary(DATA.parent / "CALIBRATION.md", Path(__file__).name, table(rows))
+    draw(rows, PLOT)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,32 +1,71 @@
 #!/usr/bin/env bash
-# The widths experiment on one GPU: ResNet-20, all 50,000 images of 32 pixels, in under 12 minutes.
+# The widths experiment on one GPU: ResNet-20 on all images, resnet8 and VGG-11, and flat DARTS networks.
 #
-#     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu
+#     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu search 1800
+#     bash benchmarks/widths_gpu.sh cifar10.npz build/widths-gpu train
 #
-# Eight processes share the GPU, one a seed, each with rows of its own; what has a row is not done again. The first
-# two search while the others train; then all train what was found. OPTIONS makes it smaller, for a try elsewhere.
+# First all searches, for so many seconds at most; then all trainings of what they found, those of a seed side by
+# side. Stopped, the same command goes on. Few searches run at a time: processes that share a GPU take turns, and
+# fifteen finished none in four minutes. OPTIONS makes it smaller, for a try elsewhere (DEVICE=cpu).
 set -u
-npz=$1 out=$2
-options=${OPTIONS:---train 50000 --side 32 --epochs 12 --batch 256 --device cuda --base 16}
-minutes=${MINUTES:-5}
+npz=$1 out=$2 what=$3 seconds=${4:-86400}
+device=${DEVICE:-cuda} processes=${PROCESSES:-3}
 export OMP_NUM_THREADS=1
 mkdir -p "$out"
-piece() { # seed, minutes, kinds
-    seed=$1 limit=$2
-    shift 2
+small="--side 16 --batch 64"
+large="--side 32 --train 50000"
+ours="surface pairs worth"
+others="conet slopes conetv2 reversed"
+
+experiment() {
     # shellcheck disable=SC2086
-    python benchmarks/experiment_widths.py --npz "$npz" --work "$out" --network resnet20 $options \
-        --rows "$out/rows-$seed.jsonl" --found "$out/found.jsonl" --minutes "$limit" --seeds "$seed" --kinds "$@"
+    python3 benchmarks/experiment_widths.py --npz "$npz" --work "$out" --device "$device" \
+        --rows "$out/rows.jsonl" --found "$out/found.jsonl" "$@" ${OPTIONS:-}
 }
-piece 0 0 compound || exit 1 # the images and the network's file, once
-piece 0 "$minutes" worth & piece 1 "$minutes" worth &
-piece 2 "$minutes" compound flat random & piece 3 "$minutes" compound flat random &
-piece 4 "$minutes" pairs & piece 5 "$minutes" pairs &
-piece 6 "$minutes" compound flat random & piece 7 "$minutes" compound flat random &
-wait
-for seed in 0 1 2 3 4 5 6 7; do
-    piece "$seed" "$minutes" compound worth pairs flat random &
-done
-wait
-cat "$out"/rows-*.jsonl > "$out/rows.jsonl"
-python benchmarks/experiment_widths.py --table --rows "$out/rows.jsonl" --found "$out/found.jsonl"
+export -f experiment
+export npz out device
+
+searches() { # the longest first
+    for kind in $ours; do
+        for draw in 0 1; do
+            echo "--network resnet20 --base 16 $large --batch 128 --seeds $draw --kinds $kind"
+        done
+        for place in "resnet20 --base 8 $large --batch 128" \
+            "resnet8 --base 12 $small" "vgg11 --base 6 $small" "vgg11 --base 9 $small"; do
+            echo "--network $place --seeds 0 --kinds $kind"
+        done
+    done
+    for kind in $others; do
+        for place in "resnet8 --base 12 $small" "vgg11 --base 6 $small" "resnet20 --base 16 $large --batch 128"; do
+            echo "--network $place --seeds 0 --kinds $kind"
+        done
+    done
+}
+
+# shellcheck disable=SC2086
+case $what in
+search)
+    for place in "resnet20 $large" "vgg11 $small" "resnet8 $small"; do
+        experiment --network $place --only search --seeds 0 --kinds compound || exit 1 # the images, once
+    done
+    searches | timeout "$seconds" xargs -P "$processes" -I{} \
+        bash -c 'experiment --only search {} > /dev/null 2>> "$out/errors.log"'
+    ;;
+train)
+    train() { experiment --only train "$@"; }
+    {
+        train --network resnet20 --base 16 $large --batch 256 --epochs 8 --kinds compound flat random $ours
+        train --network resnet20 --base 8 $large --batch 256 --epochs 8 --draws 1 --kinds compound $ours
+        train --network resnet20 --base 16 $large --batch 256 --epochs 8 --draws 1 --kinds $others --seeds 0-3
+    } &
+    {
+        train --network resnet8 --base 12 $small --draws 1 --kinds compound flat random $ours $others
+        train --network vgg11 --base 6 $small --draws 1 --kinds compound flat random $ours $others
+        train --network darts7 --base 4 $small --batch 128 --kinds compound flat --match params --seeds 0-5
+        train --network darts7 --base 4 $small --batch 128 --kinds compound flat --match both --seeds 0-5
+        train --network vgg11 --base 9 $small --draws 1 --kinds compound $ours
+    } &
+    wait
+    ;;
+esac
+python3 benchmarks/experiment_widths.py --table --rows "$out/rows.jsonl" --found "$out/found.jsonl"

@@ -44,6 +44,8 @@ WORTH = {
     "learning_rate": 0.05,
     "gamma": 0.05,
 }
+# A hundred epochs, whatever the network: as many as eight of the experiment's trainings.
+SURFACE = {"trials": 25, "epochs": 4, "schedule": "cosine", "phi": 0.35}
 SEARCHES: Mapping[str, Kind] = {
     "conet": Kind({**SLOPES, "rule": "conet", "delta": 0.03}),
     "slopes": Kind({**SLOPES, "rule": "slopes"}),
@@ -52,6 +54,8 @@ SEARCHES: Mapping[str, Kind] = {
     "reversed": Kind(WORTH, reversed=True),
     # As many trials as one round takes.
     "pairs": Kind({"rule": "pairs", "epochs": 3, "schedule": "cosine", "phi": 0.3}),
+    "surface": Kind({**SURFACE, "rule": "surface"}),
+    "loose": Kind({**SURFACE, "rule": "loose"}),
 }
 
 

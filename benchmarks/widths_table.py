@@ -84,11 +84,13 @@ def _line(
     ahead = "" if test is None else f"{100 * test[0]:+.2f} ± {100 * test[1]:.2f}"
     p = "" if corrected is None else f"{corrected:.2g}"
     macs = f"{statistics.mean(row['macs'] for row in rows) / 1e6:.2f} M"
-    spent = f"{statistics.mean(row['minutes'] for row in searches):.1f}" if searches else ""
+    known = [row["minutes"] for row in searches if row["minutes"] is not None]
+    spent = f"{statistics.mean(known):.1f}" if known else ""
+    timed = [row["ms"] for row in rows if row["ms"] is not None]
     cells = (
         f"{kind} ({len(rows)})", f"{statistics.mean(accuracy):.2f}{spread} %", ahead, p,
         f"{statistics.mean(row['parameters'] for row in rows):,.0f}", macs,
-        f"{statistics.median(row['ms'] for row in rows):.3f}",
+        f"{statistics.median(timed):.3f}" if timed else "",
         f"{statistics.mean(row['minutes'] for row in rows):.2f}", spent,
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"

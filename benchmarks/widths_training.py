@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import avg_pool2d
+from widths_steps import PEAK, RecordedStep, Step, rate_at
 
 from conet_graph.trials.augment import Augmentation
 
 # The share of training images that only searches see: they decide widths.
 HELD_OUT = 0.1
-PEAK, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 # Images are tested so many at a time.
 TESTED = 1_000
 
@@ -37,7 +37,7 @@ class Images:
         return ((images.float() - self.mean) / self.deviation).permute(0, 3, 1, 2)
 
 
-def sample(npz: Path, folder: Path, side: int, train: int) -> tuple[Path, Path]:
+def sample(npz: Path, folder: Path, side: int, train: int, searched: int) -> tuple[Path, Path]:
     """The images of the experiment as two files: for trainings, and for searches (their test: held out).
 
     Args:
@@ -45,9 +45,10 @@ def sample(npz: Path, folder: Path, side: int, train: int) -> tuple[Path, Path]:
         folder: where the files go; those that are there are taken.
         side: of the images in pixels; smaller ones are means of squares of pixels.
         train: how many training images; those held out are others, unless all are asked for.
+        searched: how many training images searches have; those held out are always others.
 
     """
-    final, search = (folder / f"{use}-{side}-{train}.npz" for use in ("final", "search"))
+    final, search = (folder / f"{use}-{side}-{n}.npz" for use, n in (("final", train), ("search", searched)))
     if not (final.exists() and search.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         with np.load(npz) as data:
@@ -61,9 +62,9 @@ def sample(npz: Path, folder: Path, side: int, train: int) -> tuple[Path, Path]:
             *(final,), x_train=shown["x_train"][chosen], y_train=labels[chosen],
             x_test=shown["x_test"], y_test=images["y_test"],
         )  # fmt: skip
-        searched = rest[:train]
+        known = rest[:searched]
         np.savez(
-            *(search,), x_train=shown["x_train"][searched], y_train=labels[searched],
+            *(search,), x_train=shown["x_train"][known], y_train=labels[known],
             x_test=shown["x_train"][held], y_test=labels[held],
         )  # fmt: skip
     return final, search
@@ -90,39 +91,60 @@ def read_images(path: Path, device: str) -> Images:
     return Images(parts["x_train"], parts["y_train"], parts["x_test"], parts["y_test"], *moments)
 
 
-def trained_accuracy(
-    module: nn.Module, images: Images, epochs: int, batch: int, seed: int
-) -> tuple[float, float]:
-    """Train a module in place; its accuracy (0 to 1) on the test images at its end, and processor seconds.
+def trained_accuracies(
+    modules: Sequence[nn.Module], images: Images, epochs: int, batch: int, seed: int
+) -> tuple[list[float], float]:
+    """Train modules in place on the same batches; their accuracies (0 to 1) on the test images, and seconds.
 
     SGD with Nesterov momentum under one cosine; crops and flips. The order of the images and their variation
-    depend on the seed only, so that trainings of one seed are pairs.
+    depend on the seed only, so that trainings of one seed are pairs. On a GPU the modules train side by side,
+    and the seconds are the clock's; elsewhere one after the other, in seconds of the processor.
     """
+    if images.train.device.type == "cuda":
+        begun = time.perf_counter()
+        _train_side_by_side(modules, images, epochs, batch, seed)
+        found = [_accuracy(module, images) for module in modules]
+        return found, time.perf_counter() - begun
     begun = time.process_time()
+    for module in modules:
+        step = Step(module, images.train.device, PEAK)
+        for rate, shown, labels in _batches(images, epochs, batch, seed):
+            step.optimiser.param_groups[0]["lr"] = rate
+            step.run(shown, labels)
+    return [_accuracy(module, images) for module in modules], time.process_time() - begun
+
+
+def _train_side_by_side(
+    modules: Sequence[nn.Module], images: Images, epochs: int, batch: int, seed: int
+) -> None:
+    """A step of every module a batch, each recorded once."""
+    steps: list[RecordedStep] = []
+    for rate, shown, labels in _batches(images, epochs, batch, seed):
+        if not steps:
+            memory = shown.clone(), labels.clone(), torch.full((), rate, device=shown.device)
+            steps = [RecordedStep(module, *memory) for module in modules]
+        for kept, new in zip(memory, (shown, labels, rate), strict=True):
+            kept.copy_(new) if isinstance(new, Tensor) else kept.fill_(new)
+        for step in steps:
+            step.replay()
+        for step in steps:
+            step.wait()
+
+
+def _batches(images: Images, epochs: int, batch: int, seed: int) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Learning rate, normalised images [B, C, H, W] and labels [B] of every step."""
     device = images.train.device
-    module.to(device, memory_format=torch.channels_last)
     order = torch.Generator().manual_seed(seed)
     augmentation = Augmentation.of_side(images.train.shape[1], flip=True, cutout=False)
-    optimiser = torch.optim.SGD(
-        module.parameters(), lr=PEAK, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
-    )
     steps, step = epochs * (len(images.train) // batch), 0
-    module.train()
     for _ in range(epochs):
-        shuffled = torch.randperm(len(images.train), generator=order)
+        shuffled = torch.randperm(len(images.train), generator=order).to(device)
         for first in range(0, len(shuffled) - batch + 1, batch):
-            chosen = shuffled[first : first + batch].to(device)
+            chosen = shuffled[first : first + batch]
             draw = augmentation.draw(batch, *images.train.shape[1:3], order)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = module(images.normalised(draw.crop(images.train[chosen])))
-                loss = cross_entropy(logits, images.train_labels[chosen])
-            optimiser.param_groups[0]["lr"] = PEAK * (1 + math.cos(math.pi * step / steps)) / 2
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimiser.step()
+            shown = images.normalised(draw.crop(images.train[chosen]))
+            yield rate_at(step / steps), shown, images.train_labels[chosen]
             step += 1
-    accuracy = _accuracy(module, images)
-    return accuracy, time.process_time() - begun
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import onnx
 
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import CONVOLUTIONS, CURVES, WEIGHTED, channels_of_weight
+from conet_graph.ir.operators import CONVOLUTIONS, CURVES, PRODUCTS, WEIGHTED, channels_of_weight
 from conet_graph.ir.order import called
 from conet_graph.ir.schemas import ELEMENT_TYPES, formal_at, schema_of
 from conet_graph.ir.scopes import opset_of
@@ -123,7 +123,8 @@ class Known:
     def _sizes(self, op: Operator, x: Sizes | None) -> Sizes | None:
         if op.op_type in _KEEP:
             return x
-        if op.op_type in CONVOLUTIONS or op.op_type == "Gemm":
+        product = PRODUCTS.get(op.op_type)
+        if op.op_type in CONVOLUTIONS or (product is not None and product.of_two_axes):
             return self._of_layer(op)
         if x is None:
             return None

@@ -202,7 +202,7 @@ class Graph:
         """Whether the pass that finds this out has run."""
         return what in self._results
 
-    @property
+    @cached_property
     def folder(self) -> Path | None:
         """The folder in which external data lies."""
         return self.loaded.folder

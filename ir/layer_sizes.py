@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, channels_of_weight, is_turned
+from conet_graph.ir.operators import CONVOLUTIONS, PLAIN_PRODUCTS, PRODUCTS, channels_of_weight, is_turned
 from conet_graph.ir.order import called
 
 # Of an input slot, its shape: numbers where they are known; None where its rank is not.
@@ -24,7 +24,7 @@ def check_sizes(op: Operator, shape_of: ShapeOf) -> None:
     """
     if op.op_type in CONVOLUTIONS:
         _convolution(op, shape_of)
-    elif op.op_type in PRODUCTS and PRODUCTS[op.op_type].plain == op.op_type:
+    elif op.op_type in PLAIN_PRODUCTS:
         _product(op, shape_of)
     elif op.op_type == "BatchNormalization":
         _normalization(op, shape_of)
@@ -58,7 +58,7 @@ def _product(op: Operator, shape_of: ShapeOf) -> None:
     if right is None or len(right) < 2:
         return
     reads, makes = channels_of_weight(op, 1, right)
-    if op.op_type == "MatMul":
+    if not PRODUCTS[op.op_type].of_two_axes:
         _gets(op, left, -1, reads, name)
         return
     if len(right) != 2 or (left is not None and len(left) != 2):

@@ -30,6 +30,11 @@ class WeightedOperator:
     activated: bool = False
 
     @property
+    def of_two_axes(self) -> bool:
+        """Whether it multiplies matrices alone, as Gemm does, and not stacks of them."""
+        return self.plain == "Gemm"
+
+    @property
     def is_quantised(self) -> bool:
         """Whether its weight is integers."""
         return self.weight_zero is not None
@@ -57,6 +62,9 @@ PRODUCTS: dict[str, WeightedOperator] = {
         "MatMul", 0, 1, 6, data_zero=4, weight_zero=5, per_output=(3, 5)
     ),
 }
+
+# Those of ONNX itself, of plain numbers.
+PLAIN_PRODUCTS = frozenset(name for name, record in PRODUCTS.items() if record.plain == name)
 
 RECURRENT: dict[str, WeightedOperator] = {
     "GRU": WeightedOperator("GRU", 0, 1, 3),
@@ -153,7 +161,7 @@ def product_factor(op: Node) -> float:
 def bias_factor(op: Node) -> float:
     """What a layer's bias is multiplied by: beta of a Gemm."""
     record = PRODUCTS.get(op.op_type)
-    return float(op.attr("beta", 1.0)) if record is not None and record.plain == "Gemm" else 1.0
+    return float(op.attr("beta", 1.0)) if record is not None and record.of_two_axes else 1.0
 
 
 def summed_axis(op: Node, slot: int, rank: int) -> int:

@@ -94,15 +94,18 @@ def scopes(proto: onnx.ModelProto) -> Iterator[Scope]:
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every dense tensor of a model and the parts of sparse ones, the main graph's initializers first."""
+    sparse: list[onnx.SparseTensorProto] = []
     for scope in scopes(proto):
         if scope.graph is not None:
             yield from scope.graph.initializer
+            sparse += scope.graph.sparse_initializer
         for attribute in scope.attributes:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-    for sparse in sparse_tensors(proto):
-        yield from (sparse.values, sparse.indices)
+            sparse += _sparse(attribute)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def sparse_tensors(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
@@ -111,6 +114,9 @@ def sparse_tensors(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
         if scope.graph is not None:
             yield from scope.graph.sparse_initializer
         for attribute in scope.attributes:
-            if attribute.HasField("sparse_tensor"):
-                yield attribute.sparse_tensor
-            yield from attribute.sparse_tensors
+            yield from _sparse(attribute)
+
+
+def _sparse(attribute: onnx.AttributeProto) -> list[onnx.SparseTensorProto]:
+    one = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    return [*one, *attribute.sparse_tensors]

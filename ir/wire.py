@@ -31,7 +31,7 @@ def serialised(proto: onnx.ModelProto) -> Iterator[bytes]:
         return
     before, after = _around(proto, "graph")
     first, last = _around(proto.graph, "initializer")
-    sizes = [_tensor_size(t) for t in proto.graph.initializer]
+    sizes = [t.ByteSize() for t in proto.graph.initializer]
     heads = [_head(proto.graph, "initializer", size) for size in sizes]
     inside = len(first) + len(last) + sum(len(h) for h in heads) + sum(sizes)
     if len(before) + inside + len(after) > LARGEST_MESSAGE - 16:
@@ -61,10 +61,6 @@ def _tensor_parts(tensor: onnx.TensorProto) -> Iterator[bytes]:
     yield before + _head(tensor, "raw_data", len(data))
     yield data
     yield after
-
-
-def _tensor_size(tensor: onnx.TensorProto) -> int:
-    return sum(len(part) for part in _tensor_parts(tensor))
 
 
 def _too_large() -> BadUsage:

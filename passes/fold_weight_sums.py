@@ -11,10 +11,11 @@ from onnx import numpy_helper
 
 from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Graph, Operator
+from conet_graph.ir.operators import PLAIN_PRODUCTS
 from conet_graph.passes.shapes.constant_values import evaluated, value_of
 
 # Operators that sum over their inputs; what normalises (a mean of weights) stays a part of the network.
-SUMS = frozenset(("Einsum", "Gemm", "MatMul", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"))
+SUMS = PLAIN_PRODUCTS | {"Einsum", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"}
 # Elements of an input, and of the result, beyond which the sum stays in the graph.
 LARGEST_INPUT = 2**24
 LARGEST_RESULT = 2**16

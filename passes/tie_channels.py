@@ -221,6 +221,10 @@ def signatures(axes: Iterable[Ids], count: int) -> Ids:
         found, times = np.unique(classes, return_counts=True)
         # One number stands for the pair (signature so far, times): sorting pairs is many times slower.
         pairs = signature[found] * (len(classes) + 1) + times
+        if (pairs == pairs[:1]).all():  # as on most axes
+            signature[found] = mark
+            mark += 1
+            continue
         _, number = np.unique(pairs, return_inverse=True)
         signature[found] = number + mark
         mark += int(number.max(initial=0)) + 1
@@ -259,6 +263,8 @@ def _by_appearance(channels: Channels, layers: list[Layer], count: int) -> Ids:
             if classes is None:
                 continue
             unseen = classes[~seen[classes]]
+            if not len(unseen):
+                continue
             _, first = np.unique(unseen, return_index=True)
             order.append(unseen[np.sort(first)])
             seen[unseen] = True

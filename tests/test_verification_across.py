@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +15,12 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.tie_channels import CHANNELS
-from conet_graph.rewriting.plans import Plan
+from conet_graph.rewriting.plans import Plan, copies_of
 from conet_graph.rewriting.rewriting import planned, rewritten
+from conet_graph.verification.inputs import random_inputs
+from conet_graph.verification.pair import Lazily, session_of
+from conet_graph.verification.reference import reference
+from conet_graph.verification.runtime import open_session
 from conet_graph.verification.verification import verify
 
 LAST = "c = Transpose<perm = [0, 2, 3, 1]>(a)\n{}\nb = Transpose<perm = [0, 3, 1, 2]>(d)"
@@ -140,3 +146,20 @@ def test_a_fault_behind_such_an_operator_is_seen(kind: str) -> None:
     tensor = next(t for t in model.graph.initializer if t.name == "l")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:, ::-1], "l"))
     assert verify(graph, model, plan).equality == "failed"
+
+
+@pytest.mark.parametrize("kind", ACROSS)
+def test_a_reference_undone_is_the_file(kind: str) -> None:
+    """Whatever is silenced or gathered in it, the same session computes the original, too."""
+    model = network(kind)
+    graph, _, plan = at_width(model, 9)
+    made = reference(graph, copies_of(graph, plan))
+    assert made.undone
+    beside = session_of(Lazily(made, Path("never written"), None))
+    original = open_session(model, fused=False)
+    feeds = random_inputs(original, 2, 8)
+    undone = beside.run(None, {**feeds, **made.undone})
+    for mine, theirs in zip(undone, original.run(None, feeds), strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), rtol=1e-5, atol=1e-6)
+    silenced = beside.run(None, feeds)
+    assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(silenced, undone, strict=True))

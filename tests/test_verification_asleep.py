@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 FRAME = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => ({outputs})
 <float[8,3,3,3] k, float[8,8,3,3] l, float[4,8,3,3] m, float[4,8,1,1] s1, float[8,4,1,1] s2,
- float[4] b1, float[8] b2, float[1,8,1,1] shift,
+ float[4] b1, float[8] b2, float[1,8,1,1] shift, float[8,8,1,1] n,
  float[4,6] second, float[6,2] third,
  float far = {{-{far}.0}}, float half = {{0.5}}, bool yes = {{1}}, int64[3] rows = {{1, 4, -1}}> {{
     a = Conv<pads = [1, 1, 1, 1]>(x, k)
@@ -181,6 +181,54 @@ def test_a_sleeping_network_with_dead_channels_is_compared(kind: str) -> None:
     assert found.equality == "passed"
     for weight in ("k", "l", "m"):
         assert with_fault(DEAD[kind](), 0.5, weight, 0.01).equality == "failed"
+
+
+def shut_branch(zero: str) -> onnx.ModelProto:
+    """Squeeze and excitation in a branch that is zero before training, so that its gate never moves."""
+    body = (
+        f"z = {zero}\np = GlobalAveragePool(z)\nh = Conv(p, s1, b1)\n"
+        "q = Relu(h)\ne = Conv(q, s2, b2)\ng = Sigmoid(e)\nw = Mul(z, g)\nv = Add(w, b)\n"
+        "y = Conv<pads = [1, 1, 1, 1]>(v, m)"
+    )
+    made = altered(model_of(body), "n", lambda array: array.fill(0))
+    made = altered(made, "shift", lambda array: array.fill(0))
+    return altered(made, "b1", lambda array: np.abs(array, out=array))
+
+
+def multiples() -> onnx.ModelProto:
+    """Of four channels three are multiples of one another, behind a gate that is shut."""
+
+    def repeated(array: Array) -> None:
+        array[1], array[3] = 2 * array[0], 0.5 * array[0]
+
+    body = (
+        "z = Conv(b, n)\np = GlobalAveragePool(b)\nh = Conv(p, s1, b1)\nq = Relu(h)\n"
+        "t = Conv(q, s2, b2)\ng = Mul(t, z)\nv = Add(g, b)\ny = Conv<pads = [1, 1, 1, 1]>(v, m)"
+    )
+    made = altered(model_of(body), "n", lambda array: array.fill(0))
+    return altered(altered(made, "s1", repeated), "b1", repeated)
+
+
+CONSTANT_INSIDE = {
+    "weights of zero before a gate": lambda: shut_branch("Conv(b, n)"),
+    "a product with zero before a gate": lambda: shut_branch("Mul(b, shift)"),
+    "multiples behind a zero": multiples,
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+@pytest.mark.parametrize("kind", CONSTANT_INSIDE)
+def test_what_dead_channels_left_in_weights_is_compared(kind: str, scale: float) -> None:
+    """Noise finds the faults behind constants, though what was dropped comes to life in it."""
+    graph, new, plan = at(CONSTANT_INSIDE[kind](), scale)
+    assert any(t.merge or t.offset is not None for t in plan.tensors.values())
+    found = verify(graph, new, plan)
+    assert found.ok, found.failures
+    assert found.equality == "passed"
+    again = verify(graph, new, Plan.loads(plan.dumps()))
+    assert (again.equality, again.failures) == ("passed", [])
+    for weight in ("k", "l", "m", "s1", "s2", "b2"):
+        assert with_fault(CONSTANT_INSIDE[kind](), scale, weight, 0.01).equality == "failed", weight
 
 
 def zero_at_first() -> onnx.ModelProto:

@@ -22,6 +22,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "widths_table",
         "widths_training",
+        "widths_steps",
         "widths_searches",
         "experiment_widths",
         "experiment_rank",
@@ -89,7 +90,7 @@ def images(tmp_path: Path) -> Path:
         "y_test": rng.integers(0, 10, 40),
     }
     np.savez(tmp_path / "all.npz", **data)
-    final, search = sample(tmp_path / "all.npz", tmp_path / "work", side=4, train=200)
+    final, search = sample(tmp_path / "all.npz", tmp_path / "work", side=4, train=200, searched=200)
     with np.load(final) as one, np.load(search) as other:
         assert (one["x_train"] == other["x_train"]).all()
         assert one["x_train"].shape == (200, 4, 4, 3)
@@ -103,7 +104,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_trainings_of_one_seed_are_equal_and_of_another_are_not(tmp_path: Path) -> None:
-    from widths_training import read_images, trained_accuracy
+    from widths_training import read_images, trained_accuracies
 
     found = read_images(images(tmp_path), "cpu")
 
@@ -112,7 +113,7 @@ def test_trainings_of_one_seed_are_equal_and_of_another_are_not(tmp_path: Path) 
         module = nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
         )
-        accuracy, _ = trained_accuracy(module, found, epochs=1, batch=32, seed=seed)
+        (accuracy,), _ = trained_accuracies([module], found, epochs=1, batch=32, seed=seed)
         assert 0 <= accuracy <= 1
         return torch.cat([p.detach().flatten() for p in module.parameters()])
 

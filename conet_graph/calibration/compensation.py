@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conet_graph.calibration.forms import Form
+from conet_graph.calibration.forms import Form, places_of
 from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.rows import Picks
 from conet_graph.calibration.stages import Array
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, is_turned
 from conet_graph.passes.channels.units import Ids
@@ -80,14 +81,12 @@ def compensated(
 
 def _covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
     """Covariances of classes of channels, over all places."""
-    limit = ROWS_A_CLASS * len(place) // len(maps) + 1
+    # Channels of a class lie at as many places: each is a row of its own.
+    limit = ROWS_A_CLASS * len(place) // len(maps) // place.shape[1] + 1
     parts = []
     for k, array in enumerate(maps):
-        table = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
-        table = np.moveaxis(table[:, place], 1, 2).reshape(-1, len(place))
-        if len(table) > limit:
-            table = table[np.random.default_rng(k).choice(len(table), limit, replace=False)]
-        parts.append(table)
+        table = places_of(array, axis, Picks([k], limit))[:, place]
+        parts.append(np.moveaxis(table, 1, 2).reshape(-1, len(place)))
     rows = np.concatenate(parts).astype(np.float64)
     rows -= rows.mean(0)
     made: Doubles = rows.T @ rows / max(len(rows), 1)

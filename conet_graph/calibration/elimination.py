@@ -9,11 +9,10 @@ order derivatives for network pruning, 1993; in blocks: Frantar and Alistarh, Op
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.statistics import Reading
@@ -21,6 +20,8 @@ from conet_graph.passes.channels.units import Ids
 
 # Of the features' mean square: what cannot be told apart below this counts as rebuilt.
 DAMPING = 1e-3
+# Classes among which the next ones to go are sought at once: a share of those that are left, and at most.
+SOUGHT, MOST_SOUGHT = 8, 128
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,45 @@ class Elimination:
     losses: Doubles
 
 
+@dataclass
 class _State:
-    """One block of a reading while features are taken out of it."""
+    """One block of a reading while features are taken out of it.
 
-    def __init__(self, reading: Reading, block: int, wanted: Ids, weight: float) -> None:
+    Attributes:
+        inverse: of the features' covariances [F, F].
+        weight: what the features are multiplied with [F, O].
+        share: what a unit of the output's energy counts.
+        features: of each class that is left.
+
+    """
+
+    inverse: Doubles
+    weight: Doubles
+    share: float
+    features: dict[int, Ids]
+
+    @staticmethod
+    def of(reading: Reading, block: int, wanted: Ids, weight: float) -> _State:
+        """Nothing is taken out yet; ``wanted`` are the classes that may go."""
         classes = reading.classes[block]
         moments = reading.moments[block].astype(np.float64)
         scale = np.trace(moments) / max(len(moments), 1)
         moments[np.diag_indices_from(moments)] += DAMPING * scale + 1e-20
-        self.inverse: NDArray[np.float64] = np.linalg.inv(moments)
-        self.weight = reading.weight[block].astype(np.float64)
-        self.share = weight / max(reading.spread, 1e-30)
         place = {int(c): np.flatnonzero(classes == c) for c in wanted}
-        self.features = {c: found for c, found in place.items() if len(found)}
+        return _State(
+            np.linalg.inv(moments),
+            reading.weight[block].astype(np.float64),
+            weight / max(reading.spread, 1e-30),
+            {c: found for c, found in place.items() if len(found)},
+        )
+
+    def part(self, classes: Sequence[int]) -> _State:
+        """These classes alone: what they cost as they go needs no others."""
+        here = {c: self.features[c] for c in classes if c in self.features}
+        index = np.concatenate([np.zeros(0, np.int64), *here.values()])
+        ends = np.cumsum([len(found) for found in here.values()])
+        places = {c: np.arange(end - len(here[c]), end) for c, end in zip(here, ends, strict=True)}
+        return _State(self.inverse[np.ix_(index, index)], self.weight[index], self.share, places)
 
     def costs(self, classes: list[int]) -> Doubles:
         """What each class would cost if it went next; 0 for one that is not read here."""
@@ -65,14 +92,14 @@ class _State:
             found[same] = energy
         return np.asarray(found * self.share)
 
-    def take_out(self, klass: int) -> None:
-        """Take a class out; the others' weights make up for it."""
-        index = self.features.pop(klass, None)
-        if index is None:
+    def take_out(self, classes: Sequence[int]) -> None:
+        """Take classes out; the others' weights make up for them."""
+        gone = [self.features.pop(klass) for klass in classes if klass in self.features]
+        if not gone:
             return
+        index = np.concatenate(gone)
         columns = self.inverse[:, index]
-        gain = np.linalg.solve(self.inverse[np.ix_(index, index)], np.eye(len(index)))
-        steps = columns @ gain
+        steps = np.linalg.solve(self.inverse[np.ix_(index, index)], columns.T).T
         self.weight -= steps @ self.weight[index]
         self.inverse -= steps @ columns.T
         # What is gone stays gone, to the last bit.
@@ -99,20 +126,45 @@ def eliminate(
         state
         for reading, weight in read_by
         for block in range(len(reading.classes))
-        if (state := _State(reading, block, classes, weight)).features
+        if (state := _State.of(reading, block, classes, weight)).features
     ]
     if not states:
         return None
     left = [int(c) for c in classes]
-    order: list[int] = []
-    losses = [0.0]
-    while left:
-        costs = np.sum([state.costs(left) for state in states], axis=0)
-        costs[[klass in dead for klass in left]] = 0.0
-        least = next((n for n, klass in enumerate(left) if klass in dead), int(np.argmin(costs)))
-        klass = left.pop(least)
+    order = [klass for klass in left if klass in dead]
+    losses = [0.0] * (len(order) + 1)
+    going = order[:]
+    while len(order) < len(classes):
         for state in states:
-            state.take_out(klass)
-        order.append(klass)
-        losses.append(losses[-1] + float(costs[least]))
+            state.take_out(going)
+        left = [klass for klass in left if klass not in going]
+        found = _next(states, left)
+        going = [klass for klass, _ in found]
+        order += going
+        losses += (losses[-1] + np.cumsum([cost for _, cost in found])).tolist()
     return Elimination(np.array(order, np.int64), np.array(losses))
+
+
+def _next(states: Sequence[_State], left: list[int]) -> list[tuple[int, float]]:
+    """The next classes to go, in their order, and what each costs.
+
+    A class costs more once others are gone. So the cheapest few are taken out by themselves, as long as one
+    of them costs less than the others did at first.
+    """
+    costs = np.sum([state.costs(left) for state in states], axis=0)
+    cheapest = np.argsort(costs, kind="stable")
+    sought = min(max(len(left) // SOUGHT, 1), MOST_SOUGHT)
+    some = [left[n] for n in cheapest[:sought]]
+    limit = costs[cheapest[sought]] if sought < len(left) else np.inf
+    parts = [state.part(some) for state in states]
+    found: list[tuple[int, float]] = []
+    while some:
+        costs = np.sum([part.costs(some) for part in parts], axis=0)
+        least = int(np.argmin(costs))
+        if found and costs[least] > limit:
+            break
+        klass = some.pop(least)
+        found.append((klass, float(costs[least])))
+        for part in parts:
+            part.take_out([klass])
+    return found

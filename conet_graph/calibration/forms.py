@@ -76,6 +76,15 @@ def _taken(table: Array, pick: Picker) -> Floats:
     return np.ascontiguousarray(table if wanted is None else table[wanted], np.float32)
 
 
+def places_of(maps: Array, axis: int, pick: Picker) -> Floats:
+    """The picked places [n, channels] of maps with their channels on an axis; nothing else is copied."""
+    last = np.moveaxis(maps, axis, -1)
+    wanted = pick(math.prod(last.shape[:-1]))
+    if wanted is not None:
+        last = last[np.unravel_index(wanted, last.shape[:-1])]
+    return np.ascontiguousarray(last.reshape(-1, last.shape[-1]), np.float32)
+
+
 # -- convolutions ------------------------------------------------------------------------------------
 
 
@@ -122,7 +131,8 @@ class _Window:
 def _patches(x: Array, window: _Window, groups: int, pads: list[tuple[int, int]], pick: Picker) -> Floats:
     """Patches [groups, n, channels a group * kernel] of maps [N, C, ...]; n counts images, then positions."""
     rank = len(window.kernel)
-    x = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
+    if any(max(pair) > 0 for pair in pads):
+        x = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
     for axis, (a, b) in enumerate(pads, 2):  # negative padding crops
         if a < 0 or b < 0:
             x = x[(slice(None),) * axis + (slice(max(-a, 0), x.shape[axis] - max(-b, 0)),)]
@@ -144,8 +154,8 @@ def _patches(x: Array, window: _Window, groups: int, pads: list[tuple[int, int]]
 
 def _map_rows(y: Array, groups: int, pick: Picker) -> Floats:
     """Maps [N, C, ...] as [groups, n, channels a group]; n counts images, then positions."""
-    table = np.moveaxis(y, 1, -1).reshape(-1, groups, y.shape[1] // groups)
-    return np.ascontiguousarray(np.moveaxis(_taken(table, pick), 1, 0))
+    table = places_of(y, 1, pick)
+    return np.ascontiguousarray(np.moveaxis(table.reshape(len(table), groups, -1), 1, 0))
 
 
 def _convolution(op: Operator, weight: Array) -> Form | None:

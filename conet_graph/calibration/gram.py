@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ Doubles = NDArray[np.float64]
 RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Those of a fit that only compares widths.
 FEW_RIDGES = (1e-4, 1e-2, 1.0)
+# One feed in so many is kept aside from a fit to choose its ridge on.
+CHECKED = 4
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 
@@ -151,6 +154,31 @@ class System:
         """The best bias [b, O] beside a matrix."""
         made: Doubles = self.mean_y - (self.mean_x[:, None] @ matrix)[:, 0]
         return made
+
+
+def chosen(
+    seen: Moments,
+    aside: Moments,
+    starts: list[Doubles],
+    bias: Doubles | None,
+    with_bias: bool,
+    ridges: Sequence[float],
+) -> tuple[Doubles, float | None, float, float]:
+    """What does best on rows the fit has not seen: a start, a ridge, and the errors before and after.
+
+    The first start are the weights there are; a ridge of None leaves them.
+    """
+    fit = seen.system(with_bias)
+    judge = aside.system(with_bias) if aside.count else fit
+    whole = float(judge.spread.sum()) or 1.0
+    before = float(judge.error(starts[0], bias).sum()) / whole
+    best: tuple[Doubles, float | None, float] = (starts[0], None, before)
+    for ridge in ridges if aside.count else (1e-2,):
+        for start, matrix in zip(starts, fit.solved_from(starts, ridge), strict=True):
+            error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
+            if math.isfinite(error) and error < best[2]:
+                best = (start, ridge, error)
+    return best[0], best[1], before, best[2]
 
 
 def shrunk(parts: Sequence[Moments], system: System) -> Doubles:

@@ -21,8 +21,9 @@ from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import FLOATS, Graph
 
-# Inputs of one run, where the network leaves that free.
-BATCH = 16
+# Inputs of one run, where the network leaves that free: of large ones fewer, so that a few inputs are still
+# several runs, some of which can be kept aside.
+BATCH, LEAST_BATCH, NUMBERS = 16, 4, 2**19
 # Runs that there should be at least, so that some can be kept aside.
 LEAST_FEEDS = 12
 LEAST_SAMPLES = 8
@@ -240,7 +241,9 @@ def _feeds(arrays: Mapping[str, Array], wanted: Mapping[str, _Wanted], count: in
     fixed = {wanted[name].shape[0] for name in arrays if wanted[name].shape} - {None}
     if len(fixed) > 1:
         raise BadUsage("The network's inputs have different fixed batch sizes: give a whole input a sample.")
-    batch = fixed.pop() if fixed else min(BATCH, max(count // LEAST_FEEDS, 1))
+    size = max(sum(array[0].size for array in arrays.values()), 1)
+    most = min(BATCH, max(NUMBERS // size, LEAST_BATCH))
+    batch = fixed.pop() if fixed else min(most, max(count // LEAST_FEEDS, 1))
     assert batch is not None
     starts = range(0, count - batch + 1, batch)
     if len(starts) < 2:

@@ -13,8 +13,15 @@ Floats = NDArray[np.float32]
 
 # Features of one block beyond which a layer is not fitted: its second moments are the square of that.
 MOST_FEATURES = 6144
+# The same for a fit that only compares widths: solving for so many takes longer than all else.
+MOST_FEATURES_QUICK = 1536
 # Rows that are looked at.
 ROWS = 1024
+
+
+def most_features(quick: bool) -> int:
+    """Features of one block beyond which a layer is not fitted."""
+    return MOST_FEATURES_QUICK if quick else MOST_FEATURES
 
 
 def best_start(

@@ -31,12 +31,13 @@ from conet_graph.rewriting.targets import WidthRequest, choose_copies
 Copies = NDArray[np.int64]
 Progress = Callable[[str, float], None]
 
-# Samples that are looked at, and those on which widths are compared.
-LOOKED_AT, TRIED_ON = 512, (16, 96)
-# Samples that judge them: at least, and at most.
-LEAST_JUDGED, MOST_JUDGED = 64, 256
-# Multiply-accumulates of the original on the samples of one comparison, and of all that measure curves.
-WORK_OF_ONE, WORK_OF_ALL = 4e10, 4e11
+# Samples that are looked at, and those on which widths are compared: of a large network fewer.
+LOOKED_AT, TRIED_ON = (96, 512), (16, 96)
+# Samples that judge them: for each that is fitted on, at least, and at most.
+JUDGED_FOR_ONE, LEAST_JUDGED, MOST_JUDGED = 4, 64, 256
+# Multiply-accumulates of the original on the samples that are looked at, on those of one comparison, and of
+# all that measure curves.
+WORK_OF_LOOK, WORK_OF_ONE, WORK_OF_ALL = 4e11, 4e10, 4e11
 # Sets of groups that are narrowed to measure what a step costs, and how often that is done.
 MOST_SETS, ROUNDS = 12, 2
 LEAST_TO_MEASURE = 2
@@ -87,12 +88,13 @@ class Chooser:
         """
         self.graph, self.progress = graph, progress
         self.data = data = within_memory(graph, data)
-        progress("looking at the network", 0.0)
-        self.found: list[Reading] = readings(graph, some(data.fit, LOOKED_AT))
         self.costs = costs_at(graph, data.sizes)
         counts = np.array([len(g.classes) for g in graph.result(CHANNELS).groups], np.float64)
         # A network whose multiply-accumulates cannot be counted is taken for a small one.
         one = max((self.costs or CostModel(graph)).macs(counts), 1.0)
+        progress("looking at the network", 0.0)
+        looked_at = some(data.fit, int(np.clip(WORK_OF_LOOK / one, *LOOKED_AT)))
+        self.found: list[Reading] = readings(graph, looked_at)
         samples = int(np.clip(WORK_OF_ONE / one, *TRIED_ON))
         # How many trials a network is worth: of a large one, fewer steps are measured, and less is tried.
         worth = int(WORK_OF_ALL / (one * samples))
@@ -125,13 +127,17 @@ class Chooser:
         return self.known[ranking]
 
     def _offer_widths(self, request: WidthRequest, ranking: str, offers: _Offers) -> None:
-        """Other widths for a ranking: by bent curves, by weights alone, by what was measured before."""
+        """Other widths for a ranking: by bent curves, by weights alone, by what was measured before.
+
+        Of a large network trials are few, and kept for measuring.
+        """
         known = self._knowledge(ranking)
-        for power in EXPONENTS:
+        for power in EXPONENTS if self.nearby else ():
             bent = replace(known, losses={k: curve**power for k, curve in known.losses.items()})
             offers.add(f"{ranking}, losses^{power:g}", request, bent)
-        by_weights = replace(request, importance="l2")
-        offers.add(f"{ranking}, weights", by_weights, replace(known, losses={}))
+        if self.nearby:
+            by_weights = replace(request, importance="l2")
+            offers.add(f"{ranking}, weights", by_weights, replace(known, losses={}))
         if ranking in self.sharp:
             offers.add(f"{ranking}, measured", request, self.sharp[ranking])
         offers.best(partial(self.progress, "comparing widths"))
@@ -238,7 +244,8 @@ def _split(data: Calibration, samples: int) -> tuple[Feeds, Feeds]:
     chosen = {id(feed) for feed in fitted}
     others = [feed for feed in data.fit if id(feed) not in chosen]
     count = sum(len(next(iter(feed.values()))) for feed in others)
-    return fitted, some(others, MOST_JUDGED) if count >= LEAST_JUDGED else [*others, *data.aside]
+    wanted = min(max(JUDGED_FOR_ONE * samples, LEAST_JUDGED), MOST_JUDGED)
+    return fitted, some(others, wanted) if count >= LEAST_JUDGED else [*others, *data.aside]
 
 
 def _ranking(name: str) -> str:

@@ -73,7 +73,7 @@ class Judge:
         session = self._opened(original)
         self.feeds = feeds(session) if callable(feeds) else feeds
         self.wanted = self._answers(session)
-        self.spreads = [_spread(arrays) for arrays in zip(*self.wanted, strict=True)]
+        self.spreads = spreads(self.wanted)
         if not all(np.isfinite(spread) for spread in self.spreads):
             raise Refused(
                 "The network's outputs on the calibration inputs are not finite: nothing can be fitted."
@@ -90,13 +90,7 @@ class Judge:
 
     def difference(self, have: list[list[Array]]) -> float:
         """The same for outputs that are there already: a list of arrays for each feed."""
-        errors = []
-        for k, spread in enumerate(self.spreads):
-            if spread > 0:
-                gaps = [_square(a[k] - b[k]) for a, b in zip(self.wanted, have, strict=True)]
-                errors.append(sum(gaps) / spread)
-        found = float(np.mean(errors))
-        return found if np.isfinite(found) else float("inf")
+        return relative_error(self.wanted, have, self.spreads)
 
     def _opened(self, model: onnx.ModelProto) -> Any:
         model = in_float32(whole(model, self.folder))
@@ -106,15 +100,42 @@ class Judge:
     def _answers(self, session: Any) -> list[list[Array]]:
         names = {i.name for i in session.get_inputs()}
         return [
-            self._centred(answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names}))
+            centred(
+                answers(session, self.values, {n: plain(v) for n, v in feed.items() if n in names}), self.axes
+            )
             for feed in self.feeds
         ]
 
-    def _centred(self, outputs: list[Array]) -> list[Array]:
-        return [
-            a if axis is None else a - a.mean(axis, keepdims=True)
-            for a, axis in zip(outputs, self.axes, strict=True)
-        ]
+
+def centred(values: Sequence[Array], axes: Sequence[int | None]) -> list[Array]:
+    """Values of one run, without what may be added to them along an axis without a difference."""
+    return [
+        a if axis is None else a - a.mean(axis, keepdims=True) for a, axis in zip(values, axes, strict=True)
+    ]
+
+
+def spreads(runs: Sequence[Sequence[Array]]) -> list[float]:
+    """Of each value, the sum of squares about its mean over all runs."""
+    return [_spread(arrays) for arrays in zip(*runs, strict=True)]
+
+
+def relative_error(
+    wanted: Sequence[Sequence[Array]], have: Sequence[Sequence[Array]], spread: Sequence[float]
+) -> float:
+    """Square differences over what the wanted values spread, the mean over those that do; or infinite.
+
+    Args:
+        wanted: the values of each run.
+        have: those that should equal them.
+        spread: of each value, as ``spreads`` gives it; one at least is not 0.
+
+    """
+    errors = []
+    for k, about_mean in enumerate(spread):
+        if about_mean > 0:
+            errors.append(sum(_square(a[k] - b[k]) for a, b in zip(wanted, have, strict=True)) / about_mean)
+    found = float(np.mean(errors))
+    return found if np.isfinite(found) else float("inf")
 
 
 def asked(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

@@ -36,9 +36,12 @@ class Pair:
         wanted = [
             value for layer in layers for value in (layer.op.input(layer.data_slot), layer.op.outputs[0])
         ]
+        self.partners = _partners(layers, self.meetings)
+        self.paired = {*self.partners, *(first.op.index for first in self.partners.values())}
         sums = {m.total for m in self.meetings.values() if m is not None}
+        held = [first.op.input(first.data_slot) for first in self.partners.values()]
         self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
-        self.new = Stages(model, starts, feeds, graph.folder, wanted)
+        self.new = Stages(model, starts, feeds, graph.folder, [*wanted, *held])
         self.known_places: dict[tuple[str, int], Ids | None] = {}
 
     def untouched(self, layer: Layer) -> bool:
@@ -79,9 +82,14 @@ class Pair:
         met = self.met(layer)
         if met is None:
             return plain
-        total = self.kept(met.total, self.old.values[met.total][k])
-        rest: Array = total - self.new.values[met.other][k]
+        rest: Array = self.total(layer, k) - self.new.values[met.other][k]
         return rest if met.norm is None else through_norm(rest, met.norm, self.new, plain)
+
+    def total(self, layer: Layer, k: int) -> Array:
+        """The original's sum that a layer ends in, at the channels that stayed."""
+        met: Meeting | None = self.meetings[layer.op.index]
+        assert met is not None
+        return self.kept(met.total, self.old.values[met.total][k])
 
     def _recurrent_target(self, layer: Layer, k: int) -> Array:
         op = layer.op
@@ -109,3 +117,17 @@ class Pair:
                 if len(index) != len(old) or not np.array_equal(index, np.arange(len(index))):
                     self.known_places[key] = index
         return self.known_places[key]
+
+
+def _partners(layers: list[Layer], meetings: dict[int, Meeting | None]) -> dict[int, Layer]:
+    """The earlier layer that the output of a later one, by its operator's number, is added to, alone."""
+    found: dict[int, Layer] = {}
+    first_of: dict[str, Layer] = {}
+    for layer in layers:
+        met = meetings[layer.op.index]
+        if met is None:
+            continue
+        first = first_of.setdefault(met.total, layer)
+        if first is not layer:
+            found[layer.op.index] = first
+    return found

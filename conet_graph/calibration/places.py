@@ -8,10 +8,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, bias_factor
+from conet_graph.ir.operators import CONVOLUTIONS, PLAIN_PRODUCTS, RECURRENT, WEIGHTED, bias_factor
 from conet_graph.passes.classify_edges import Layer
+
+# Of the largest gain of a BatchNorm: channels that it silences more than this are not fitted through it.
+LEAST_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,24 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         rank = len(graph.shape(op.outputs[0]) or ())
         if name in names and _along(names[name], op, rank, outputs):
             return BiasPlace("added", name, reader.index, k)
-    if slot is not None and op.op_type in (*CONVOLUTIONS, "Gemm") and not op.domain:
+    if slot is not None and op.op_type in (*CONVOLUTIONS, *PLAIN_PRODUCTS) and not op.domain:
         return BiasPlace("new", "", op.index, slot, bias_factor(op))
     return None
+
+
+def own_bias(stages: Stages, layer: Layer, start: Doubles) -> Doubles | None:
+    """The bias [blocks, outputs] that a layer has and keeps; None where it is not known."""
+    op, shape = layer.op, (start.shape[0], start.shape[2])
+    slot, node = WEIGHTED[op.op_type].bias, stages.nodes[op.index]
+    name = node.input[slot] if slot is not None and len(node.input) > slot else ""
+    if not name or op.op_type in RECURRENT:
+        return np.zeros(shape)
+    stored = stages.weight(name).astype(np.float64) if name in stages.weights else np.zeros(0)
+    if stored.size != shape[0] * shape[1]:
+        return None
+    factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
+    made: Doubles = stored.reshape(shape) * factor
+    return made
 
 
 def _along(dims: tuple[int, ...], op: Operator, rank: int, outputs: int) -> bool:
@@ -97,7 +116,7 @@ def meeting(graph: Graph, layer: Layer) -> Meeting | None:
     """The sum that a layer's output alone goes into; None where there is none."""
     value, norm = layer.op.outputs[0], None
     reader = only_reader(graph, value)
-    if reader is not None and _is_plain_norm(reader):
+    if reader is not None and _is_plain_norm(reader) and set(reader.inputs[1:]) <= graph.constants.keys():
         value, norm = reader.outputs[0], reader
         reader = only_reader(graph, value)
     if reader is None or reader.op_type not in ("Add", "Sum") or reader.domain or len(reader.inputs) != 2:
@@ -114,7 +133,7 @@ def through_norm(target: Array, norm: Operator, stages: Stages, plain: Array) ->
     scale, shift, mean, var = (stages.weight(node.input[k]).astype(np.float32) for k in range(1, 5))
     gain = scale / np.sqrt(var + np.float32(norm.attr("epsilon", 1e-5)))
     shape = (1, -1, *[1] * (target.ndim - 2))
-    usable = np.abs(gain) > 1e-3 * np.abs(gain).max(initial=1e-20)
+    usable = np.abs(gain) > LEAST_GAIN * np.abs(gain).max(initial=1e-20)
     safe = np.where(usable, gain, 1)
     back = (target - shift.reshape(shape)) / safe.reshape(shape) + mean.reshape(shape)
     made: NDArray[np.float32] = np.where(usable.reshape(shape), back, plain).astype(np.float32)

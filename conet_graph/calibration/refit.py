@@ -7,31 +7,29 @@ lost, later ones make up for. A branch that ends in a sum is fitted to what the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
 
+from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
-from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments
-from conet_graph.calibration.large import MOST_FEATURES, ROWS, best_start
+from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Moments, chosen
+from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
-from conet_graph.calibration.places import BiasPlace, bias_place
+from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
-from conet_graph.ir.operators import RECURRENT, WEIGHTED
+from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
-# One feed in so many is kept aside from a fit to choose its ridge on.
-CHECKED = 4
 Tick = Callable[[float], None]
 
 
@@ -75,6 +73,7 @@ class _Refitter:
             name = self.new.nodes[layer.op.index].input[layer.weight_slot]
             self.readers.setdefault(name, []).append(layer)
         self.left: dict[str, list[str]] = {}
+        self.branches = Branches(graph, self.pair, self.made, self.readers, quick)
 
     def run(self, tick: Tick) -> Refit:
         last = {m.total: i for i, m in self.pair.meetings.items() if m is not None}
@@ -85,6 +84,7 @@ class _Refitter:
             for name in self.new.needs(number):
                 self.new.ready(name)
             self._fit(layer)
+            self.branches.fit(layer)
             self.seen.add(op.index)
             self.new.run(number)
             for name in (op.outputs[0], op.input(layer.data_slot)):
@@ -125,12 +125,12 @@ class _Refitter:
             return
         start = form.matrix(weight).astype(np.float64) * form.gain
         place = self._bias_place(sharing, start.shape[0] * start.shape[2])
-        own = [self._own_bias(reader, start) if place is None else None for reader in sharing]
+        own = [own_bias(self.new, reader, start) if place is None else None for reader in sharing]
         if place is None and any(bias is None for bias in own):
             self.left.setdefault("has a bias that the graph computes", []).append(op.name)
             return
         self.fitted.add(name)
-        if start.shape[1] > MOST_FEATURES:
+        if start.shape[1] > most_features(self.quick):
             self._compensate(layer, form, start, place, name)
             return
         bounds = None if place is None or self.quick or len(sharing) > 1 else self.pair.bounds(layer)
@@ -139,7 +139,8 @@ class _Refitter:
         if not seen.count:
             return
         starts = [start, *self._compensated(layer, form, start)]
-        start, ridge, before, after = _chosen(
+        self.branches.remember(layer, starts)
+        start, ridge, before, after = chosen(
             seen,
             aside,
             starts,
@@ -281,7 +282,7 @@ class _Refitter:
             pick = Picks([layer.op.index, k])
             if not limit:
                 features = form.rows(x, y.shape, first_row).shape[2]
-                limit = most_rows(features, form.blocks) // (self.count * shared) + 1
+                limit = most_rows(features, form.blocks, self.quick) // (self.count * shared) + 1
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             targets = targets if own is None else targets - own[:, None].astype(np.float32)
@@ -293,20 +294,6 @@ class _Refitter:
                 seen.settle()
                 aside.about_x, aside.about_y = seen.about_x, seen.about_y
             (aside if checked else seen).add(rows, targets)
-
-    def _own_bias(self, layer: Layer, start: Doubles) -> Doubles | None:
-        """The bias [blocks, outputs] that a layer has and keeps; None where it is not known."""
-        op, shape = layer.op, (start.shape[0], start.shape[2])
-        slot, node = WEIGHTED[op.op_type].bias, self.new.nodes[op.index]
-        name = node.input[slot] if slot is not None and len(node.input) > slot else ""
-        if not name or op.op_type in RECURRENT:
-            return np.zeros(shape)
-        stored = self.new.weight(name).astype(np.float64) if name in self.new.weights else np.zeros(0)
-        if stored.size != shape[0] * shape[1]:
-            return None
-        factor = float(op.attr("beta", 1.0)) if op.op_type == "Gemm" else 1.0
-        made: Doubles = stored.reshape(shape) * factor
-        return made
 
     # -- biases ------------------------------------------------------------------------------------
 
@@ -325,7 +312,7 @@ class _Refitter:
         stages, node = self.new, self.new.nodes[place.node]
         if place.kind == "new":
             name, array = self._fresh(f"{weight}_bias"), (bias / place.factor).astype(np.float32)
-            if self.graph.operators[place.node].op_type == "Gemm":
+            if self.graph.operators[place.node].op_type in PLAIN_PRODUCTS:
                 array = array[None]
         else:
             name, old = place.name, stages.weight(place.name)
@@ -356,28 +343,3 @@ class _Refitter:
             name += "_"
         self.taken.add(name)
         return name
-
-
-def _chosen(
-    seen: Moments,
-    aside: Moments,
-    starts: list[Doubles],
-    bias: Doubles | None,
-    with_bias: bool,
-    ridges: Sequence[float],
-) -> tuple[Doubles, float | None, float, float]:
-    """What does best on rows the fit has not seen: a start, a ridge, and the errors before and after.
-
-    The first start are the weights there are; a ridge of None leaves them.
-    """
-    fit = seen.system(with_bias)
-    judge = aside.system(with_bias) if aside.count else fit
-    whole = float(judge.spread.sum()) or 1.0
-    before = float(judge.error(starts[0], bias).sum()) / whole
-    best: tuple[Doubles, float | None, float] = (starts[0], None, before)
-    for ridge in ridges if aside.count else (1e-2,):
-        for start, matrix in zip(starts, fit.solved_from(starts, ridge), strict=True):
-            error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
-            if math.isfinite(error) and error < best[2]:
-                best = (start, ridge, error)
-    return best[0], best[1], before, best[2]

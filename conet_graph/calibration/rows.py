@@ -8,15 +8,17 @@ from conet_graph.passes.channels.units import Ids
 
 # Rows that a fit takes: so many, and so many more for each feature; its error grows by features / rows.
 ROWS, ROWS_A_FEATURE = 4096, 80
+# The share of them that does to compare widths.
+QUICK = 0.4
 # Multiply-adds that the second moments of one layer may take, and the rows for each feature that they take
 # nonetheless.
-MOST_WORK, LEAST_A_FEATURE = 2e11, 6
+MOST_WORK, LEAST_A_FEATURE = 1e11, 6
 
 
-def most_rows(features: int, blocks: int) -> int:
+def most_rows(features: int, blocks: int, quick: bool = False) -> int:
     """How many rows a fit takes at most: more tell little new once they are many times the features."""
     affordable = max(int(MOST_WORK / (features**2 * max(blocks, 1))), LEAST_A_FEATURE * features)
-    return min(ROWS + ROWS_A_FEATURE * features, affordable)
+    return min(int((ROWS + ROWS_A_FEATURE * features) * (QUICK if quick else 1)), affordable)
 
 
 def first_row(count: int) -> Ids:

@@ -112,6 +112,18 @@ class Stages:
         for name in self.reads[number]:
             self.let_go(name)
 
+    def can_run_again(self, number: int) -> bool:
+        """Whether a stage has run, and all that it reads and what it made is still there."""
+        reads = {name for name in self.reads[number] if name in self.maker or self._is_input(name)}
+        return self.done[number] and reads <= self.values.keys()
+
+    def run_again(self, number: int) -> None:
+        """Run a stage whose weights have changed; nothing but values that are kept is made anew."""
+        self._execute(number, [name for name in sorted(self.makes[number]) if name in self.values])
+
+    def _is_input(self, name: str) -> bool:
+        return any(name == i.name for i in self.model.graph.input) and name not in self.weights
+
     def let_go(self, name: str) -> None:
         """Forget a value once its last reader has had it."""
         self.left[name] -= 1

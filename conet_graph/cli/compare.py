@@ -15,7 +15,7 @@ from conet_graph.cli.stopping import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from conet_graph.search.compare import Comparison, Summary
-    from conet_graph.search.run_store import Compared
+    from conet_graph.search.run_store import ComparedRow
 
 NAMES = {
     "conet": "found by the search",
@@ -81,7 +81,7 @@ def compare(
 def _trained(made: Comparison, epochs: int, seeds: int) -> bool:
     """Train everything; whether it was interrupted."""
 
-    def tell(done: Compared) -> None:
+    def tell(done: ComparedRow) -> None:
         accuracy = "diverged" if done.test_accuracy is None else f"accuracy {done.test_accuracy:.1%}"
         say(f"{NAMES[done.kind.partition(' (')[0]]}, seed {done.seed}: {accuracy}")
 

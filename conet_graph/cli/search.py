@@ -37,7 +37,7 @@ def search(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="conet, slopes, conetv2, worth or pairs (docs/SEARCH.md)  [default: conet]"),
+        typer.Option(help="conet, slopes, conetv2, worth, pairs, surface, loose (docs/SEARCH.md)  [conet]"),
     ] = None,
     delta: Annotated[
         float | None, typer.Option(help="Sizes whose rank grows slower in an epoch shrink  [default: 0.01]")

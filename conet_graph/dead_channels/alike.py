@@ -58,22 +58,25 @@ def _several(bucket: Ids) -> list[Ids]:
 
 
 def _by_direction(rows: NDArray[Any], names: Ids) -> tuple[Ids, Numbers]:
-    """Names of the rows by their directions, and their lengths.
+    """Names of the rows by their directions, and their lengths where others have the same.
 
     The length of a row that points the other way than the rest of its kind is negative.
     """
     rows = rows.reshape(len(rows), -1)
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(np.float64)
-    usable = np.isfinite(length) & (length > 0)
-    number, signed = names.copy(), np.where(usable, length, 1.0)
+    number, signed = names.copy(), np.ones(len(rows))
     with np.errstate(all="ignore"):
-        order, shadows, crowd, beginnings = _crowds(rows, np.flatnonzero(usable), length)
+        order, crowd, marks, length = _crowds(rows)
     if not len(order):
         return number, signed
-    signed[order[shadows < 0]] *= -1
-    marks = np.column_stack([np.abs(shadows), beginnings])
+    signed[order] = np.where(marks[:, 0] < 0, -length, length)
+    marks = np.abs(marks)
     number[order] = names[order[_first_alike(rows[order], signed[order], crowd, marks)]]
     return _led_by_the_first(number, names), signed
+
+
+def _lengths(rows: NDArray[Any]) -> Numbers:
+    lengths: Numbers = np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(np.float64)
+    return lengths
 
 
 def _first_alike(rows: NDArray[Any], signed: Numbers, crowd: Ids, marks: Numbers) -> Ids:
@@ -105,26 +108,34 @@ def _first_alike(rows: NDArray[Any], signed: Numbers, crowd: Ids, marks: Numbers
     return first
 
 
-def _crowds(rows: NDArray[Any], usable: Ids, length: Numbers) -> tuple[Ids, Numbers, Ids, Numbers]:
-    """Rows that may be multiples of others, crowd by crowd: rows, shadows, crowds, shadows of beginnings.
+def _crowds(rows: NDArray[Any]) -> tuple[Ids, Ids, Numbers, Numbers]:
+    """Rows that may be multiples of others, crowd by crowd: rows, crowds, marks [rows, any], lengths.
 
-    A shadow is the projection of a row, as if its length were 1, onto a direction that has nothing to do
-    with the rows. Most rows are told apart by how they begin: then nothing more of them is read.
+    A mark is the projection of a row, or of its beginning, as if its length were 1, onto a direction that
+    has nothing to do with the rows. Most rows are told apart by how they begin: then no more of them is read.
     """
-    width = min(rows.shape[1], BEGINNING)
-    beginnings = rows[:, :width] @ _directions(width, 2).astype(rows.dtype)
-    crowd = np.zeros(len(usable), np.int64)
-    for column in beginnings.T:
-        usable, crowd = _told_apart(usable, np.abs(column[usable] / length[usable]), crowd)
+    start = rows[:, :BEGINNING]
+    own = _lengths(start)
+    begun = (start @ _directions(start.shape[1], 2).astype(rows.dtype)) / own[:, None]
+    # What begins with zeros, or with what is no number, is told apart by the rest.
+    begun[~(np.isfinite(own) & (own > 0))] = 0.0
+    begun = np.abs(begun)
+    usable, crowd = np.arange(len(rows)), np.zeros(len(rows), np.int64)
+    for column in begun.T:
+        usable, crowd = _told_apart(usable, column[usable], crowd)
         if not len(usable):
-            return usable, np.empty(0), crowd, np.empty(0)
+            return usable, crowd, np.empty((0, 1)), np.empty(0)
     # All rows at once are not copied: they may be a large layer's weights.
-    some = rows if len(usable) * 2 > len(rows) else rows[usable]
-    whole = (some @ _directions(rows.shape[1], 1).astype(rows.dtype))[:, 0].astype(np.float64)
-    shadow = np.zeros(len(rows))
-    shadow[usable] = (whole[usable] if some is rows else whole) / length[usable]
+    whole = rows if len(usable) * 2 > len(rows) else rows[usable]
+    length, shadow = np.zeros(len(rows)), np.zeros(len(rows))
+    at = slice(None) if whole is rows else usable
+    length[at] = _lengths(whole)
+    shadow[at] = (whole @ _directions(rows.shape[1], 1).astype(rows.dtype))[:, 0].astype(np.float64)
+    fine = np.isfinite(length[usable]) & (length[usable] > 0)
+    usable, crowd = usable[fine], crowd[fine]
+    shadow[usable] /= length[usable]
     usable, crowd = _told_apart(usable, np.abs(shadow[usable]), crowd)
-    return usable, shadow[usable], crowd, np.abs(beginnings[usable]) / length[usable, None]
+    return usable, crowd, np.column_stack([shadow[usable], begun[usable]]), length[usable]
 
 
 def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.facts import Along, Facts
+from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.dead_channels.sums import layer_of, signed_sums
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor
@@ -30,15 +31,15 @@ class Absorber:
 class Contraction:
     """One operator that sums over channels.
 
-    ``hears``: [groups, outputs a group, inputs a group], whether a weight is not zero; None where the
-    weights are not known. ``outputs``: the classes of the outputs, where they are channels. ``weight``: the
-    constant, and its axis, whose slices can be added to others; None where there is none.
+    ``hears``: which inputs are heard, where a weight is not zero; None where the weights are not known.
+    ``outputs``: the classes of the outputs, where they are channels. ``weight``: the constant, and its axis,
+    whose slices can be added to others; None where there is none.
     """
 
     op: Operator
     classes: Ids
     data: Along
-    hears: NDArray[np.bool_] | None
+    hears: Hearing | None
     outputs: Ids | None
     absorber: Absorber | None
     weight: tuple[str, int] | None
@@ -47,11 +48,8 @@ class Contraction:
         """For each position, whether a weight of an output that stays is not zero."""
         if self.hears is None:
             return np.ones(len(self.classes), np.bool_)
-        hears = self.hears
-        if self.outputs is not None and gone[self.outputs].any():
-            hears = hears & ~gone[self.outputs].reshape(*hears.shape[:2], 1)
-        found: NDArray[np.bool_] = hears.any(axis=1).reshape(-1)
-        return found
+        hears = self.hears if self.outputs is None else self.hears.without(gone[self.outputs])
+        return hears.heard()
 
 
 def contractions(facts: Facts) -> list[Contraction]:
@@ -63,13 +61,12 @@ def contractions(facts: Facts) -> list[Contraction]:
             continue
         classes = facts.units.classes[ids]
         hears, partial = facts.hears.get(op.index, (None, True)) if slot == 0 else (None, True)
-        if hears is None or hears.shape[0] * hears.shape[2] != len(ids):
+        if hears is None or len(hears.by_any) != len(ids):
             heard = _hears(facts, weight, len(ids))
             found.append(Contraction(op, classes, data, heard, None, None, None))
             continue
         count = hears.shape[0] * hears.shape[1]
-        deaf = _deaf(facts, op, count)
-        hears = hears & ~deaf.reshape(*hears.shape[:2], 1) if deaf.any() else hears
+        hears = hears.without(_deaf(facts, op, count))
         absorber = None if partial else _absorber(facts.graph, op, count)
         mergeable = weight if weight is not None and _own_matrix(facts.graph, weight[0], hears) else None
         outputs = _outputs(facts, op, count)
@@ -94,20 +91,21 @@ def _only_reader(graph: Graph, value: str) -> tuple[Operator, int] | None:
     return readers[0]
 
 
-def _own_matrix(graph: Graph, name: str, hears: NDArray[np.bool_]) -> bool:
+def _own_matrix(graph: Graph, name: str, hears: Hearing) -> bool:
     """Whether a weight is floats of the file that nothing else reads, and its inputs are one axis of it."""
     constant = graph.constants.get(name)
     alone = len(graph.consumers.get(name, [])) == 1
     return constant is not None and constant.is_float and alone and hears.shape[0] == 1
 
 
-def _hears(facts: Facts, weight: tuple[str, int] | None, count: int) -> NDArray[np.bool_] | None:
+def _hears(facts: Facts, weight: tuple[str, int] | None, count: int) -> Hearing | None:
     """What a sum that is none of a layer's hears, as of one output."""
     array = None if weight is None else value_of(facts.graph, weight[0])
     if weight is None or array is None or not facts.is_float(weight[0]) or array.shape[weight[1]] != count:
         return None
     others = tuple(k for k in range(array.ndim) if k != weight[1] % array.ndim)
-    return np.asarray((array != 0).any(axis=others)).reshape(1, 1, -1)
+    found = np.asarray((array != 0).any(axis=others)).reshape(1, 1, -1, 1)
+    return Hearing.of(found, lambda: found)
 
 
 def _outputs(facts: Facts, op: Operator, count: int) -> Ids | None:
@@ -133,7 +131,7 @@ def _absorber(graph: Graph, op: Operator, count: int) -> Absorber | None:
     reader, slot = found
     if reader.op_type == "BatchNormalization" and slot == 0 and not reader.attr("training_mode", 0):
         return _own_vector(graph, reader.input(3), count, -1.0)
-    if op.op_type == "MatMul" and reader.op_type == "Add":
+    if WEIGHTED[op.op_type].bias is None and reader.op_type == "Add":
         return _own_vector(graph, reader.input(1 - slot), count, 1.0)
     return None
 

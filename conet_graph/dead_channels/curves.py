@@ -35,14 +35,17 @@ def curve(facts: Facts, op: Operator) -> None:
     if not _is_plain(facts, op):
         return
     fact = facts.of(name)
-    along = {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
-        found = facts.along(name, axis)
-        if found is not None:
-            low, high = bounds(facts, op, found.low, found.high)
-            along[axis] = _alike(op, found, low, high)
-    low, high = bounds(facts, op, np.array([fact.low]), np.array([fact.high]))
-    facts.say(op, float(low[0]), float(high[0]), along)
+    axes = ((axis, facts.along(name, axis)) for axis in range(facts.rank(op.outputs[0]) or 0))
+    told = {axis: found for axis, found in axes if found is not None}
+    # The value as a whole comes last: all bounds are found at once.
+    lows = np.concatenate([*(found.low for found in told.values()), [fact.low]])
+    highs = np.concatenate([*(found.high for found in told.values()), [fact.high]])
+    low, high = bounds(facts, op, lows, highs)
+    along, start = {}, 0
+    for axis, found in told.items():
+        part = slice(start, start + len(found))
+        along[axis], start = _alike(op, found, low[part], high[part]), part.stop
+    facts.say(op, float(low[-1]), float(high[-1]), along)
 
 
 def _is_plain(facts: Facts, op: Operator) -> bool:
@@ -66,7 +69,8 @@ def _alike(op: Operator, found: Along, low: Numbers, high: Numbers) -> Along:
 
 def bounds(facts: Facts, op: Operator, low: Numbers, high: Numbers) -> tuple[Numbers, Numbers]:
     """Bounds of a curve's values, from bounds of what it is given."""
-    at_low, at_high = _values(facts, op, low), _values(facts, op, high)
+    both = _values(facts, op, np.concatenate([low, high]))
+    at_low, at_high = both[: len(low)], both[len(low) :]
     fixed = (low == high) & np.isfinite(low)
     if op.op_type in LINEAR - {"Neg"} or (op.op_type in RISING and _rises(op)):
         least, most = at_low, at_high

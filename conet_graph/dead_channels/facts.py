@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.dead_channels.alike import Ids, Numbers, alike
+from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.passes.tie_channels import CHANNELS
 
@@ -64,9 +65,10 @@ class Facts:
         self.graph, self.masked = graph, masked
         self.units = graph.result(CHANNELS).units
         self.known: dict[str, Fact] = {}
-        # By the index of a layer: [groups, outputs, inputs], which inputs each output hears; and whether
+        # By the index of a layer: which inputs its outputs hear; and whether
         # some of its outputs get only some of the products.
-        self.hears: dict[int, tuple[NDArray[np.bool_], bool]] = {}
+        self.hears: dict[int, tuple[Hearing, bool]] = {}
+        self._vectors: dict[str, Numbers | None] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:
         """The units on an axis of a value; None where it carries no channels."""
@@ -118,12 +120,12 @@ class Facts:
 
     def vector(self, value: str, count: int) -> Numbers | None:
         """A constant vector of ``count`` numbers (or one for all of them); None where it is none."""
-        if value not in self.graph.constants:
+        if value not in self._vectors:
+            array = self._numbers(value) if value in self.graph.constants else None
+            self._vectors[value] = None if array is None else array.reshape(-1)
+        numbers = self._vectors[value]
+        if numbers is None or len(numbers) not in (1, count):
             return None
-        array = self._numbers(value)
-        if array is None or array.size not in (1, count):
-            return None
-        numbers = array.reshape(-1)
         return numbers if len(numbers) == count else np.full(count, numbers[0])
 
     def scalar(self, value: str) -> float | None:

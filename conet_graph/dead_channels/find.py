@@ -88,6 +88,17 @@ def dead_among(graph: Graph, dropped: Mask) -> Dead:
     return dead_channels(graph, masked=True)
 
 
+def is_constant(graph: Graph, value: str) -> bool:
+    """Whether a value is known to be the same for all inputs, also where channels are masked."""
+    facts = dead_channels(graph, masked=True).facts
+    if facts is None or value in graph.constants:
+        return False
+    fact = facts.of(value)
+    if fact.low == fact.high:
+        return bool(np.isfinite(fact.low))
+    return any(bool(along.constant.all()) for along in fact.along.values())
+
+
 def _found(graph: Graph, masked: bool) -> Dead:
     channels = graph.result(CHANNELS)
     candidates = _candidates(channels)

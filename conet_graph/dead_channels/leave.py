@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.contractions import Contraction, constant_sum
 from conet_graph.dead_channels.facts import Facts
-from conet_graph.dead_channels.find import dead_among
+from conet_graph.dead_channels.find import Dead, dead_among
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.widths.rewidth import Layout, TensorPlan
 
@@ -29,20 +32,42 @@ def keep_the_function(graph: Graph, layout: Layout) -> None:
     if (copies > 1).any() or not dropped.any():
         return
     dead = dead_among(graph, dropped)
+    leave_behind(graph, layout, dead)
+    layout.lossless = dead.lossless(dropped)
+
+
+def leave_behind(graph: Graph, layout: Layout, dead: Dead) -> None:
+    """Add offsets and merges for the dropped channels that are dead to a layout's tensors."""
+    dropped = layout.labels.copies == 0
     idle = dropped & dead.idle
     merged = dead.replaced(dropped)
     for place in dead.places:
         if dead.facts is not None:
             _absorb(dead.facts, layout, place, idle)
         _merge(graph, layout, place, merged)
-    layout.lossless = dead.lossless(dropped)
+
+
+def absorbed(place: Contraction, idle: Mask) -> Mask:
+    """The positions of a sum whose constants go into a bias, where the classes ``idle`` are dropped."""
+    if place.absorber is None:
+        return np.zeros(len(place.classes), np.bool_)
+    taken: Mask = idle[place.classes] & place.data.constant & (place.data.low != 0)
+    return taken
+
+
+def merging(place: Contraction, merged: Mapping[int, int]) -> Iterator[tuple[Ids, Ids, Numbers]]:
+    """Positions that go, those that speak for them, and how many times as large they were."""
+    for gone, into in merged.items() if place.weight is not None else ():
+        origins, targets = np.flatnonzero(place.classes == gone), np.flatnonzero(place.classes == into)
+        if len(origins):
+            yield origins, targets, place.data.factor[origins] / place.data.factor[targets]
 
 
 def _absorb(facts: Facts, layout: Layout, place: Contraction, idle: Mask) -> None:
     """Add what constant channels contributed to a layer's outputs to its bias."""
     if place.absorber is None:
         return
-    taken = idle[place.classes] & place.data.constant & (place.data.low != 0)
+    taken = absorbed(place, idle)
     if not taken.any():
         return
     offset = place.absorber.factor * constant_sum(facts, place, taken)
@@ -55,11 +80,8 @@ def _absorb(facts: Facts, layout: Layout, place: Contraction, idle: Mask) -> Non
 
 def _merge(graph: Graph, layout: Layout, place: Contraction, merged: dict[int, int]) -> None:
     """Add the weights of a channel that is a multiple of another one to that one's weights."""
-    for gone, into in merged.items():
-        origins, targets = np.flatnonzero(place.classes == gone), np.flatnonzero(place.classes == into)
-        if not len(origins) or place.weight is None:
-            continue
-        ratios = place.data.factor[origins] / place.data.factor[targets]
+    for origins, targets, ratios in merging(place, merged):
+        assert place.weight is not None
         plan = _plan_of(graph, layout, place.weight[0])
         entries = plan.merge.setdefault(place.weight[1] % len(graph.constants[place.weight[0]].dims), [])
         entries += zip(targets.tolist(), origins.tolist(), ratios.tolist(), strict=True)

@@ -11,7 +11,7 @@ from conet_graph.dead_channels.alike import Numbers, bucket_of
 from conet_graph.dead_channels.facts import Along, Facts, combined
 from conet_graph.ir.graph import Operator
 
-Pair = tuple[Numbers, Numbers]
+Bounds = tuple[Numbers, Numbers]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def operands(facts: Facts, op: Operator, names: list[str], axis: int, count: int
     return found
 
 
-def products(parts: list[Pair]) -> Pair:
+def products(parts: list[Bounds]) -> Bounds:
     """Bounds of a product of numbers within bounds; zero times anything is zero."""
     low, high = parts[0]
     for least, most in parts[1:]:
@@ -55,23 +55,24 @@ def products(parts: list[Pair]) -> Pair:
     return low, high
 
 
-def scaled(low: Numbers, high: Numbers, factor: Numbers) -> Pair:
+def scaled(low: Numbers, high: Numbers, factor: Numbers) -> Bounds:
     """Bounds of numbers within bounds, each times a factor; endless ones times zero are zero."""
     with np.errstate(invalid="ignore"):
-        ends = np.stack([low, high]) * factor
-    ends[np.isnan(ends)] = 0.0
-    return ends.min(axis=0), ends.max(axis=0)
+        one, other = low * factor, high * factor
+    one[np.isnan(one)] = 0.0
+    other[np.isnan(other)] = 0.0
+    return np.minimum(one, other), np.maximum(one, other)
 
 
-def _sum(parts: list[Pair]) -> Pair:
+def _sum(parts: list[Bounds]) -> Bounds:
     return np.sum([p[0] for p in parts], axis=0), np.sum([p[1] for p in parts], axis=0)
 
 
-def _difference(parts: list[Pair]) -> Pair:
+def _difference(parts: list[Bounds]) -> Bounds:
     return parts[0][0] - parts[1][1], parts[0][1] - parts[1][0]
 
 
-def _quotient(parts: list[Pair]) -> Pair:
+def _quotient(parts: list[Bounds]) -> Bounds:
     (low, high), (least, most) = parts
     with np.errstate(all="ignore"):
         reciprocal = 1.0 / most, 1.0 / least
@@ -80,7 +81,7 @@ def _quotient(parts: list[Pair]) -> Pair:
     return np.where(unknown, -np.inf, found[0]), np.where(unknown, np.inf, found[1])
 
 
-def _slopes(parts: list[Pair]) -> Pair:
+def _slopes(parts: list[Bounds]) -> Bounds:
     """PRelu: what is negative is multiplied with a slope."""
     (low, high), slope = parts
     positive = np.maximum(low, 0), np.maximum(high, 0)
@@ -91,7 +92,7 @@ def _slopes(parts: list[Pair]) -> Pair:
     return least, most
 
 
-BOUNDS: dict[str, Callable[[list[Pair]], Pair]] = {
+BOUNDS: dict[str, Callable[[list[Bounds]], Bounds]] = {
     "Add": _sum,
     "Sum": _sum,
     "Sub": _difference,

@@ -16,7 +16,7 @@ from conet_graph.passes.shapes.constant_values import value_of
 
 Weights = NDArray[Any]
 # Weights that are looked at together: few enough to stay in the cache.
-BLOCK = 2**18
+BLOCK = 2**16
 # So many inputs of each output are enough to see that most have no bounds.
 GLANCE = 8
 
@@ -109,15 +109,7 @@ def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
 
 
-@dataclass(frozen=True)
-class Output:
-    """What is known of a layer's output channels; and [groups, outputs, inputs], which inputs each hears."""
-
-    along: Along
-    hears: NDArray[np.bool_]
-
-
-def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Output:
+def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Along:
     """What is known of a layer's output channels.
 
     Args:
@@ -143,17 +135,7 @@ def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, m
         up, down = signed_sums(layer.weight[:, part])
         least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Output(Along(*bounds, *_likeness(layer, data, masked)), _heard(layer.weight))
-
-
-def _heard(weight: Weights) -> NDArray[np.bool_]:
-    """Which inputs each output hears: [groups, outputs, inputs]."""
-    heard = np.asarray(weight[..., 0] != 0, np.bool_)
-    # Of most kernels one number is enough to tell.
-    if not heard.all():
-        unclear = np.nonzero(~heard)
-        heard[unclear] = (weight[unclear] != 0).any(axis=1)
-    return heard
+    return Along(*bounds, *_likeness(layer, data, masked))
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
@@ -194,8 +176,9 @@ def _bounds(up: Weights, down: Weights, low: Numbers, high: Numbers) -> tuple[Nu
     ups, downs = up.astype(np.float64), down.astype(np.float64)
     some_low, some_high = _finite(low)[:, 0, :, None], _finite(high)[:, 0, :, None]
     with np.errstate(invalid="ignore"):
-        least = (ups @ some_low + downs @ some_high)[..., 0]
-        most = (ups @ some_high + downs @ some_low)[..., 0]
+        least, most = (downs @ some_high)[..., 0], (ups @ some_high)[..., 0]
+        if some_low.any():  # behind a ReLU it is not
+            least, most = least + (ups @ some_low)[..., 0], most + (downs @ some_low)[..., 0]
     endless_up = endless_down = ~(np.isfinite(least) & np.isfinite(most))  # of weights that are no numbers
     no_low, no_high = np.isneginf(low), np.isposinf(high)
     if no_low.any() or no_high.any():
@@ -220,9 +203,14 @@ def _likeness(layer: LinearLayer, data: Along | None, masked: bool) -> tuple[NDA
     elif data is not None and groups == 1 and not masked and not all_differ(data.kind):
         weight = _folded(weight, data)
     rows = weight.reshape(groups * outputs, -1)
-    if layer.bias.any():
-        rows = np.concatenate([rows, layer.bias[:, None].astype(rows.dtype)], axis=1)
-    return alike(rows, bucket)
+    kind, factor = alike(rows, bucket)
+    if layer.bias.any() and not all_differ(kind):
+        # The bias has to be a multiple, too. Only rows that have a twin are copied for it.
+        mine = np.flatnonzero(np.bincount(kind)[kind] > 1)
+        longer = np.concatenate([rows[mine], layer.bias[mine, None].astype(rows.dtype)], axis=1)
+        number, factor[mine] = alike(longer, kind[mine])
+        kind[mine] = mine[number]
+    return kind, factor
 
 
 def _folded(weight: Weights, data: Along) -> Weights:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conet_graph.dead_channels.alike import bucket_of
+from conet_graph.dead_channels.alike import all_differ, bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
+from conet_graph.dead_channels.hearing import Hearing, Weights, deaf
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
-from conet_graph.dead_channels.sums import layer_of, out_axis_of, output_of
+from conet_graph.dead_channels.sums import LinearLayer, layer_of, out_axis_of, output_of
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import PLAIN_PRODUCTS
 
 
 def walk(graph: Graph, masked: bool) -> Facts:
@@ -24,16 +26,50 @@ def walk(graph: Graph, masked: bool) -> Facts:
 
     """
     facts = Facts(graph, masked)
+    summed_later = _summed_later(facts)
     for op in graph.operators:
         rule = RULES.get(op.op_type) if op.domain == "" else None
         if rule is None or op.subgraphs() or not any(op.outputs) or not op.input(0):
             continue
         try:
-            rule(facts, op)
+            if rule is _layer and op.outputs[0] not in summed_later:
+                _last_layer(facts, op)
+            else:
+                rule(facts, op)
         except (IndexError, ValueError, TypeError, ArithmeticError):
             # A file may claim anything of an operator that is not looked at closer: nothing is known then.
             facts.known.update({name: Fact() for name in op.outputs if name})
     return facts
+
+
+def _summed_later(facts: Facts) -> set[str]:
+    """The values that an operator further on sums over, or that such a value is made of."""
+    sums = {op.index for op, *_ in facts.units.contractions}
+    found: set[str] = set()
+    for op in reversed(facts.graph.operators):
+        if op.index in sums or op.subgraphs() or not found.isdisjoint(op.outputs):
+            found.update(op.inputs)
+    return found
+
+
+def _last_layer(facts: Facts, op: Operator) -> None:
+    """A layer behind which nothing is summed: what it hears counts, and whether it hears anything at all."""
+    layer = layer_of(facts, op)
+    if layer is None:
+        return
+    _hear(facts, op, layer)
+    silent = deaf(layer.weight)
+    low, high = np.where(silent, layer.bias, -np.inf), np.where(silent, layer.bias, np.inf)
+    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
+
+
+def _hear(facts: Facts, op: Operator, layer: LinearLayer) -> None:
+    def again() -> Weights:
+        found = layer_of(facts, op)
+        assert found is not None, "it was read before"
+        return found.weight
+
+    facts.hears[op.index] = Hearing.of(layer.weight, again), layer.partial
 
 
 def _layer(facts: Facts, op: Operator) -> None:
@@ -43,8 +79,8 @@ def _layer(facts: Facts, op: Operator) -> None:
     fact = facts.of(op.input(0))
     low, high = (min(fact.low, 0.0), max(fact.high, 0.0)) if facts.masked else (fact.low, fact.high)
     found = output_of(layer, facts.summed_over(op, 0, layer.axis), low, high, facts.masked)
-    facts.hears[op.index] = found.hears, layer.partial
-    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found.along})
+    _hear(facts, op, layer)
+    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
 
 
 def _batch_norm(facts: Facts, op: Operator) -> None:
@@ -60,13 +96,15 @@ def _batch_norm(facts: Facts, op: Operator) -> None:
     with np.errstate(all="ignore"):
         slope = scale / np.sqrt(variance + float(op.attr("epsilon", 1e-5)))
         offset = shift - mean * slope
-    # A scale of zero leaves the shift, whatever the statistics are.
-    slope, offset = np.where(scale == 0, 0.0, slope), np.where(scale == 0, shift, offset)
+    off = scale == 0
+    if off.any():  # that leaves the shift, whatever the statistics are
+        slope, offset = np.where(off, 0.0, slope), np.where(off, shift, offset)
     found = facts.along(op.input(0), 1)
     fact = facts.of(op.input(0))
     found = found if found is not None else between(np.full(count, fact.low), np.full(count, fact.high))
     low, high = scaled(found.low, found.high, slope)
-    rows = np.stack([slope * found.factor, offset], axis=1)
+    alone = all_differ(found.kind)
+    rows = np.ones((count, 1)) if alone else np.stack([slope * found.factor, offset], axis=1)
     along = combined(low + offset, high + offset, rows, found.kind, np.ones(count))
     facts.say(op, -np.inf, np.inf, {1: along})
 
@@ -122,7 +160,7 @@ def _steps(facts: Facts, op: Operator) -> tuple[float, float]:
 
 Rule = Callable[[Facts, Operator], None]
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _layer),
+    **dict.fromkeys(("Conv", "ConvTranspose", *PLAIN_PRODUCTS), _layer),
     **dict.fromkeys(UNARY, curve),
     **dict.fromkeys(BOUNDS, several),
     **dict.fromkeys(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.ir.graph import Graph
+from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, in_axis, out_axis
 from conet_graph.passes.widths.relabel import COPIES, old_positions
@@ -48,10 +49,11 @@ class KeptGroup:
 class Plan:
     """Everything needed to repeat a rewrite: on the ONNX file, or on a checkpoint.
 
-    ``graph`` is the solved network that the plan was just made for; one that was read has none.
+    ``source`` is the model that it was just made for, ``graph`` that model solved; a plan that was read has
+    the model's SHA-256 alone.
     """
 
-    sha256: str
+    source: str | LoadedModel = field(repr=False, compare=False)
     init: str
     exact: bool
     inexact_because: list[str]
@@ -62,6 +64,16 @@ class Plan:
     free_kept: bool = False
     refit: Refit | None = None
     graph: Graph | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the model that it was made for, read once it is asked for.
+
+        Raises:
+            InvalidModel: the file has changed since.
+
+        """
+        return self.source if isinstance(self.source, str) else self.source.sha256
 
     def to_json(self, tensors: str | None = None) -> dict[str, Any]:
         """The plan as plain data; ``tensors`` is the name of the file that holds refitted ones."""
@@ -121,7 +133,7 @@ class Plan:
             raise BadUsage(f"The plan has the format {shown(str(found))}, not '{FORMAT}'.")
         try:
             return Plan(
-                sha256=str(data["source"]["sha256"]),
+                source=str(data["source"]["sha256"]),
                 init=str(data["init"]),
                 exact=bool(data["exact"]),
                 inexact_because=[str(r) for r in data["inexact_because"]],
@@ -192,7 +204,7 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequ
         old_width, new = _group_positions(channels, layout, number)
         groups.append(GroupPlan(group.id, old_width, len(new), new, _dead(channels, layout, number)))
     return Plan(
-        graph.loaded.sha256,
+        graph.loaded,
         init,
         not layout.inexact,
         layout.inexact,

@@ -68,6 +68,7 @@ def plan(
 
     """
     graph = solved(model, free_kept)
+    _ = graph.loaded.sha256  # now: whoever has the plan may write over the file
     if calibrate is None:
         wanted = WidthRequest(seed=seed, **request)
         return plan_for(graph, wanted, init, noise, lambda asked: choose_copies(graph, asked))[0]

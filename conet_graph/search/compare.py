@@ -15,7 +15,7 @@ from conet_graph.latency.sessions import LEAST_ROUNDS, Times, conditions_of, ope
 from conet_graph.passes.fold_batchnorm import fold_batchnorm
 from conet_graph.search.network import Limits, Network
 from conet_graph.search.run_folder import RunFolder
-from conet_graph.search.run_store import Compared, RunStore
+from conet_graph.search.run_store import ComparedRow, RunStore
 from conet_graph.search.runner import Tools, epochs_of
 from conet_graph.search.settings import RunSettings
 from conet_graph.trials.errors import TrialFailed
@@ -105,7 +105,7 @@ class Comparison:
         self.found = {name: state.width for name, state in store.states(done[-1]).items()}
         self.match, self.cost = match, network.cost(self.found)
 
-    def run(self, epochs: int, seeds: int, tell: Callable[[Compared], None] = lambda _: None) -> None:
+    def run(self, epochs: int, seeds: int, tell: Callable[[ComparedRow], None] = lambda _: None) -> None:
         """Train every kind with every seed, from fresh weights; ``tell`` hears of each that is done."""
         have = {(row.kind, row.seed) for row in self._alike(epochs)}
         for seed in range(seeds):
@@ -123,7 +123,7 @@ class Comparison:
         found = [_summary(k, mine, by_kind["conet"]) for k, mine in by_kind.items() if mine]
         return [replace(one, latency_ms=self._latency(by_kind[one.kind])) for one in found]
 
-    def _latency(self, rows: list[Compared]) -> float | None:
+    def _latency(self, rows: list[ComparedRow]) -> float | None:
         """Mean over the networks of these rows, each width once."""
         every = {tuple(row.widths.items()): row.widths for row in rows}
         try:
@@ -142,7 +142,7 @@ class Comparison:
         """A kind as it is recorded: what was matched otherwise is another one."""
         return kind if self.match == "params" or kind not in MATCHED else f"{kind} ({self.match})"
 
-    def _alike(self, epochs: int) -> list[Compared]:
+    def _alike(self, epochs: int) -> list[ComparedRow]:
         """What is recorded of networks that were trained as these are to be."""
         wanted = (epochs, self.settings.training.schedule)
         return [row for row in self.store.comparison() if (row.epochs, row.schedule) == wanted]
@@ -177,7 +177,7 @@ class Comparison:
             raise BadUsage("No other network is as small as the one that was found.")
         return widths
 
-    def _trained(self, kind: str, seed: int, epochs: int) -> Compared:
+    def _trained(self, kind: str, seed: int, epochs: int) -> ComparedRow:
         widths = self.widths(kind, seed)
         parameters, macs = self.network.cost(widths)
         key = seed_of(self.settings.seed, COMPARISON, seed)
@@ -192,12 +192,12 @@ class Comparison:
         except TrialFailed:
             accuracy = None
         schedule = self.settings.training.schedule
-        return Compared(
+        return ComparedRow(
             self._recorded(kind), seed, widths, parameters, macs, epochs, schedule, accuracy, spent
         )
 
 
-def _ahead(found: list[Compared], rows: list[Compared]) -> tuple[float, float] | None:
+def _ahead(found: list[ComparedRow], rows: list[ComparedRow]) -> tuple[float, float] | None:
     """Mean difference of test accuracy, pair by pair of one seed, and half of its 95 % t interval."""
     others = {row.seed: row.test_accuracy for row in rows}
     pairs = [(row.test_accuracy, others.get(row.seed)) for row in found]
@@ -210,7 +210,7 @@ def _ahead(found: list[Compared], rows: list[Compared]) -> tuple[float, float] |
     return statistics.mean(differences), float(half)
 
 
-def _summary(kind: str, rows: list[Compared], found: list[Compared]) -> Summary:
+def _summary(kind: str, rows: list[ComparedRow], found: list[ComparedRow]) -> Summary:
     widths = [width for row in rows for width in row.widths.values()]
     return Summary(
         kind,

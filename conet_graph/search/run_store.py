@@ -94,7 +94,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedRow:
     """One network of a comparison, trained from fresh weights with one seed."""
 
     kind: str
@@ -303,7 +303,7 @@ class RunStore:
 
     # -- the comparison ----------------------------------------------------------------------------
 
-    def record_compared(self, found: Compared) -> None:
+    def record_compared(self, found: ComparedRow) -> None:
         """Note one network of the comparison."""
         row = (found.parameters, found.macs, found.epochs, found.schedule, found.test_accuracy, found.seconds)
         with self._transaction() as database:
@@ -312,10 +312,10 @@ class RunStore:
                 (found.kind, found.seed, json.dumps(dict(found.widths)), *row),
             )
 
-    def comparison(self) -> list[Compared]:
+    def comparison(self) -> list[ComparedRow]:
         """The networks of the comparison that are trained, in the order of training."""
         rows = self._rows("SELECT * FROM comparison ORDER BY rowid")
-        return [Compared(kind, seed, json.loads(widths), *rest) for kind, seed, widths, *rest in rows]
+        return [ComparedRow(kind, seed, json.loads(widths), *rest) for kind, seed, widths, *rest in rows]
 
     # -- the database ------------------------------------------------------------------------------
 

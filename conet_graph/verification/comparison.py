@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace, stand_ins
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph
+from conet_graph.passes.channels.units import Ids
 from conet_graph.rewriting.plans import Plan, copies_of, heard_copies
 from conet_graph.verification.gates import gate_layers
 from conet_graph.verification.inputs import DRAWS, SIZES, Shapes, batch_is_free
-from conet_graph.verification.intermediate import opened_inside, silenced, watched
-from conet_graph.verification.judge import Judge, between_images, moved
+from conet_graph.verification.intermediate import opened_inside, silenced, small_results, watched
+from conet_graph.verification.outputs_error import judged_inside, outputs_error
 from conet_graph.verification.own_form import compare_own_form
-from conet_graph.verification.pair import OURS, ComparedRun, Pair, file_session, opened, runs
+from conet_graph.verification.pair import OURS, ComparedRun, OpenPair, file_session, opened, runs
+from conet_graph.verification.proof import Proof, between_images, moved
 from conet_graph.verification.random_operators import random_operators
 from conet_graph.verification.reference import reference
 from conet_graph.verification.report import Report
@@ -24,7 +27,14 @@ LARGEST_VALUE = 2**28
 
 
 def compare(
-    graph: Graph, path: Path, plan: Plan, report: Report, temporary: Path, shapes: Shapes | None = None
+    graph: Graph,
+    path: Path,
+    plan: Plan,
+    report: Report,
+    temporary: Path,
+    shapes: Shapes | None = None,
+    *,
+    with_error: bool = False,
 ) -> None:
     """Run both networks and note whether they are equal.
 
@@ -35,6 +45,7 @@ def compare(
         report: takes what was found.
         temporary: a folder for files.
         shapes: of inputs whose sizes are free, to run with.
+        with_error: say, too, how far the outputs are from those of the original with all its channels.
 
     """
     copies = copies_of(graph, plan)
@@ -43,7 +54,10 @@ def compare(
     apart = [f"{op} tells copies of a channel apart" for op in made.unequal_because]
     why_not = fresh or random_operators(graph) or apart
     gates = [] if why_not else gate_layers(graph)
-    pair = opened(graph, made, path, report, temporary, watched(graph, copies, gates))
+    judged = judged_inside(graph, made.model) if with_error else []
+    pair = opened(
+        graph, made, path, report, temporary, watched(graph, copies, small_results(graph, gates), judged)
+    )
     if pair is None:
         return
     pair.shapes = shapes or {}
@@ -53,19 +67,21 @@ def compare(
             {"skipped": f"a value of the network has {_largest(graph)} elements: too many to run"}
         )
         return
-    judge = Judge(graph, report, {layer.op.index for layer in gates}, compares=not why_not)
-    first = _first_runs(pair, judge, temporary)
+    proof = Proof(graph, report, {layer.op.index for layer in gates}, compares=not why_not)
+    first = _first_runs(pair, proof, temporary)
     if first is None:
         return
+    if with_error:
+        report.outputs_error = outputs_error(graph, pair, made.undone, first)
     if not made.is_the_file:
         compare_own_form(graph, first, report, temporary)
     if why_not:
         report.equality = "not checked: " + ", ".join(why_not)
         return
-    _more_runs(pair, judge, first)
-    if judge.report.ok and judge.missing():
-        _look_inside(graph, plan, pair, judge)
-    judge.conclude()
+    _more_runs(pair, proof, first)
+    if proof.report.ok and proof.missing():
+        _look_inside(graph, plan, pair, proof)
+    proof.conclude()
 
 
 def _largest(graph: Graph) -> int:
@@ -77,49 +93,60 @@ def _largest(graph: Graph) -> int:
     return max((math.prod(s) for s in sizes), default=0)
 
 
-def _first_runs(pair: Pair, judge: Judge, temporary: Path) -> ComparedRun | None:
+def _first_runs(pair: OpenPair, proof: Proof, temporary: Path) -> ComparedRun | None:
     """Run for one image, and for two where the file takes them; the last run, None where none went well."""
     last: ComparedRun | None = None
     for batch in (1, 2) if batch_is_free(pair.reference) else (1,):
         run = pair.run_reference(batch)
         if isinstance(run, str):
-            session = file_session(judge.graph, temporary)
+            session = file_session(proof.graph, temporary)
             if session is not None and runs(session, batch):
-                judge.report.fail(f"the original with channels silenced does not run ({OURS}): {run}")
-            judge.report.runs.append({"skipped": f"ONNX Runtime does not run the original: {run}"})
+                proof.report.fail(f"the original with channels silenced does not run ({OURS}): {run}")
+            proof.report.runs.append({"skipped": f"ONNX Runtime does not run the original: {run}"})
             continue
-        judge.look(pair, run)
-        if not judge.report.ok:
+        proof.look(pair, run)
+        if not proof.report.ok:
             return None
-        judge.report.runs.append({"inputs": {k: list(v.shape) for k, v in run.feeds.items()}})
-        judge.accept(run, between_images(run, batch))
+        proof.report.runs.append({"inputs": {k: list(v.shape) for k, v in run.feeds.items()}})
+        proof.accept(run, between_images(run, batch))
         last = run
     return last
 
 
-def _look_inside(graph: Graph, plan: Plan, pair: Pair, judge: Judge) -> None:
+def _look_inside(graph: Graph, plan: Plan, pair: OpenPair, proof: Proof) -> None:
     """Compare what unproven layers give, as many at a time as there is room for.
 
     With noise in it, what was found dead may come to life in the original. It is silenced there first, which
-    changes nothing, but where it left something behind in other weights: then there is no noise.
+    changes nothing. Where it left something behind in other weights, values are compared without noise, so
+    that these are seen as they are; then what was left behind stands for the channel, whatever it holds.
     """
-    copies, silent = copies_of(graph, plan), True
+    copies, instead = copies_of(graph, plan), dict[SumPlace, StandIn]()
+    if any(t.merge or t.offset is not None for t in plan.tensors.values()):
+        _look_at_layers(graph, copies, pair, proof, noisy=False)
+        found = stand_ins(graph, copies, plan.tensors)
+        if found is None:
+            return
+        instead = found
     if any(group.dead for group in plan.groups):
-        silent = not any(t.merge or t.offset is not None for t in plan.tensors.values())
-        if silent:
-            pair = silenced(graph, copies, pair)
+        pair = silenced(graph, copies, pair, instead)
+    _look_at_layers(graph, copies, pair, proof, noisy=True)
+
+
+def _look_at_layers(graph: Graph, copies: Ids, pair: OpenPair, proof: Proof, *, noisy: bool) -> None:
     tried: set[int] = set()
-    while judge.report.ok and (left := [x for x in judge.missing() if x.op.index not in tried]):
-        inside = opened_inside(graph, copies, pair, left, noisy=silent)
+    while proof.report.ok and (left := [x for x in proof.missing() if x.op.index not in tried]):
+        inside = opened_inside(graph, copies, pair, left, noisy=noisy)
         seen = {x.op.index for x in left if inside.left.keys() & set(x.op.outputs)}
-        judge.alone |= seen
-        _more_runs(inside, judge, None, seen)
+        proof.alone |= seen
+        _more_runs(inside, proof, None, seen)
         if seen <= tried:
             return
         tried |= seen
 
 
-def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[int] | None = None) -> None:
+def _more_runs(
+    pair: OpenPair, proof: Proof, first: ComparedRun | None, wanted: set[int] | None = None
+) -> None:
     """Run on other kinds of inputs while the values that were compared leave layers unproven.
 
     An output that moved between two runs of the reference is alive in both. ``wanted`` holds the numbers of
@@ -127,19 +154,19 @@ def _more_runs(pair: Pair, judge: Judge, first: ComparedRun | None, wanted: set[
     """
 
     def missing() -> bool:
-        return any(wanted is None or layer.op.index in wanted for layer in judge.missing())
+        return any(wanted is None or layer.op.index in wanted for layer in proof.missing())
 
     for draw in range(len(DRAWS)):
-        if not judge.report.ok or not missing():
+        if not proof.report.ok or not missing():
             return
         run = pair.run_reference(1 if first is None else first.batch, range(draw, draw + 1))
         if isinstance(run, str):
             continue
         if first is None:
             first = run
-            judge.look(pair, first)
+            proof.look(pair, first)
             continue
-        judge.accept(first, moved(first, run))
+        proof.accept(first, moved(first, run))
         if missing():
-            judge.look(pair, run)
-            judge.accept(run, moved(run, first))
+            proof.look(pair, run)
+            proof.accept(run, moved(run, first))

@@ -7,8 +7,8 @@ So the layers in question get noise added to what they read, the same in both ne
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conet_graph.dead_channels.find import dead_channels
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace
 from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.load import load_model
@@ -28,7 +29,7 @@ from conet_graph.passes.widths.relabel import Labels, old_positions
 from conet_graph.passes.widths.rewidth import lay_out
 from conet_graph.passes.widths.sharing import QUANTISERS
 from conet_graph.verification.inputs import SIZES
-from conet_graph.verification.pair import Left, Pair, give_out
+from conet_graph.verification.pair import Lazily, Left, OpenPair, give_out, session_of
 from conet_graph.verification.reference import PREFIX, reference
 from conet_graph.verification.runtime import open_session
 
@@ -52,26 +53,35 @@ class Noise:
     new: list[int]
 
 
-def watched(graph: Graph, copies: Ids, layers: list[Layer]) -> Left:
-    """The results of layers that are small enough to be compared each time, and what is left of them."""
+def small_results(graph: Graph, layers: list[Layer]) -> list[str]:
+    """The results of layers that are small enough to be compared each time."""
     names = [layer.op.outputs[0] for layer in layers]
-    small = [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
-    if not small:
+    return [n for n in names if n in graph.dtypes and (_elements(graph, n) or SMALL + 1) <= SMALL]
+
+
+def watched(graph: Graph, copies: Ids, *names: list[str]) -> Left:
+    """What is left, at new widths, of values inside that are compared each time."""
+    every = dict.fromkeys(name for some in names for name in some)
+    if not every:
         return {}
     labels = lay_out(graph, copies, keeps_function=False).labels
-    return {name: _left(graph, labels, name) for name in small}
+    return {name: _left(graph, labels, name) for name in every}
 
 
-def silenced(graph: Graph, copies: Ids, pair: Pair) -> Pair:
-    """The same pair with all dropped channels silent in the reference, those too that change nothing."""
-    model = reference(graph, copies).model
-    give_out(graph, model, pair.left)
-    place = pair.reference_path.with_name("silenced.onnx")
-    save_scratch(model, place, graph.folder)
-    return replace(pair, reference=open_session(place, fused=False), reference_path=place)
+def silenced(graph: Graph, copies: Ids, pair: OpenPair, instead: Mapping[SumPlace, StandIn]) -> OpenPair:
+    """The same pair with all dropped channels silent in the reference, those too that change nothing.
+
+    ``instead``: what stands for those that left something behind in other weights.
+    """
+    made = reference(graph, copies, instead)
+    give_out(graph, made.model, pair.left)
+    file = Lazily(made, pair.reference_file.place.with_name("silenced.onnx"), graph.folder)
+    return replace(pair, reference=session_of(file), reference_file=file)
 
 
-def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *, noisy: bool = True) -> Pair:
+def opened_inside(
+    graph: Graph, copies: Ids, pair: OpenPair, layers: list[Layer], *, noisy: bool = True
+) -> OpenPair:
     """The same two networks with layers' values as further outputs, deepest first.
 
     ``noisy``: with noise before the layers. Without, values in which channels stay that change nothing in
@@ -104,10 +114,14 @@ def opened_inside(graph: Graph, copies: Ids, pair: Pair, layers: list[Layer], *,
             noises.append(noise)
             kept = _left(graph, labels, op.input(slot))
             left[noise.name] = {axis: index for axis, index in kept.items() if noise.old[axis] > 1}
-    reference = _opened_up(graph, pair.reference_path, names, [(n, n.old) for n in noises])
-    rewritten = _opened_up(graph, pair.rewritten_path, names, [(n, n.new) for n in noises])
-    return Pair(
-        open_session(reference, fused=False),
+    made, place = pair.reference_file.made, pair.reference_file.place
+    model = _opened_up(graph, made.model, names, [(n, n.old) for n in noises])
+    reference = Lazily(replace(made, model=model), place.with_name(f"inside_{place.name}"), graph.folder)
+    rewritten = pair.rewritten_file.with_name(f"inside_{pair.rewritten_file.name}")
+    model = load_model(pair.rewritten_file).proto
+    save_scratch(_opened_up(graph, model, names, [(n, n.new) for n in noises]), rewritten, rewritten.parent)
+    return OpenPair(
+        session_of(reference),
         open_session(rewritten, fused=False),
         reference,
         rewritten,
@@ -177,10 +191,12 @@ def _noise(graph: Graph, labels: Labels, op: Operator, slot: int, number: int) -
     return Noise(f"conet_graph_noise_{number}", op, slot, dtype, old, new)
 
 
-def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[Noise, list[int]]]) -> Path:
-    """Write a model again, with more outputs, and noise as more inputs."""
+def _opened_up(
+    graph: Graph, original: onnx.ModelProto, names: list[str], noises: list[tuple[Noise, list[int]]]
+) -> onnx.ModelProto:
+    """A copy of a model with more outputs, and noise as more inputs."""
     model = onnx.ModelProto()
-    model.CopyFrom(load_model(path).proto)
+    model.CopyFrom(original)
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     producers = {value: node for node in model.graph.node for value in node.output if value}
     before: dict[str, onnx.NodeProto] = {}
@@ -199,6 +215,4 @@ def _opened_up(graph: Graph, path: Path, names: list[str], noises: list[tuple[No
         added = before.get(node.output[0])
         model.graph.node.extend([node] if added is None else [added, node])
     give_out(graph, model, names)
-    made = path.with_name(f"inside_{path.name}")
-    save_scratch(model, made, path.parent)
-    return made
+    return model

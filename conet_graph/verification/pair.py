@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from onnx import helper
 from conet_graph.ir.errors import ConetGraphError
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import Graph
-from conet_graph.ir.load import load_model
+from conet_graph.ir.load import load_model, tensor_array
 from conet_graph.ir.save import save_scratch
 from conet_graph.verification.inputs import DRAWS, SIZES, Arrays, Shapes, drawn
 from conet_graph.verification.reference import Reference, the_file
@@ -46,10 +48,27 @@ class ComparedRun:
     feeds: Arrays
     outputs: dict[str, Any]
     agreed: dict[str, Agreement] = field(default_factory=dict)
+    # What the rewritten network made of them, once it was run.
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Pair:
+class Lazily:
+    """A network that becomes a file when somebody needs one."""
+
+    made: Reference
+    place: Path
+    folder: Path | None
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it lies."""
+        self.made.save(self.place, self.folder)
+        return self.place
+
+
+@dataclass
+class OpenPair:
     """The open sessions, and where their files lie.
 
     ``size`` is one of free axes at which the reference runs; ``left`` says of values inside, which both give
@@ -59,8 +78,8 @@ class Pair:
 
     reference: Any
     rewritten: Any
-    reference_path: Path
-    rewritten_path: Path
+    reference_file: Lazily
+    rewritten_file: Path
     size: int | None = None
     shapes: Shapes = field(default_factory=dict)
     left: Left = field(default_factory=dict)
@@ -107,18 +126,16 @@ def named(session: Any, outputs: list[Any]) -> dict[str, Any]:
 
 def opened(
     graph: Graph, made: Reference, path: Path, report: Report, temporary: Path, left: Left
-) -> Pair | None:
+) -> OpenPair | None:
     """Open both networks, the values of ``left`` given out too.
 
     None where that fails, and the report says why.
     """
-    place = temporary / "reference.onnx"
     try:
-        give_out(graph, made.model, left)
-        save_scratch(made.model, place, graph.folder)
-        made.model = onnx.ModelProto()  # the session will have it: it need not be held twice
         doing(RUNTIME, "loading the original network")
-        reference = open_session(place, fused=False)
+        give_out(graph, made.model, left)
+        file = Lazily(made, temporary / "reference.onnx", graph.folder)
+        reference = session_of(file)
     except ConetGraphError:
         raise
     except Exception as error:
@@ -136,10 +153,20 @@ def opened(
             give_out(graph, model, left)
             path = path.with_name("watched.onnx")
             save_scratch(model, path, path.parent)
-        return Pair(reference, open_session(path, fused=False), place, path, left=left)
+        return OpenPair(reference, open_session(path, fused=False), file, path, left=left)
     except Exception as error:
         report.fail(f"ONNX Runtime does not load it: {first_line(error)}")
         return None
+
+
+def session_of(file: Lazily) -> Any:
+    """A reference in ONNX Runtime: from memory, or from its file where that is not taken."""
+    made = file.made
+    if made.held:
+        arrays = {name: np.asarray(tensor_array(tensor, file.folder)) for name, tensor in made.held.items()}
+        with suppress(Exception):
+            return open_session(made.model, fused=False, weights=arrays)
+    return open_session(file.path, fused=False)
 
 
 def give_out(graph: Graph, model: onnx.ModelProto, names: Iterable[str]) -> None:

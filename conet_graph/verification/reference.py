@@ -2,13 +2,15 @@
 
 Where an operator sums over channels by weights, the dropped ones are set to zero before it. Where it looks
 across channels without weights (a softmax, a norm, a maximum), it gets those that are left, as often as they
-are there, and its result is put back into full width. All else is the file as it was read.
+are there, and its result is put back into full width. All else is the file as it was read. What
+does all this are inputs with a value: given others, the same network is the file as it was read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from conet_graph.dead_channels.stand_ins import StandIn, SumPlace
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
 from conet_graph.ir.operators import PRODUCTS, WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.save import EXTERNAL_FROM, copy_light, save_scratch
+from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.evaluated import evaluated_uses
@@ -27,6 +32,10 @@ from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
 # How the names of values begin that stand in the reference alone.
 PREFIX = "conet_graph_reference_"
+# Types of weights that ONNX Runtime takes from memory.
+_HELD = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
+) | {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 _SUMS = {name for name, record in PRODUCTS.items() if not record.is_quantised} | {"Einsum", "ReduceSum"}
 # Operators for which equal copies of a channel come out equal, wherever the copies lie.
 _ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
@@ -38,20 +47,38 @@ class Reference:
 
     ``is_the_file`` says that it was made from the file itself; else it was made from the analysed graph's
     form of it, which then has to be compared with the file. ``unequal_because`` names operators after which
-    copies of one channel differ, so that no network of the old width says what the wider one does.
+    copies of one channel differ, so that no network of the old width says what the wider one does. Fed with
+    ``undone``, the model computes what it did before any channel was silenced.
+
+    ``held`` are weights of the original that the model only refers to (empty where it holds all itself).
     """
 
     model: onnx.ModelProto
     is_the_file: bool
     unequal_because: list[str]
+    undone: dict[str, NDArray[Any]]
+    held: dict[str, onnx.TensorProto]
+
+    def save(self, path: Path, folder: Path | None) -> None:
+        """Write the model with its weights as a file that is soon thrown away."""
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.model)
+        for tensor in whole.graph.initializer:
+            if tensor.name in self.held:
+                tensor.CopyFrom(self.held[tensor.name])
+        save_scratch(whole, path, folder)
 
 
 @dataclass
 class _Change:
-    """What happens at one operator: masks by (slot, axis), indices to gather by the axis's classes."""
+    """What happens at one operator: masks by (slot, axis), indices to gather by the axis's classes.
+
+    ``instead``: what is put in a mask's place.
+    """
 
     op: Operator
     masks: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)
+    instead: dict[tuple[int, int], StandIn] = field(default_factory=dict)
     left: list[tuple[Ids, Ids]] = field(default_factory=list)
 
     def index(self, classes: Ids | None) -> Ids | None:
@@ -62,23 +89,27 @@ class _Change:
         return None
 
 
-def reference(graph: Graph, copies: NDArray[np.int64]) -> Reference:
+def reference(
+    graph: Graph, copies: NDArray[np.int64], instead: Mapping[SumPlace, StandIn] | None = None
+) -> Reference:
     """The user's network, computing what it should with other channel counts.
 
     Args:
         graph: the analysed original.
         copies: how often each class of channels appears; those with 0 are silenced.
+        instead: what stands for dropped channels where they left something behind in other weights.
 
     """
     channels = graph.result(CHANNELS)
-    changes, unequal = _changes(graph, channels.units, copies)
-    model = the_file(graph)
+    changes, unequal = _changes(graph, channels.units, copies, instead or {})
+    model, held = _the_file_without_weights(graph)
     is_the_file = _has(model, changes)
     if not is_the_file:
-        model = own_form(graph)
+        model, held = own_form(graph), {}
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
-    _Editor(graph, channels.units, model).apply(changes)
-    return Reference(model, is_the_file, unequal)
+    editor = _Editor(graph, channels.units, model)
+    editor.apply(changes)
+    return Reference(model, is_the_file, unequal, editor.undone, held)
 
 
 def the_file(graph: Graph) -> onnx.ModelProto:
@@ -88,6 +119,26 @@ def the_file(graph: Graph) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(graph.loaded.proto)
     return model
+
+
+def _the_file_without_weights(graph: Graph) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """The same with larger weights referred to, as if they lay outside; and those weights."""
+    proto = graph.loaded.proto
+    if proto.functions:
+        return the_file(graph), {}
+    model = onnx.ModelProto()
+    copy_light(proto, model)
+    overridable = {value.name for value in proto.graph.input}
+    held: dict[str, onnx.TensorProto] = {}
+    for tensor, light in zip(proto.graph.initializer, model.graph.initializer, strict=True):
+        if tensor.name in overridable or tensor.data_type not in _HELD or nbytes(tensor) < EXTERNAL_FROM:
+            light.CopyFrom(tensor)
+            continue
+        held[tensor.name] = tensor
+        light.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", PREFIX), ("offset", 0), ("length", nbytes(tensor))):
+            light.external_data.add(key=key, value=str(value))
+    return model, held
 
 
 def own_form(graph: Graph) -> onnx.ModelProto:
@@ -118,7 +169,9 @@ def _attributes(node: onnx.NodeProto) -> dict[str, bytes]:
     return {attribute.name: attribute.SerializeToString(deterministic=True) for attribute in node.attribute}
 
 
-def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], list[str]]:
+def _changes(
+    graph: Graph, units: Units, copies: Ids, instead: Mapping[SumPlace, StandIn]
+) -> tuple[list[_Change], list[str]]:
     """What happens where, and the operators behind which copies differ."""
     changes: dict[int, _Change] = {}
     unequal: dict[str, None] = {}
@@ -148,6 +201,9 @@ def _changes(graph: Graph, units: Units, copies: Ids) -> tuple[list[_Change], li
         change = changes.setdefault(op.index, _Change(op))
         if change.index(classes) is None:
             change.masks[slot, k] = kept
+            stand_in = instead.get((op.index, classes.tobytes()))
+            if stand_in is not None:
+                change.instead[slot, k] = stand_in
     return list(changes.values()), list(unequal)
 
 
@@ -181,6 +237,7 @@ class _Editor:
     def __init__(self, graph: Graph, units: Units, model: onnx.ModelProto) -> None:
         self.graph, self.units, self.model = graph, units, model
         self.count = 0
+        self.undone: dict[str, NDArray[Any]] = {}
 
     def apply(self, changes: Iterable[_Change]) -> None:
         """Make all changes."""
@@ -205,7 +262,10 @@ class _Editor:
                     continue
                 value, out = node.input[slot], self._fresh()
                 if index is not None:
-                    before += self._gather((change.op.inputs[slot], k), value, len(classes), index, out)
+                    place, whole = (change.op.inputs[slot], k), len(classes)
+                    before += self._gather(place, value, (whole, whole), index, out)
+                elif (slot, k) in change.instead:
+                    before += self._stand_in(change.op.inputs[slot], k, change.instead[slot, k], value, out)
                 elif kept is not None:
                     before.append(self._mask(node, change.op, slot, (k, kept), out))
                 node.input[slot] = out
@@ -217,7 +277,8 @@ class _Editor:
                 back = np.zeros(len(classes), np.int64)  # what was dropped gets any value: nothing reads it
                 back[index[::-1]] = np.arange(len(index))[::-1]
                 narrow = self._fresh()
-                after[:0] = self._gather((name, k), narrow, len(index), back, node.output[slot])
+                lengths = len(index), len(classes)
+                after[:0] = self._gather((name, k), narrow, lengths, back, node.output[slot])
                 node.output[slot] = narrow
         return before, after
 
@@ -236,26 +297,37 @@ class _Editor:
         return f"{PREFIX}{self.count}"
 
     def _gather(
-        self, place: tuple[str, int], value: str, length: int, index: Ids, output: str
+        self, place: tuple[str, int], value: str, lengths: tuple[int, int], index: Ids, output: str
     ) -> list[onnx.NodeProto]:
-        """Nodes that gather along an axis of ``length`` channels: the one at ``place`` of the file."""
+        """Nodes that gather along an axis, the one at ``place`` of the file.
+
+        It has as many channels as ``lengths`` says, first as things are, then with nothing silenced.
+        """
         axis = place[1]
+        numbers = self._numbers(index, np.arange(lengths[1]))
         if place not in self.units.packed:
-            return [helper.make_node("Gather", [value, self._numbers(index)], [output], axis=axis)]
+            return [helper.make_node("Gather", [value, numbers], [output], axis=axis)]
         # Each channel stands for as many pixels as the run has: they are split off, and merged again.
         behind = [d if isinstance(d, int) else -1 for d in (self.graph.shape(place[0]) or ())[axis + 1 :]]
         apart, left = self._fresh(), self._fresh()
-        split = self._numbers(np.array([*[0] * axis, length, -1, *behind]))
-        merged = self._numbers(np.array([*[0] * axis, -1, *behind]))
+        splits = [np.array([*[0] * axis, length, -1, *behind]) for length in lengths]
+        split, merged = self._numbers(*splits), self._numbers(*[np.array([*[0] * axis, -1, *behind])] * 2)
         return [
             helper.make_node("Reshape", [value, split], [apart]),
-            helper.make_node("Gather", [apart, self._numbers(index)], [left], axis=axis),
+            helper.make_node("Gather", [apart, numbers], [left], axis=axis),
             helper.make_node("Reshape", [left, merged], [output]),
         ]
 
-    def _numbers(self, numbers: Ids) -> str:
-        name = self._fresh()
-        self.model.graph.initializer.append(numpy_helper.from_array(numbers.astype(np.int64), name))
+    def _numbers(self, numbers: Ids, undone: Ids) -> str:
+        return self._overridable(self._fresh(), numbers.astype(np.int64), undone.astype(np.int64))
+
+    def _overridable(self, name: str, array: NDArray[Any], undone: NDArray[Any]) -> str:
+        """An initializer that a run can give another value."""
+        tensor = numpy_helper.from_array(array, name)
+        dims = [a if a == b else None for a, b in zip(array.shape, undone.shape, strict=True)]
+        self.model.graph.initializer.append(tensor)
+        self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, dims))
+        self.undone[name] = undone
         return name
 
     def _mask(
@@ -279,12 +351,32 @@ class _Editor:
         if dtype is None or dtype in FLOATS or zero is None or not op.input(zero):
             kind = helper.tensor_dtype_to_np_dtype(dtype or onnx.TensorProto.FLOAT)
             return self._multiply(value, kept.astype(kind), output)
-        self.model.graph.initializer.append(numpy_helper.from_array(kept, output + "_mask"))
-        return helper.make_node("Where", [output + "_mask", value, node.input[zero]], [output])
+        mask = self._overridable(output + "_mask", kept, np.ones_like(kept))
+        return helper.make_node("Where", [mask, value, node.input[zero]], [output])
+
+    def _stand_in(
+        self, name: str, axis: int, instead: StandIn, value: str, output: str
+    ) -> list[onnx.NodeProto]:
+        """Nodes that give channels that stay as they are, and what stands for the others."""
+        count, shape = len(instead.index), [1] * self.units.rank(name)
+        shape[axis] = count
+        kind = helper.tensor_dtype_to_np_dtype(self.graph.dtypes.get(name, onnx.TensorProto.FLOAT))
+        chosen, scaled = self._fresh(), self._fresh()
+        index = self._numbers(instead.index, np.arange(count))
+        factor, shift = instead.factor.reshape(shape).astype(kind), instead.shift.reshape(shape).astype(kind)
+        shifts = self._overridable(output + "_shift", shift, np.zeros_like(shift))
+        return [
+            helper.make_node("Gather", [value, index], [chosen], axis=axis),
+            self._multiply(chosen, factor, scaled),
+            self._broadcast("Add", [scaled, shifts], output),
+        ]
 
     def _multiply(self, value: str, mask: NDArray[Any], output: str) -> onnx.NodeProto:
-        self.model.graph.initializer.append(numpy_helper.from_array(mask, output + "_mask"))
-        node = helper.make_node("Mul", [value, output + "_mask"], [output])
+        name = self._overridable(output + "_mask", mask, np.ones_like(mask))
+        return self._broadcast("Mul", [value, name], output)
+
+    def _broadcast(self, kind: str, inputs: list[str], output: str) -> onnx.NodeProto:
+        node = helper.make_node(kind, inputs, [output])
         if self.graph.opset < 7:
             # Before opset 7 broadcasting had to be asked for, and took trailing axes only.
             node.attribute.append(helper.make_attribute("broadcast", 1))

@@ -9,7 +9,7 @@ import onnx
 
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import nudged
-from conet_graph.verification.pair import ComparedRun, Pair, named
+from conet_graph.verification.pair import ComparedRun, OpenPair, named
 from conet_graph.verification.runtime import open_session
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -81,7 +81,7 @@ class Rounding:
     moves by a millionth, or when ONNX Runtime fuses its operators, is no error.
     """
 
-    def __init__(self, graph: Graph, pair: Pair, run: ComparedRun) -> None:
+    def __init__(self, graph: Graph, pair: OpenPair, run: ComparedRun) -> None:
         self.graph, self.pair, self.run = graph, pair, run
         self._spread: dict[str, float] | None = None
         self.repeats = True
@@ -102,7 +102,7 @@ class Rounding:
             moved = self.pair.reference.run(None, nudged(self.run.feeds, seed + 1))
             self._note(found, named(self.pair.reference, moved))
         try:
-            fused = open_session(self.pair.reference_path, fused=True)
+            fused = open_session(self.pair.reference_file.path, fused=True)
             self._note(found, named(fused, fused.run(None, self.run.feeds)))
         except Exception:
             return found  # ONNX Runtime's fusions do not take every network that it runs

@@ -20,7 +20,13 @@ from conet_graph.verification.runtime import first_line
 
 
 def check_valid(
-    graph: Graph, path: Path, model: onnx.ModelProto, folder: Path | None, report: Report
+    graph: Graph,
+    path: Path,
+    model: onnx.ModelProto,
+    folder: Path | None,
+    report: Report,
+    *,
+    sound: bool = False,
 ) -> None:
     """Note what onnx's checker, our own checks and strict shape inference say against a model.
 
@@ -30,6 +36,7 @@ def check_valid(
         model: the model.
         folder: where its external data lies.
         report: takes what was found.
+        sound: our own checks have passed the model already.
 
     """
     doing("onnx", "checking the rewritten network")
@@ -42,7 +49,7 @@ def check_valid(
             report.fail(f"onnx.checker: {report.checker}")
             report.original_is_sound = _passes_checker(graph)
             return
-    if not _is_read_again(model, folder, report):
+    if not sound and not _is_read_again(model, folder, report):
         return
     fault = _shape_fault(model)
     if fault is not None:

@@ -22,6 +22,9 @@ def verify(
     plan: Plan,
     folder: Path | None = None,
     shapes: Shapes | None = None,
+    *,
+    with_error: bool = False,
+    sound: bool = False,
 ) -> Report:
     """Verify a rewritten model against the analysed original and the plan.
 
@@ -31,13 +34,15 @@ def verify(
         plan: how the one became the other.
         folder: where external data of ``rewritten`` lies.
         shapes: of inputs whose sizes are free, to run with.
+        with_error: measure, too, how far the outputs are from those of the original with all its channels.
+        sound: our own checks have passed ``rewritten`` already.
 
     """
     report = Report(exact=plan.exact, inexact_because=plan.inexact_because)
     with tempfile.TemporaryDirectory(prefix="conet-graph-") as temporary:
         path = Path(temporary) / "rewritten.onnx"
         save_scratch(rewritten, path, folder)
-        check_valid(graph, path, rewritten, folder, report)
+        check_valid(graph, path, rewritten, folder, report, sound=sound)
         if report.ok:
-            compare(graph, path, plan, report, Path(temporary), shapes)
+            compare(graph, path, plan, report, Path(temporary), shapes, with_error=with_error)
     return report

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import is_turned
+from conet_graph.ir.operators import PLAIN_PRODUCTS, is_turned
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids
 
@@ -187,8 +187,7 @@ _FOUND: dict[str, Callable[[Laid, Operator, str, int], Places]] = {
     "Where": _choice,
     "Concat": _joined,
     "Transpose": _turned,
-    "MatMul": _matrices,
-    "Gemm": _matrices,
+    **dict.fromkeys(PLAIN_PRODUCTS, _matrices),
 }
 
 

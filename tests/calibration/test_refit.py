@@ -138,6 +138,52 @@ def test_a_shared_weight_is_fitted_for_all_of_its_readers(name: str) -> None:
     assert np.abs(wanted - found).max() < 1e-3 * np.abs(wanted).max()
 
 
+# Two branches whose outputs are added. Either loses half of its channels, and with them half of what it reads
+# of x; side by side they still read all of it.
+SUMS = {
+    "plain": ("p = Conv (h, w, b)  q = Conv (g, u, c)  y = Add (p, q)", {}),
+    "no bias": ("p = Conv (h, w)  q = Conv (g, u)  y = Add (q, p)", {}),
+    "strided": ("p = Conv <strides=[2,2]> (h, w, b)  q = Conv <strides=[2,2]> (g, u, c)  y = Sum (p, q)", {}),
+    "normalised": (
+        "p0 = Conv (h, w)  p = BatchNormalization (p0, s, t, m, v)"
+        "  q0 = Conv (g, u, c)  q = BatchNormalization (q0, s2, t, m, v)  y = Add (p, q)",
+        {
+            "s": RNG.uniform(0.5, 2, 5),
+            "s2": -RNG.uniform(0.5, 2, 5),
+            "t": weight(5),
+            "m": weight(5),
+            "v": RNG.uniform(0.5, 2, 5),
+        },
+    ),
+    "gemm": (
+        "hp = GlobalAveragePool (h)  hf = Flatten (hp)  gp = GlobalAveragePool (g)  gf = Flatten (gp)"
+        "  p = Gemm <transB=1, alpha=0.5> (hf, w, b)  q = Gemm <transB=1, beta=2.0> (gf, u, c)"
+        "  y = Add (p, q)",
+        {"w": weight(5, 8), "u": weight(5, 8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_the_branches_of_a_sum_make_up_for_each_other(name: str) -> None:
+    nodes, own = SUMS[name]
+    weights = {"w0": weight(8, 8, 1, 1), "v0": weight(8, 8, 1, 1), "w": weight(5, 8, 1, 1)}
+    weights |= {"u": weight(5, 8, 1, 1), "b": weight(5), "c": weight(5)} | own
+    sizes = "float[m,k]" if name == "gemm" else "float[m,k,i,j]"
+    model = network(
+        f"n (float[n,8,6,6] x) => ({sizes} y) {{ h = Conv (x, w0)  g = Conv (x, v0)  {nodes} }}",
+        {k: v for k, v in weights.items() if f" {k})" in nodes or f" {k}," in nodes or k in ("w0", "v0")},
+    )
+    x = (RNG.standard_normal((480, 8, 6, 6)) + RNG.standard_normal((480, 8, 1, 1))).astype(np.float32)
+    made = cg.plan(model, widths={"h": 4, "g": 4}, calibrate={"x": x}, samples=480)
+    narrowed = cg.rewrite(model, made)
+    assert [g.new_width for g in made.groups] == [4, 4]
+    (wanted,), (found,) = answers(model, x=x[:8]), answers(narrowed, x=x[:8])
+    assert np.abs(wanted - found).max() < 1e-3 * np.abs(wanted).max()
+    assert made.refit is not None
+    assert any(" + " in fit.name and fit.after < fit.before / 100 for fit in made.refit.layers)
+
+
 def test_recurrent_layers_do_without_redundant_inputs() -> None:
     mix = redundant(8, 5)
     weights = {"m": mix.T, "w": weight(1, 9, 8), "r": weight(1, 9, 3), "b": weight(1, 18)}
@@ -216,7 +262,7 @@ def test_outputs_that_say_nothing_are_refused() -> None:
 
 def test_a_layer_too_large_to_be_fitted_is_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a Flatten 288 features, of 40 inputs: what follows from the channels that stay is found."""
-    monkeypatch.setattr("conet_graph.calibration.refit.MOST_FEATURES", 100)
+    monkeypatch.setattr("conet_graph.calibration.large.MOST_FEATURES", 100)
     monkeypatch.setattr("conet_graph.calibration.statistics.MOST_DETAIL", 100)
     first = redundant(8, 3, 1, 1)
     model = network(

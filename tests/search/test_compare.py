@@ -16,7 +16,7 @@ from conet_graph.search.algorithm import SizeState
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.compare import KINDS, Comparison
 from conet_graph.search.run_folder import RunFolder
-from conet_graph.search.run_store import Compared, RunStore, TrialRow
+from conet_graph.search.run_store import ComparedRow, RunStore, TrialRow
 from conet_graph.search.runner import Tools
 from conet_graph.search.settings import RunSettings
 from conet_graph.trials.errors import TrialFailed
@@ -71,7 +71,7 @@ def test_the_others_have_as_many_parameters_or_just_fewer(tmp_path: Path) -> Non
 def test_each_is_trained_with_each_seed_and_recorded_once(tmp_path: Path) -> None:
     trial = Trained()
     made = comparison(tmp_path / "run", trial)
-    heard: list[Compared] = []
+    heard: list[ComparedRow] = []
     made.run(epochs=3, seeds=2, tell=heard.append)
     assert [(row.kind, row.seed) for row in heard] == [(kind, seed) for seed in (0, 1) for kind in KINDS]
     assert made.store.comparison() == heard
@@ -118,7 +118,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     trial = Trained()
     made = comparison(tmp_path / "run", trial)
 
-    def stop(done: Compared) -> None:
+    def stop(done: ComparedRow) -> None:
         if done.kind == "random":
             raise KeyboardInterrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from conet_graph.bridge import from_torch, to_torch, weights_by_name
-from conet_graph.indicators.slope import Voice
+from conet_graph.indicators.slope import SizeIndicators, Voice
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.load import load_model
 from conet_graph.search.begin import begin, go_on, network_in
 from conet_graph.search.network import Limits, Network
+from conet_graph.search.rules.conet import AlgorithmTwo
 from conet_graph.search.rules.conetv2 import next_width, quality, size_quality
 from conet_graph.search.rules.exchange import best_moves, prices
 from conet_graph.search.run_folder import RunFolder
@@ -162,7 +163,7 @@ def searched(out: Path, rule: str, loss: Loss | None = None, trial: Trial = lear
     return store
 
 
-@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs"])
+@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface", "loose"])
 def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "run", rule, size_of_weights, trial=stopped_in_trial(2))
@@ -177,6 +178,38 @@ def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path:
     assert [store.states(k) for k in range(4)] == [whole.states(k) for k in range(4)]
 
 
+def grown(network: Network, slopes: list[list[float]], trial: int, **given: Any) -> list[bool]:
+    """Whether each size grows after a trial, by Algorithm 2, when the trials show these slopes."""
+
+    class Slopes:
+        def indicators(self, trial: int) -> dict[str, SizeIndicators]:
+            found = zip(network.own_widths(), slopes[trial], strict=True)
+            return {name: SizeIndicators((0.1, 0.1 + x), 1.0, x, 1) for name, x in found}
+
+    settings = RunSettings("digits").changed({"own_widths": True, "min_width": 4, **given})
+    rule = AlgorithmTwo(network, cast(RunStore, Slopes()), settings)
+    first = rule.first()
+    return [after.width > first[name].width for name, after in rule.after(trial, first).items()]
+
+
+def test_a_budget_moves_the_shape_where_every_slope_exceeds_delta(network: Network) -> None:
+    slopes = [[0.08, 0.05, 0.04, 0.03, 0.06, 0.07]]
+    assert grown(network, slopes, 0, delta=0.01) == [True] * 6
+    within = grown(network, slopes, 0, delta=0.01, max_parameters=1.0)
+    # Those of the lowest slopes make room for the others.
+    shrunk = [slope for slope, grows in zip(slopes[0], within, strict=True) if not grows]
+    assert 1 <= len(shrunk) <= 5
+    assert max(shrunk) < min(set(slopes[0]) - set(shrunk))
+
+
+def test_warm_trials_lower_delta_with_their_slopes(network: Network) -> None:
+    slopes = [[0.08, 0.04, 0.04, 0.04, 0.04, 0.06], [0.01, 0.004, 0.01, 0.01, 0.01, 0.016]]
+    assert grown(network, slopes, 0, delta=0.03, warm=True) == [True] * 6
+    # A fifth of the first slopes on average: delta is 0.006.
+    assert grown(network, slopes, 1, delta=0.03, warm=True) == [True, False, True, True, True, True]
+    assert grown(network, slopes, 1, delta=0.03) == [False] * 6
+
+
 def test_pairs_find_the_size_that_matters_and_end_with_what_they_found(tmp_path: Path) -> None:
     rounds = 7  # pairs, for six sizes
     store = searched(tmp_path / "run", "pairs", trials=2 * rounds + 1, epochs=1, phi=0.3)
@@ -189,6 +222,38 @@ def test_pairs_find_the_size_that_matters_and_end_with_what_they_found(tmp_path:
     assert network.keeps(found, Limits(*map(float, network.cost(own))))
     signs = [np.sign(store.states(k)[first].width - store.states(k + 1)[first].width) for k in (0, 2, 4, 6)]
     assert set(signs) <= {1, -1}
+
+
+def test_the_surface_widens_the_size_that_matters_within_both_budgets(tmp_path: Path) -> None:
+    store = searched(tmp_path / "run", "surface", trials=25, epochs=1, phi=0.35)
+    network = network_in(RunFolder(tmp_path / "run"))
+    own = network.own_widths()
+    first = network.sizes[0].name
+    states = [store.states(k) for k in range(25)]
+    widths = [{name: state.width for name, state in trial.items()} for trial in states]
+    assert widths[0] == own
+    assert widths[-1][first] >= 1.3 * own[first]
+    assert widths[12][first] > own[first]  # the second half begins where the first one points to
+    parameters, macs = network.cost(own)
+    costs = np.array([network.cost(tried) for tried in widths]) / [parameters, macs]
+    assert costs.max() <= 1
+    assert costs.min() > 0.93
+    for one, other in ((1, 2), (3, 4)):  # opposites
+        moves = [np.log([tried[n] / own[n] for n in own]) for tried in (widths[one], widths[other])]
+        assert np.corrcoef(*moves)[0, 1] < -0.8
+
+
+def test_the_surface_stays_where_no_width_matters(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def noise(module: nn.Module, epochs: int) -> Iterator[Metrics]:
+        yield {"test_loss": float(rng.normal(1.5, 0.02))}
+
+    store = searched(tmp_path / "run", "surface", trial=noise, trials=13, epochs=1, phi=0.35)
+    own = network_in(RunFolder(tmp_path / "run")).own_widths()
+    assert {name: state.width for name, state in store.states(12).items()} == own
+    with pytest.raises(BadUsage, match="must yield a test_loss"):
+        searched(tmp_path / "other", "surface", trial=lambda module, epochs: iter([{}]), trials=3)
 
 
 def test_worth_turns_round_with_the_sign_of_the_loss(tmp_path: Path) -> None:

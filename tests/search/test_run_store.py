@@ -12,7 +12,7 @@ from conet_graph.indicators import LayerIndicators
 from conet_graph.ir.errors import BadUsage
 from conet_graph.search.algorithm import SizeState
 from conet_graph.search.read_run import read_run
-from conet_graph.search.run_store import Compared, EpochRecord, RunStore, TrialRow
+from conet_graph.search.run_store import ComparedRow, EpochRecord, RunStore, TrialRow
 from conet_graph.search.voices import Size
 
 SIZES = [Size("s1", 24, 1, ("g1",), ("b",), ()), Size("s0", 32, 2, ("g0", "g2"), ("a", "c"), ())]
@@ -75,7 +75,7 @@ def test_reports_read_what_a_search_writes(store: RunStore) -> None:
     store.record_epoch(0, record(1, 0.1))
     done = TrialRow(0, "finished", 1000, 5000, 9.0, 1.0, 0.5, 0.75, "trials/000.onnx")
     store.finish_trial(done, store.indicators(0), STATES)
-    store.record_compared(Compared("uniform", 1, {"s0": 8, "s1": 4}, 900, 4000, 3, "step", 0.5, 7.0))
+    store.record_compared(ComparedRow("uniform", 1, {"s0": 8, "s1": 4}, 900, 4000, 3, "step", 0.5, 7.0))
     assert store.trials() == [done]
     assert store.settled(0) == {"s1": False, "s0": True}
     run = read_run(store.path.parent)

@@ -67,7 +67,7 @@ def unrolled(
         bias = x.new_zeros(2 * w.shape[1]) if b is None else b[d]
         h, c = (x.new_zeros(x.shape[1], hidden) if s is None else s[d] for s in states)
         functions = [_ACTIVATIONS[n] for n in activations[d * each : (d + 1) * each]]
-        cell = Cell(w[d], r[d], bias, functions, before_reset)
+        cell = RecurrentCell(w[d], r[d], bias, functions, before_reset)
         steps = []
         for step in x.flip(0) if backwards else x:
             h, c = _STEPS[kind](step, h, c, cell)
@@ -81,7 +81,7 @@ def unrolled(
 Step = tuple[torch.Tensor, torch.Tensor]
 
 
-class Cell(NamedTuple):
+class RecurrentCell(NamedTuple):
     """One direction's input and recurrent weights, both biases in a row, and how it computes."""
 
     w: torch.Tensor
@@ -91,12 +91,12 @@ class Cell(NamedTuple):
     before_reset: bool
 
 
-def _rnn(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+def _rnn(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: RecurrentCell) -> Step:
     wb, rb = cell.bias.chunk(2)
     return cell.functions[0](x @ cell.w.T + wb + h @ cell.r.T + rb), c
 
 
-def _gru(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+def _gru(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: RecurrentCell) -> Step:
     gate, act = cell.functions
     wz, wr, wh = cell.w.chunk(3)
     rz, rr, rh = cell.r.chunk(3)
@@ -107,7 +107,7 @@ def _gru(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
     return (1 - z) * act(x @ wh.T + bh + past) + z * h, c
 
 
-def _lstm(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step:
+def _lstm(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: RecurrentCell) -> Step:
     gate, act, out = cell.functions
     wb, rb = cell.bias.chunk(2)
     i, o, f, g = (x @ cell.w.T + wb + h @ cell.r.T + rb).chunk(4, dim=-1)
@@ -115,7 +115,7 @@ def _lstm(x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, cell: Cell) -> Step
     return gate(o) * out(c), c
 
 
-_STEPS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Cell], Step]] = {
+_STEPS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, RecurrentCell], Step]] = {
     "RNN": _rnn,
     "GRU": _gru,
     "LSTM": _lstm,

@@ -8,6 +8,7 @@ from conet_graph.search.rules.base import Rule
 from conet_graph.search.rules.conet import AlgorithmTwo, BudgetedSlopes
 from conet_graph.search.rules.conetv2 import Conetv2
 from conet_graph.search.rules.pairs import Pairs
+from conet_graph.search.rules.surface import LooseSurface, ResponseSurface
 from conet_graph.search.rules.worth import Worth
 
 BY_NAME: Mapping[str, type[Rule]] = {
@@ -16,6 +17,8 @@ BY_NAME: Mapping[str, type[Rule]] = {
     "conetv2": Conetv2,
     "worth": Worth,
     "pairs": Pairs,
+    "surface": ResponseSurface,
+    "loose": LooseSurface,
 }
 
 __all__ = ["BY_NAME", "Rule"]

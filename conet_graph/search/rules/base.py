@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conet_graph.ir.errors import BadUsage
-from conet_graph.search.algorithm import SizeState, start_state
+from conet_graph.search.algorithm import EXPAND, SHRINK, STAY, SizeState, start_state
 from conet_graph.search.network import Limits, Network
 from conet_graph.search.run_store import RunStore
 from conet_graph.search.settings import RunSettings
 from conet_graph.trials.randomness import seed_of
 
 States = dict[str, SizeState]
+Widths = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,24 @@ class Rule(ABC):
     def remarks(self, trial: int, states: States) -> list[str]:
         """What to say after a trial."""
         return []
+
+    def loss(self, trial: int) -> float:
+        """Of a trial's network on the test part of the data, after its last epoch."""
+        found = self.store.metrics(trial)[-1].get("test_loss")
+        if found is None:
+            raise BadUsage(
+                f"The rule {self.settings.rule} compares losses: the trial must yield a test_loss."
+            )
+        return found
+
+    def changed(self, widths: Widths, before: Widths) -> States:
+        """States of some widths that all move, their actions as the table shows them."""
+        made = {}
+        for name, width in widths.items():
+            change = width - before.get(name, width)
+            action = EXPAND if change > 0 else SHRINK if change < 0 else STAY
+            made[name] = SizeState(width, action, self.settings.search.phi, False)
+        return made
 
     def spent(self, wished: Mapping[str, float], states: States, actions: States) -> States:
         """States whose moving sizes have these proportions and use up the budgets; bounds go before budgets.

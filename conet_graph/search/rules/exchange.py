@@ -19,12 +19,12 @@ SLACK = 1e-9
 
 def prices(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
     """What a size's growth by a factor e costs of each budget (shares of it): [budgets, sizes]."""
-    here = _shares(network, widths, limits)
+    here = shares(network, widths, limits)
     columns = []
     for name, width in widths.items():
         unit = network.multiples[name]
         more = width + max(unit, round(PRICED * width / unit) * unit)
-        gap = _shares(network, {**widths, name: more}, limits) - here
+        gap = shares(network, {**widths, name: more}, limits) - here
         columns.append(gap / np.log(more / width))
     return np.array(columns).T
 
@@ -48,7 +48,7 @@ def best_moves(worth: Numbers, price: Numbers, most: Numbers) -> Numbers:
     changes = np.zeros_like(worth)
     if not moving.any():
         return changes
-    net = _projected(worth[moving], price[:, moving])
+    net = within_budgets(worth[moving], price[:, moving])
     largest = np.abs(net).max()
     if largest > SLACK * np.abs(worth).max():
         scaled = net / largest * most.max()
@@ -67,19 +67,23 @@ def along_budgets(wished: Numbers, price: Numbers) -> Numbers:
     return kept
 
 
-def _projected(worth: Numbers, price: Numbers) -> Numbers:
-    """The nearest changes to ``worth`` that pass no budget; any of them may be the ones that bind."""
+def within_budgets(wished: Numbers, price: Numbers) -> Numbers:
+    """The nearest changes to some wished ones that pass no budget, to first order; any of them may bind.
+
+    >>> within_budgets(np.array([1.0, 0.0]), np.array([[0.5, 0.5], [0.0, 0.5]])).round(3).tolist()
+    [0.5, -0.5]
+    """
     budgets = range(len(price))
     for binding in chain.from_iterable(combinations(budgets, count) for count in range(len(price) + 1)):
         charged = price[list(binding)]
-        rates = np.linalg.lstsq(charged @ charged.T, charged @ worth, rcond=None)[0]
-        net = worth - charged.T @ rates
-        if (rates >= -SLACK).all() and (price @ net <= SLACK * max(1.0, np.abs(worth).max())).all():
+        rates = np.linalg.lstsq(charged @ charged.T, charged @ wished, rcond=None)[0]
+        net: Numbers = wished - charged.T @ rates
+        if (rates >= -SLACK).all() and (price @ net <= SLACK * max(1.0, np.abs(wished).max())).all():
             return net
-    return np.zeros_like(worth)
+    return np.zeros_like(wished)
 
 
-def _shares(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
+def shares(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbers:
     """The share of each budget that widths take."""
     pairs = zip(network.cost(widths), (limits.parameters, limits.macs), strict=True)
     return np.array([cost / limit for cost, limit in pairs if limit is not None])

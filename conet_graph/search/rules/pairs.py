@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from conet_graph.ir.errors import BadUsage
-from conet_graph.search.algorithm import EXPAND, SHRINK, STAY, SizeState
-from conet_graph.search.rules.base import Rule, States
+from conet_graph.search.rules.base import Rule, States, Widths
 from conet_graph.search.rules.exchange import Numbers, along_budgets, best_moves, prices
 from conet_graph.trials.randomness import seed_of
 
@@ -16,7 +14,6 @@ from conet_graph.trials.randomness import seed_of
 RIDGE = 1.0
 # Below it a change of widths is rounding.
 TINY = 1e-9
-Widths = dict[str, int]
 
 
 def trials_of(sizes: int, rounds: int = 1) -> int:
@@ -59,7 +56,7 @@ class Pairs(Rule):
 
     def first(self) -> States:
         """The first trial: half of the first pair."""
-        return self._states(self._tried(super().first(), 0), {})
+        return self.changed(self._tried(super().first(), 0), {})
 
     def after(self, trial: int, states: States) -> States:
         """What the next trial tries around where the rounds so far have moved to."""
@@ -72,8 +69,8 @@ class Pairs(Rule):
             seen += [self._seen(first) for first in range(begin, end - 1, 2)]
             if end - begin == per_round or due == last:
                 base = self._moved(base, seen)
-        wanted = base if due == last else self._tried(self._states(base, {}), due)
-        return self._states(wanted, {name: state.width for name, state in states.items()})
+        wanted = base if due == last else self._tried(self.changed(base, {}), due)
+        return self.changed(wanted, {name: state.width for name, state in states.items()})
 
     def seed(self, trial: int) -> int:
         """Both of a pair have one."""
@@ -100,13 +97,7 @@ class Pairs(Rule):
         """A pair's difference of logarithms of widths [sizes], and how much lower the first one's loss is."""
         one, other = (self.store.states(number) for number in (trial, trial + 1))
         apart = np.array([np.log(state.width / other[name].width) for name, state in one.items()])
-        return apart, self._loss(trial + 1) - self._loss(trial)
-
-    def _loss(self, trial: int) -> float:
-        found = self.store.metrics(trial)[-1].get("test_loss")
-        if found is None:
-            raise BadUsage("The rule pairs compares losses: the trial must yield a test_loss.")
-        return found
+        return apart, self.loss(trial + 1) - self.loss(trial)
 
     def _moved(self, base: Widths, seen: list[tuple[Numbers, float]]) -> Widths:
         """The base after the best exchange for what all pairs have shown."""
@@ -120,15 +111,5 @@ class Pairs(Rule):
         changes = best_moves(worth, prices(self.network, base, self.limits), most)
         moves = zip(base.items(), np.exp(changes).tolist(), strict=True)
         wished = {name: width * factor for (name, width), factor in moves}
-        states = self._states(base, {})
+        states = self.changed(base, {})
         return {name: state.width for name, state in self.spent(wished, states, states).items()}
-
-    def _states(self, widths: Widths, before: Widths) -> States:
-        """States of some widths, their actions as the table shows them."""
-        phi = self.settings.search.phi
-        made = {}
-        for name, width in widths.items():
-            change = width - before.get(name, width)
-            action = EXPAND if change > 0 else SHRINK if change < 0 else STAY
-            made[name] = SizeState(width, action, phi, False)
-        return made

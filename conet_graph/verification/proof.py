@@ -1,4 +1,4 @@
-"""The judge: which values of two networks agree, and whether that proves anything."""
+"""The proof: which values of two networks agree, and whether that proves anything."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.dead_channels.find import is_constant
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS, Layer
-from conet_graph.verification.pair import Agreement, ComparedRun, Pair
+from conet_graph.verification.pair import Agreement, ComparedRun, OpenPair
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
 from conet_graph.verification.tolerance import Rounding, difference, proves, surely_equal, tolerance
@@ -23,7 +24,7 @@ SAMPLE = 256
 LEAST_VALUES = 8
 
 
-class Judge:
+class Proof:
     """Compares values, and keeps account of the layers that stand behind one that proves something.
 
     A value that is empty, constant or lost in rounding agrees with anything. So a value counts only once it
@@ -42,13 +43,14 @@ class Judge:
         self.noisy = False
         self._unproven: dict[int, Layer] = {layer.op.index: layer for layer in graph.result(LAYERS)}
 
-    def look(self, pair: Pair, run: ComparedRun) -> None:
+    def look(self, pair: OpenPair, run: ComparedRun) -> None:
         """Run the rewritten network as the reference was run, and compare."""
         try:
             found = pair.run_rewritten(run.feeds)
         except Exception as error:
             self.report.fail(f"ONNX Runtime does not run it: {first_line(error)}")
             return
+        run.found.update(found)
         if not self.compares:
             for name, want in run.outputs.items():
                 if isinstance(want, np.ndarray):
@@ -97,7 +99,7 @@ class Judge:
             self._note(found)
             self._cover(name)
 
-    def _accept_zero_weights(self, pair: Pair, run: ComparedRun) -> None:
+    def _accept_zero_weights(self, pair: OpenPair, run: ComparedRun) -> None:
         """Count the layers without any weight but zero that gave the same, and had noise put before them."""
         for layer in self.missing():
             name, weight = layer.op.outputs[0], layer.op.input(layer.weight_slot)
@@ -117,6 +119,8 @@ class Judge:
             if op is None or op.index in seen:
                 continue
             seen.add(op.index)
+            if name not in op.outputs and is_constant(self.graph, op.outputs[0]):
+                continue  # a product with zero, say, does not depend on what it is made of
             if op.index in self.alone and name not in op.outputs:
                 continue
             self._unproven.pop(op.index, None)
