@@ -56,7 +56,8 @@ class Branches:
         value = first.op.input(first.data_slot)
         both = [branch for branch in branches if branch is not None]
         stage = self.pair.new.stage_of[first.op.index]
-        if len(both) == len(branches) and self.pair.new.can_run_again(stage):
+        there = self.pair.met(layer) is not None
+        if there and len(both) == len(branches) and self.pair.new.can_run_again(stage):
             found = fitted_together(self.pair, both, self.quick)
             if found is not None:
                 name = f"{first.op.name} + {layer.op.name}"

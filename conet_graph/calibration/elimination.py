@@ -148,8 +148,8 @@ def eliminate(
 def _next(states: Sequence[_State], left: list[int]) -> list[tuple[int, float]]:
     """The next classes to go, in their order, and what each costs.
 
-    A class costs more once others are gone. So the cheapest few are taken out by themselves, as long as one
-    of them costs less than the others did at first.
+    As a rule a class costs more once others are gone. So the cheapest few are taken out by themselves, as
+    long as one of them costs less than the others did at first.
     """
     costs = np.sum([state.costs(left) for state in states], axis=0)
     cheapest = np.argsort(costs, kind="stable")

@@ -62,15 +62,19 @@ def met_apart(
     goal = Goal.parse(latency)
     if request.scale is not None or request.params is not None or request.macs is not None:
         raise BadUsage("Give one of --scale, --params, --macs and --latency, not several.")
-    given = None if timing.table is None else Table.read(timing.table)
+    kept = timing.table
+    given = None if kept is None or not kept.exists() else Table.read(kept)
+    if given is not None and given.measured < given.asked:
+        given = None  # it goes on where it was stopped
     with progress() as tell:
 
         def work() -> dict[str, Any]:
             conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
             require_slower(graph, goal, conditions)
             table = given or profiled(
-                graph, conditions, alignment, tell=lambda done, of: tell("timing layers", done / of)
-            )
+                *(graph, conditions, alignment), path=timing.table,
+                tell=lambda done, of: tell("timing layers", done / of),
+            )  # fmt: skip
             choices: dict[bytes, Choice] = {}
             chooser = None if data is None else Chooser(graph, data, tell)
 

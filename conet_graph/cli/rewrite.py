@@ -41,7 +41,8 @@ def rewrite(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for times.")] = 1,
     latency_table: Annotated[
-        Path | None, typer.Option("--table", help="Times of layers, as 'profile' writes them, for --latency.")
+        Path | None,
+        typer.Option("--table", help="Times of layers for --latency: read if there, else measured and kept."),
     ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Drop the channels that change nothing, and no others.")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from rewidth_case import graph_of
 
-from conet_graph.calibration import allocation
+from conet_graph.calibration import allocation, elimination
 from conet_graph.calibration.allocation import neighbours, sharpened
+from conet_graph.calibration.elimination import eliminate
 from conet_graph.calibration.gradients import GRADIENTS, sensitivities
 from conet_graph.calibration.gram import Moments, shrunk
 from conet_graph.calibration.importance import RANKINGS, knowledge_of
@@ -88,6 +89,32 @@ def test_dead_channels_go_first_and_for_nothing(how: str) -> None:
 def test_a_ranking_that_is_none() -> None:
     with pytest.raises(BadUsage, match="choose one of best, reconstruction, activation, taylor"):
         knowledge_of(two_convs(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)), [], "l3")
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("twins", [0, 20])
+def test_channels_sought_a_few_at_a_time_go_as_one_after_the_other(
+    side: int, twins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = GraphBuilder()
+    x = b.input("x", ["N", 12, 2, 2])
+    first = RNG.standard_normal((64, 12, 1, 1)).astype(np.float32)
+    first[64 - twins :] = 2 * first[:twins]
+    h = b.relu(b.conv(x, 64, weight=b.const(first, "a.weight"), bias=False))
+    weight = RNG.standard_normal((10, 64, side, side)).astype(np.float32)
+    b.output(b.conv(h, 10, side, weight=b.const(weight, "b.weight"), bias=False))
+    graph = graph_of(b.build())
+    found = readings(graph, [{"x": RNG.standard_normal((32, 12, 2, 2)).astype(np.float32)} for _ in range(8)])
+    read_by = [(found[-1], 1.0)]
+    few = eliminate(free_classes(graph), read_by)
+    monkeypatch.setattr(elimination, "MOST_SOUGHT", 1)
+    one = eliminate(free_classes(graph), read_by)
+    assert few is not None
+    assert one is not None
+    np.testing.assert_allclose(few.losses, one.losses, rtol=0.05, atol=1e-6)
+    assert (few.order == one.order).mean() > 0.8
+    # What is twice there goes once for nothing.
+    assert few.losses[twins] < 0.05 * few.losses[-1]
 
 
 def parts_of(rows: Array, count: int) -> list[Moments]:

@@ -164,6 +164,21 @@ SUMS = {
 }
 
 
+def test_branches_whose_sum_comes_late_are_fitted_alone() -> None:
+    weights = {"w0": weight(8, 8, 1, 1), "v0": weight(8, 8, 1, 1), "w": weight(5, 8, 1, 1)}
+    weights |= {"u": weight(5, 8, 1, 1), "k": weight(5, 8, 1, 1)}
+    model = network(
+        "n (float[n,8,6,6] x) => (float[m,k,i,j] y) { h = Conv (x, w0)  g = Conv (x, v0)"
+        "  p = Conv (h, w)  q = Conv (g, u)  r = Conv (x, k)  s = Add (p, q)  y = Mul (s, r) }",
+        weights,
+    )
+    x = RNG.standard_normal((96, 8, 6, 6)).astype(np.float32)
+    made = cg.plan(model, widths={"h": 4, "g": 4}, calibrate={"x": x})
+    assert made.refit is not None
+    assert {fit.name for fit in made.refit.layers} >= {"p", "q"}
+    assert cg.verify(model, cg.rewrite(model, made), made).ok
+
+
 @pytest.mark.parametrize("name", SUMS)
 def test_the_branches_of_a_sum_make_up_for_each_other(name: str) -> None:
     nodes, own = SUMS[name]

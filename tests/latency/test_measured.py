@@ -156,6 +156,29 @@ def test_profile_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["verification"]["ok"]
 
 
+def test_a_table_that_is_not_there_is_measured_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "table.json", tmp_path / "slim.onnx"
+    command = ["rewrite", str(SAMPLE), "-o", str(out), "--latency", "0.7", "--table", str(path), "--json"]
+    assert run(command) == 0
+    written = path.read_bytes()
+    assert Table.read(path).measured == 28
+    assert run(command) == 0
+    assert path.read_bytes() == written
+    part = Table.read(path)
+    part.measured = 27
+    operators = {row.shape: len(row.points) // 28 for row in part.rows.values()}
+    for row in part.rows.values():
+        del row.points[27 * operators[row.shape] :]
+    part.write(path)
+    assert run(command) == 0
+    assert Table.read(path).measured == 28
+    capsys.readouterr()
+    assert run(["rewrite", str(SAMPLE), "-o", str(path), "--latency", "0.7", "--table", str(path)]) == 2
+    assert "latency table" in capsys.readouterr().err
+
+
 def test_speed_is_checked_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["-o", str(tmp_path / "made.onnx"), "--check-speed"]
     assert run(["rewrite", str(SAMPLE), *out, "--macs", "0.5"]) == 0
