@@ -24,7 +24,7 @@ EXAMPLES = int(os.environ.get("CONET_GRAPH_EXAMPLES", "200"))
 
 
 # The least share of networks whose outputs (or layers) must really have been compared, and found equal. Wider
-# ones are left out where copies of a channel come out different (LRN, windows over channels), or are refused.
+# ones are refused where every group of channels stays.
 COMPARED = {1.0: 0.98, 1.8: 0.85}
 
 

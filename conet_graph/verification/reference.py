@@ -21,12 +21,13 @@ from onnx import helper, numpy_helper
 from conet_graph.dead_channels.stand_ins import StandIn, SumPlace
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, inlined
-from conet_graph.ir.operators import PRODUCTS, WEIGHTED
+from conet_graph.ir.operators import WEIGHTED
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import EXTERNAL_FROM, copy_light, save_scratch
 from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Ids, Units
 from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.passes.widths.across_copies import SUMS, in_any_order
 from conet_graph.passes.widths.evaluated import evaluated_uses
 from conet_graph.passes.widths.rewidth import lay_out, with_constants
 
@@ -36,9 +37,6 @@ PREFIX = "conet_graph_reference_"
 _HELD = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
 ) | {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
-_SUMS = {name for name, record in PRODUCTS.items() if not record.is_quantised} | {"Einsum", "ReduceSum"}
-# Operators for which equal copies of a channel come out equal, wherever the copies lie.
-_ORDER_IS_NOTHING = ("Reduce", "Global", "Dynamic")
 
 
 @dataclass
@@ -182,14 +180,14 @@ def _changes(
     across += [(op, classes) for op, _, _, classes in summed if op.index in alone]
     shared = {(op.index, classes.tobytes()) for op, _, _, classes in summed if op.index not in alone}
     # A sum over the channels of a weight itself, as a norm of it takes.
-    shared |= {(op.index, c.tobytes()) for op, c in across if op.op_type in _SUMS and op.index not in alone}
+    shared |= {(op.index, c.tobytes()) for op, c in across if op.op_type in SUMS and op.index not in alone}
     for op, classes in across:
         times = copies[classes]
         if (times == 1).all():
             continue
         if (op.index, classes.tobytes()) in shared:
             times = np.minimum(times, 1)  # its weights are shared out among the copies
-        elif (times > 1).any() and op.index not in alone and not _in_any_order(op):
+        elif (times > 1).any() and op.index not in alone and not in_any_order(op.op_type):
             unequal[f"{op.op_type} {shown(op.name)}"] = None
         change = changes.setdefault(op.index, _Change(op))
         if change.index(classes) is None:
@@ -222,13 +220,6 @@ def _unshared(graph: Graph, units: Units, copies: Ids) -> set[int]:
     if not (copies > 1).any():
         return set()
     return lay_out(graph, copies, keeps_function=False).labels.unshared
-
-
-def _in_any_order(op: Operator) -> bool:
-    kind = op.op_type
-    if kind.endswith(("Normalization", "Softmax")):
-        return True
-    return kind in _SUMS or kind.startswith(_ORDER_IS_NOTHING)
 
 
 class _Editor:

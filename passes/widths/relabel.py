@@ -18,28 +18,14 @@ from conet_graph.ir.graph import Operator
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
 from conet_graph.passes.shapes.constant_values import computable
+from conet_graph.passes.widths.across_copies import AVERAGING, COUNTING, in_any_order
 from conet_graph.passes.widths.evaluated import evaluated_uses
 from conet_graph.passes.widths.sharing import NotShared, Share, Use, shares
 
 COPIES = 2**20
 
-# Operators that copies of their channels change beyond repair: they sum, multiply or choose among them.
-COUNTING = frozenset(
-    (
-        *("Softmax", "LogSoftmax", "Hardmax", "QLinearSoftmax", "LpNormalization", "CumSum", "CumProd"),
-        *("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd"),
-    )
-)
-# Operators that give the same where every channel has as many copies as every other.
-AVERAGING = frozenset(
-    (
-        *("InstanceNormalization", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization"),
-        *("SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization"),
-        *("ReduceMean", "ReduceMax", "ReduceMin"),
-    )
-)
-
 COUNTED = "would count copied channels several times"
+TOLD_APART = "would tell copies of a channel apart"
 
 
 class CannotHave(Refused):
@@ -330,6 +316,8 @@ class Labels(Tracker):
                 raise self._refusal(op, COUNTED, units)
             if op.op_type in AVERAGING and op.index not in self.uneven:
                 return
+            if not in_any_order(op.op_type):
+                raise self._refusal(op, TOLD_APART, units)
         self.inexact[f"{op.op_type} {shown(op.name)}"] = None
 
     def select(self, op: Operator, axis: Axis) -> None:
