@@ -231,14 +231,23 @@ def test_what_dead_channels_left_in_weights_is_compared(kind: str, scale: float)
         assert with_fault(CONSTANT_INSIDE[kind](), scale, weight, 0.01).equality == "failed", weight
 
 
-def zero_at_first() -> onnx.ModelProto:
+def zero_at_first(body: str) -> onnx.ModelProto:
     """The last layer of a box head before training: zeros, whatever it reads."""
-    return altered(model_of("y = Conv<pads = [1, 1, 1, 1]>(b, m)"), "m", lambda array: array.fill(0))
+    return altered(model_of(body), "m", lambda array: array.fill(0))
 
 
+ZEROS = {
+    "as they are": "y = Conv<pads = [1, 1, 1, 1]>(b, m)",
+    "computed": "w = Mul(m, half)\ny = Conv<pads = [1, 1, 1, 1]>(b, w)",
+    "scaled to length": "n2 = ReduceL2<axes = [1, 2, 3]>(m)\no = Add(n2, half)\nw = Div(m, o)\n"
+    "y = Conv<pads = [1, 1, 1, 1]>(b, w)",
+}
+
+
+@pytest.mark.parametrize("kind", ZEROS)
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_a_layer_of_zeros_gives_zeros_whatever_it_reads(scale: float) -> None:
-    graph, new, plan = at(zero_at_first(), scale)
+def test_a_layer_of_zeros_gives_zeros_whatever_it_reads(kind: str, scale: float) -> None:
+    graph, new, plan = at(zero_at_first(ZEROS[kind]), scale)
     assert verify(graph, new, plan).equality == "passed"
     assert verify(graph, altered(new, "m", lambda array: array.fill(1e-3)), plan).equality == "failed"
 

@@ -14,6 +14,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, read_inside
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.verification.pair import Agreement, ComparedRun, OpenPair
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
@@ -102,11 +103,13 @@ class Proof:
     def _accept_zero_weights(self, pair: OpenPair, run: ComparedRun) -> None:
         """Count the layers without any weight but zero that gave the same, and had noise put before them."""
         for layer in self.missing():
-            name, weight = layer.op.outputs[0], layer.op.input(layer.weight_slot)
-            found = run.agreed.get(name)
-            if layer.op.index not in pair.noisy or weight not in self.graph.constants or found is None:
+            name, found = layer.op.outputs[0], run.agreed.get(layer.op.outputs[0])
+            if layer.op.index not in pair.noisy or found is None:
                 continue
-            if surely_equal(found.allowed, self.base) and not self.graph.array(weight).any():
+            if not surely_equal(found.allowed, self.base):
+                continue
+            weight = value_of(self.graph, layer.op.input(layer.weight_slot))
+            if weight is not None and not weight.any():
                 self.proven.add(name)
                 self._note(found)
                 self._unproven.pop(layer.op.index)
