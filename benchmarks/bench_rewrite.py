@@ -53,14 +53,17 @@ print(json.dumps([time.perf_counter() - start]))
 """
 NEEDED = """
 import json, sys, time
+from pathlib import Path
 import numpy, onnx, onnxruntime
 from conet_graph.verification.inputs import random_inputs
 from conet_graph.verification.runtime import open_session
+old, new = map(Path, sys.argv[1:])
+small = onnx.load(new)
 start = time.perf_counter()
-big, small = onnx.load(sys.argv[1]), onnx.load(sys.argv[2])
+onnx.load(old)
 onnx.checker.check_model(small)
-for model in (big, big, small):
-    session = open_session(model, fused=False)
+for path in (old, old, new):
+    session = open_session(path, fused=False)
     for _ in range(2):
         session.run(None, random_inputs(session, 1, 64))
 onnx.save(small, sys.argv[2] + ".copy")
