@@ -96,15 +96,17 @@ def test_a_ranking_that_is_none() -> None:
 def test_channels_sought_a_few_at_a_time_go_as_one_after_the_other(
     side: int, twins: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Its own draw: near ties may go in another order, and in some draws many follow.
+    rng = np.random.default_rng(2)
     b = GraphBuilder()
     x = b.input("x", ["N", 12, 2, 2])
-    first = RNG.standard_normal((64, 12, 1, 1)).astype(np.float32)
+    first = rng.standard_normal((64, 12, 1, 1)).astype(np.float32)
     first[64 - twins :] = 2 * first[:twins]
     h = b.relu(b.conv(x, 64, weight=b.const(first, "a.weight"), bias=False))
-    weight = RNG.standard_normal((10, 64, side, side)).astype(np.float32)
+    weight = rng.standard_normal((10, 64, side, side)).astype(np.float32)
     b.output(b.conv(h, 10, side, weight=b.const(weight, "b.weight"), bias=False))
     graph = graph_of(b.build())
-    found = readings(graph, [{"x": RNG.standard_normal((32, 12, 2, 2)).astype(np.float32)} for _ in range(8)])
+    found = readings(graph, [{"x": rng.standard_normal((32, 12, 2, 2)).astype(np.float32)} for _ in range(8)])
     read_by = [(found[-1], 1.0)]
     few = eliminate(free_classes(graph), read_by)
     monkeypatch.setattr(elimination, "MOST_SOUGHT", 1)
