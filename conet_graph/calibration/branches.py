@@ -81,7 +81,8 @@ class Branches:
         now = self._added(layer, starts[0]) if starts else None
         if now is None or before is None:
             return None
-        gain, size = self._behind(layer)[0], np.abs(self._behind(layer)[0])
+        gain = self._behind(layer)[0]
+        size = np.abs(gain)
         if size.min(initial=1.0) < LEAST_GAIN * size.max(initial=1.0):
             return None
         return Branch(layer, form, gain, [start * gain for start in starts], before, now)

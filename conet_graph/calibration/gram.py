@@ -156,6 +156,18 @@ class System:
         return made
 
 
+def add_feed(number: int, rows: Floats, targets: Floats, seen: Moments, aside: Moments) -> None:
+    """Add a feed, by its number, to the rows that a fit sees or, each fourth one, to those that it does not.
+
+    Both are sums about the same point, so that they can be joined (`Moments.plus`).
+    """
+    checked = number % CHECKED == CHECKED - 1
+    if checked and aside.about_x is None:
+        seen.settle()
+        aside.about_x, aside.about_y = seen.about_x, seen.about_y
+    (aside if checked else seen).add(rows, targets)
+
+
 def chosen(
     seen: Moments,
     aside: Moments,

@@ -15,7 +15,7 @@ import onnx
 from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form, form_of
-from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Moments, chosen
+from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, add_feed, chosen
 from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
@@ -289,11 +289,7 @@ class _Refitter:
             if kept is not None and rows.size * self.count <= MOST_HELD:
                 other = None if met is None else form.targets(self.new.values[met.other][k], pick)
                 kept.add(rows, targets, other)
-            checked = k % CHECKED == CHECKED - 1
-            if checked and aside.about_x is None:
-                seen.settle()
-                aside.about_x, aside.about_y = seen.about_x, seen.about_y
-            (aside if checked else seen).add(rows, targets)
+            add_feed(k, rows, targets, seen, aside)
 
     # -- biases ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.calibration.forms import Form
-from conet_graph.calibration.gram import CHECKED, FEW_RIDGES, RIDGES, Doubles, Floats, Moments, chosen
+from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Floats, Moments, add_feed, chosen
 from conet_graph.calibration.large import most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
@@ -74,11 +74,7 @@ def fitted_together(pair: Pair, branches: Sequence[Branch], quick: bool) -> Fitt
         x, y = rows.of(k)
         if bounds is not None and x.size * len(pair.new.feeds) <= MOST_HELD:
             held.add(x, y, None)
-        last = k % CHECKED == CHECKED - 1
-        if last and aside.about_x is None:
-            seen.settle()
-            aside.about_x, aside.about_y = seen.about_x, seen.about_y
-        (aside if last else seen).add(x, y)
+        add_feed(k, x, y, seen, aside)
     seen.settle()
     aside.settle()
     bias = np.sum([branch.bias for branch in branches], axis=0)

@@ -62,8 +62,7 @@ def met_apart(
     goal = Goal.parse(latency)
     if request.scale is not None or request.params is not None or request.macs is not None:
         raise BadUsage("Give one of --scale, --params, --macs and --latency, not several.")
-    kept = timing.table
-    given = None if kept is None or not kept.exists() else Table.read(kept)
+    given = Table.read(timing.table) if timing.table is not None and timing.table.exists() else None
     if given is not None and given.measured < given.asked:
         given = None  # it goes on where it was stopped
     with progress() as tell:
@@ -71,10 +70,11 @@ def met_apart(
         def work() -> dict[str, Any]:
             conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
             require_slower(graph, goal, conditions)
-            table = given or profiled(
-                *(graph, conditions, alignment), path=timing.table,
-                tell=lambda done, of: tell("timing layers", done / of),
-            )  # fmt: skip
+
+            def timed(done: int, of: int) -> None:
+                tell("timing layers", done / of)
+
+            table = given or profiled(graph, conditions, alignment, path=timing.table, tell=timed)
             choices: dict[bytes, Choice] = {}
             chooser = None if data is None else Chooser(graph, data, tell)
 

@@ -131,7 +131,8 @@ class Writing:
         from conet_graph.verification.report import require
         from conet_graph.verification.verification import verify
 
-        graph = self.structure and self.graph  # our own checks come first: then they are not made again
+        _ = self.structure  # our own checks, which the verification then need not make again
+        graph = self.graph
         told = with_error and self.made.init == "keep" and self.drops
 
         def work() -> Report:

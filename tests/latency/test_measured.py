@@ -117,17 +117,23 @@ def test_nodes_are_marked_by_their_places() -> None:
     assert [node.name for node in model.graph.node][:2] == ["@0@", "@1@"]
 
 
+def cut(path: Path, networks: int) -> dict[str, int]:
+    """Leave a whole table as it was after so many networks; how many operators of each shape it times."""
+    table = Table.read(path)
+    operators = {row.shape: len(row.points) // table.measured for row in table.rows.values()}
+    for row in table.rows.values():
+        del row.points[networks * operators[row.shape] :]
+    table.measured = networks
+    table.write(path)
+    return operators
+
+
 def test_profile_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "table.json"
     assert run(["profile", str(SAMPLE), "-o", str(path), "--networks", "6"]) == 0
     assert "wrote" in capsys.readouterr().out
     whole = Table.read(path)
-    part = Table.read(path)
-    part.measured = 4
-    operators = {row.shape: len(row.points) // 6 for row in part.rows.values()}
-    for row in part.rows.values():
-        del row.points[4 * operators[row.shape] :]
-    part.write(path)
+    operators = cut(path, 4)
     assert run(["profile", str(SAMPLE), "-o", str(path), "--networks", "6"]) == 0
     again = Table.read(path)
     assert again.measured == 6
@@ -166,12 +172,7 @@ def test_a_table_that_is_not_there_is_measured_and_kept(
     assert Table.read(path).measured == 28
     assert run(command) == 0
     assert path.read_bytes() == written
-    part = Table.read(path)
-    part.measured = 27
-    operators = {row.shape: len(row.points) // 28 for row in part.rows.values()}
-    for row in part.rows.values():
-        del row.points[27 * operators[row.shape] :]
-    part.write(path)
+    cut(path, 27)
     assert run(command) == 0
     assert Table.read(path).measured == 28
     capsys.readouterr()
