@@ -59,6 +59,8 @@ def _last_layer(facts: Facts, op: Operator) -> None:
         return
     _hear(facts, op, layer)
     silent = deaf(layer.weight)
+    if not silent.any():
+        return
     low, high = np.where(silent, layer.bias, -np.inf), np.where(silent, layer.bias, np.inf)
     facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
 
@@ -80,7 +82,8 @@ def _layer(facts: Facts, op: Operator) -> None:
     low, high = (min(fact.low, 0.0), max(fact.high, 0.0)) if facts.masked else (fact.low, fact.high)
     found = output_of(layer, facts.summed_over(op, 0, layer.axis), low, high, facts.masked)
     _hear(facts, op, layer)
-    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
+    if found is not None:
+        facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
 
 
 def _batch_norm(facts: Facts, op: Operator) -> None:
@@ -89,6 +92,10 @@ def _batch_norm(facts: Facts, op: Operator) -> None:
     count = shape[1] if len(shape) > 1 else None
     if not isinstance(count, int) or op.attr("training_mode", 0) or len([o for o in op.outputs if o]) > 1:
         return
+    slope, fact = facts.vector(op.input(1), count), facts.of(op.input(0))
+    endless = not fact.along and fact.low == -np.inf and fact.high == np.inf
+    if slope is None or (endless and (slope != 0).all()):
+        return  # nothing is known of the output either
     vectors = [facts.vector(name, count) for name in op.inputs[1:5]]
     if len(vectors) < 4 or any(v is None for v in vectors):
         return
@@ -139,12 +146,10 @@ def _quantised(facts: Facts, op: Operator) -> None:
         return np.clip(np.rint(numbers / step) + zero, least, most)
 
     along = {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
-        found = facts.along(op.input(0), axis)
-        if found is not None:
-            bucket = bucket_of(found.kind, found.factor)
-            one = np.ones(len(found))
-            along[axis] = combined(turned(found.low), turned(found.high), one[:, None], bucket, one)
+    for axis, found in fact.along.items():
+        bucket = bucket_of(found.kind, found.factor)
+        one = np.ones(len(found))
+        along[axis] = combined(turned(found.low), turned(found.high), one[:, None], bucket, one)
     low, high = turned(np.array([fact.low, fact.high]))
     facts.say(op, float(low), float(high), along)
 
