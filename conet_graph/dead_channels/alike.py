@@ -114,17 +114,9 @@ def _crowds(rows: NDArray[Any], crowd: Ids) -> tuple[Ids, Ids, Numbers, Numbers]
     A mark is the projection of a row, or of its beginning, as if its length were 1, onto a direction that
     has nothing to do with the rows. Most rows are told apart by how they begin: then no more of them is read.
     """
-    start = rows[:, :BEGINNING]
-    own = _lengths(start)
-    begun = (start @ _directions(start.shape[1], 2).astype(rows.dtype)) / own[:, None]
-    # What begins with zeros, or with what is no number, is told apart by the rest.
-    begun[~(np.isfinite(own) & (own > 0))] = 0.0
-    begun = np.abs(begun)
-    usable = np.arange(len(rows))
-    for column in begun.T:
-        usable, crowd = _told_apart(usable, column[usable], crowd)
-        if not len(usable):
-            return usable, crowd, np.empty((0, 1)), np.empty(0)
+    usable, crowd, begun = begin_alike(rows[:, :BEGINNING], crowd)
+    if not len(usable):
+        return usable, crowd, np.empty((0, 1)), np.empty(0)
     # All rows at once are not copied: they may be a large layer's weights.
     whole = rows if len(usable) * 2 > len(rows) else rows[usable]
     length, shadow = np.zeros(len(rows)), np.zeros(len(rows))
@@ -136,6 +128,24 @@ def _crowds(rows: NDArray[Any], crowd: Ids) -> tuple[Ids, Ids, Numbers, Numbers]
     shadow[usable] /= length[usable]
     usable, crowd = _told_apart(usable, np.abs(shadow[usable]), crowd)
     return usable, crowd, np.column_stack([shadow[usable], begun[usable]]), length[usable]
+
+
+def begin_alike(start: NDArray[Any], crowd: Ids) -> tuple[Ids, Ids, Numbers]:
+    """Rows of which the beginnings may be multiples of others', crowd by crowd: rows, crowds, marks.
+
+    The marks [all rows, 2] are projections as ``_crowds`` has them.
+    """
+    own = _lengths(start)
+    marks = (start @ _directions(start.shape[1], 2).astype(start.dtype)) / own[:, None]
+    # What begins with zeros, or with what is no number, is told apart by the rest.
+    marks[~(np.isfinite(own) & (own > 0))] = 0.0
+    marks = np.abs(marks)
+    usable = np.arange(len(start))
+    for column in marks.T:
+        usable, crowd = _told_apart(usable, column[usable], crowd)
+        if not len(usable):
+            break
+    return usable, crowd, marks
 
 
 def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:

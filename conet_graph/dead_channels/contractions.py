@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.dead_channels.hearing import Hearing
-from conet_graph.dead_channels.sums import layer_of, signed_sums
+from conet_graph.dead_channels.sums import read_again, signed_sums
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor
 from conet_graph.passes.shapes.constant_values import value_of
@@ -148,8 +148,7 @@ def _own_vector(graph: Graph, name: str, count: int, factor: float) -> Absorber 
 
 def constant_sum(facts: Facts, place: Contraction, taken: NDArray[np.bool_]) -> Numbers:
     """What the constant channels at the positions ``taken`` add to each of a layer's outputs."""
-    layer = layer_of(facts, place.op)
-    assert layer is not None, "only a layer has an absorber"
+    layer = read_again(facts, place.op)
     assert place.data is not None, "constant positions are told apart"
     groups, _, inputs, _ = layer.weight.shape
     values = np.where(taken, place.data.low, 0.0).reshape(groups, 1, inputs)

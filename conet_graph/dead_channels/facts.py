@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from conet_graph.dead_channels.alike import Ids, Numbers, alike, all_differ
 from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.passes.tie_channels import CHANNELS
+
+if TYPE_CHECKING:
+    from conet_graph.dead_channels.sums import LinearLayer
 
 # Constants with more numbers are weights, which only the operators that sum over channels look at.
 LARGEST_OPERAND = 2**20
@@ -80,6 +83,7 @@ class Facts:
         # By the index of a layer: which inputs its outputs hear; and whether
         # some of its outputs get only some of the products.
         self.hears: dict[int, tuple[Hearing, bool]] = {}
+        self.layers: dict[int, LinearLayer] = {}  # by their indices, those that are held during the walk
         self._vectors: dict[str, Numbers | None] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:

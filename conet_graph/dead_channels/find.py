@@ -139,7 +139,9 @@ def _idle(candidates: Mask, places: list[Contraction]) -> Mask:
             heard = place.heard(idle)
             if place.data is not None:
                 constant = place.data.constant
-                heard = heard & ~(constant if place.absorber is not None else constant & (place.data.low == 0))
+                heard = heard & ~(
+                    constant if place.absorber is not None else constant & (place.data.low == 0)
+                )
             alive[place.classes[heard]] = True
         found = ~alive
         if np.array_equal(found, idle):

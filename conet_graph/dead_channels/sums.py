@@ -37,12 +37,21 @@ class LinearLayer:
 
 def layer_of(facts: Facts, op: Operator) -> LinearLayer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
+    if op.index in facts.layers:
+        return facts.layers[op.index]
     record = WEIGHTED.get(op.op_type)
     if record is None or record.is_quantised or record.activated or op.domain:
         return None
     if op.op_type in CONVOLUTIONS:
         return _convolution(facts, op)
     return _product(facts, op) if op.op_type in PRODUCTS else None
+
+
+def read_again(facts: Facts, op: Operator) -> LinearLayer:
+    """The weight of an operator that ``layer_of`` has found to be a layer."""
+    layer = layer_of(facts, op)
+    assert layer is not None, "it was read before"
+    return layer
 
 
 def _convolution(facts: Facts, op: Operator) -> LinearLayer | None:
@@ -109,7 +118,9 @@ def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
 
 
-def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Along | None:
+def output_of(
+    layer: LinearLayer, data: Along | None, low: float, high: float, *, masked: bool, apart: bool
+) -> Along | None:
     """What is known of a layer's output channels; None where nothing tells them apart, or bounds them.
 
     Args:
@@ -118,11 +129,15 @@ def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, m
         low: the least number of the data.
         high: the largest.
         masked: whether channels may be set to zero where they are summed over.
+        apart: whether no output's weights are a multiple of another's of its group.
 
     """
     groups, outputs, inputs, _ = layer.weight.shape
     data = data if data is not None and len(data) == groups * inputs else None
-    kind, factor = _likeness(layer, data, masked)
+    if apart and (data is None or all_differ(data.kind)):
+        kind, factor = np.arange(groups * outputs), np.ones(groups * outputs)
+    else:
+        kind, factor = _likeness(layer, data, masked)
     if layer.partial:
         low, high = min(low, 0.0), max(high, 0.0)
     if data is None:
