@@ -54,6 +54,7 @@ class Operator:
     domain: str = field(init=False, compare=False)
     inputs: list[str] = field(init=False, compare=False)
     outputs: list[str] = field(init=False, compare=False)
+    _attributes: dict[str, onnx.AttributeProto] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Read what is asked for often off the message."""
@@ -61,6 +62,8 @@ class Operator:
         self.op_type = proto.op_type
         self.domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs, self.outputs = list(proto.input), list(proto.output)
+        # Of several with one name the first counts.
+        self._attributes = {attribute.name: attribute for attribute in reversed(proto.attribute)}
 
     def become(self, proto: onnx.NodeProto) -> None:
         """Be what another node says."""
@@ -83,15 +86,16 @@ class Operator:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                value = helper.get_attribute_value(attribute)
-                return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        return default
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            return default
+        value = helper.get_attribute_value(attribute)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def set_attr(self, name: str, value: Any) -> None:
         """Replace or add an attribute."""
         set_attribute(self.proto, name, value)
+        self.__post_init__()
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""

@@ -95,9 +95,10 @@ class _Sheet:
         if not self.first:
             return {}
         rows, flags = self.rows[: self.filled], np.ones((2, self.filled), np.bool_)
+        one = np.ones(BEGINNING, np.float32)  # numpy is slow in sums over short axes, the product is not
         with np.errstate(all="ignore"):
             flags[0, begin_alike(rows, self.crowd[: self.filled])[0]] = False
-        flags[1] = (rows.max(axis=1) > 0) & (rows.min(axis=1) < 0)
+            flags[1] = (np.maximum(rows, 0) @ one > 0) & (np.minimum(rows, 0) @ one < 0)
         of_layers = np.logical_and.reduceat(flags, list(self.first.values()), axis=1).T.tolist()
         found = {k: Glance(axes[k], *both) for k, both in zip(self.first, of_layers, strict=True)}
         self.first, self.filled, self.groups = {}, 0, 0
