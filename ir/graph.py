@@ -55,6 +55,7 @@ class Operator:
     inputs: list[str] = field(init=False, compare=False)
     outputs: list[str] = field(init=False, compare=False)
     _attributes: dict[str, onnx.AttributeProto] = field(init=False, compare=False, repr=False)
+    _has_bodies: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Read what is asked for often off the message."""
@@ -64,6 +65,7 @@ class Operator:
         self.inputs, self.outputs = list(proto.input), list(proto.output)
         # Of several with one name the first counts.
         self._attributes = {attribute.name: attribute for attribute in reversed(proto.attribute)}
+        self._has_bodies = any(attribute.type in (_GRAPH, _GRAPHS) for attribute in proto.attribute)
 
     def become(self, proto: onnx.NodeProto) -> None:
         """Be what another node says."""
@@ -99,7 +101,7 @@ class Operator:
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""
-        return bodies(self.proto)
+        return bodies(self.proto) if self._has_bodies else []
 
 
 @dataclass

@@ -154,7 +154,7 @@ def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
     Whoever stands alone is left out.
     """
     places = crowd * (shadows.max(initial=0.0) + 1.0) + shadows  # no shadow reaches the next crowd
-    order = np.argsort(places, kind="stable")
+    order = np.argsort(places)
     near = np.diff(places[order]) <= NEAR
     several = np.zeros(len(order), np.bool_)
     several[1:] = near

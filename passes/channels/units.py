@@ -247,19 +247,20 @@ class Tracker:
                 if isinstance(axis, Packed):
                     self._count_positions(axis.units)
                     self.packed[name, k] = axis
-                else:
+                elif not isinstance(axis, int):
                     self._count_positions(axis)
+                if self.packed and not isinstance(axis, Packed):
                     self.packed.pop((name, k), None)
                 known.append(0 if isinstance(axis, Packed) else axis)
 
-    def _count_positions(self, axis: Axis) -> None:
+    def _count_positions(self, axis: Ids) -> None:
         """Count the positions of an axis that was made, once however often it is passed on.
 
         Raises:
             NoRule: it is too long, or there are too many in all.
 
         """
-        if isinstance(axis, int) or id(axis) in self._counted:
+        if id(axis) in self._counted:
             return
         if len(axis) > LONGEST_AXIS or self.positions + len(axis) > MOST_POSITIONS:
             raise NoRule("an axis is too long to carry channels")
