@@ -116,7 +116,7 @@ class Network:
         if [(s.name, s.layers) for s in other.sizes] != [(s.name, s.layers) for s in self.sizes]:
             raise Refused(
                 "This network's sizes do not survive a rewrite one by one: search with fresh weights (no"
-                " --warm, and --rule conet, slopes, pairs, surface or loose)."
+                " --warm, and --rule conet, slopes, pairs, surface, loose or taper)."
             )
         return other
 
