@@ -87,7 +87,8 @@ class Taper(Rule):
             return gain - DOUBTS * error
 
         # The first of the best: 1 where nothing gains.
-        return max([1.0, *np.linspace(min(POWERS), max(POWERS), FINE).tolist()], key=sure_gain)
+        powers: list[float] = np.linspace(min(POWERS), max(POWERS), FINE).tolist()
+        return max([1.0, *powers], key=sure_gain)
 
     def _at(self, power: float) -> Widths:
         """The first widths to a power, within the budgets."""
