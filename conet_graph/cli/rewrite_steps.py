@@ -61,7 +61,6 @@ class Choosing:
         """Choose widths, and lay the network out for them."""
         if request.importance == "bn" and lacks_norms(self.graph):
             note("There is no BatchNorm in this network to read: --importance bn ranks as l2 does.")
-        # The other two ways tell for themselves how far they are.
         step("choosing widths")
         return plan_for(self.graph, request, init, noise, self._copies)
 
