@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from conet_graph.cli.steps import is_quiet, step
+from conet_graph.cli.steps import covered, is_quiet
 
 STDERR = 2
 BAR = 30  # characters
@@ -19,9 +19,8 @@ def progress() -> Iterator[Callable[[str, float], None]]:
     """What tells how far something is: what is done now, and a share from 0 to 1.
 
     On a terminal's stderr a bar that vanishes when done, elsewhere a line every ten seconds. A forked child
-    may tell it, too: its own stderr leads nowhere. The step that was told before has ended.
+    may tell it, too: its own stderr leads nowhere.
     """
-    step("")
     if is_quiet():
         yield lambda what, share: None
         return
@@ -43,7 +42,8 @@ def progress() -> Iterator[Callable[[str, float], None]]:
             os.write(terminal, f"conet-graph: {what}, {100 * share:.0f} % done\n".encode())
 
     try:
-        yield tell
+        with covered():
+            yield tell
     finally:
         if bar:
             os.write(terminal, b"\r\x1b[K")

@@ -35,8 +35,7 @@ def curve(facts: Facts, op: Operator) -> None:
     if not _is_plain(facts, op):
         return
     fact = facts.of(name)
-    axes = ((axis, facts.along(name, axis)) for axis in range(facts.rank(op.outputs[0]) or 0))
-    told = {axis: found for axis, found in axes if found is not None}
+    told = fact.along
     # The value as a whole comes last: all bounds are found at once.
     lows = np.concatenate([*(found.low for found in told.values()), [fact.low]])
     highs = np.concatenate([*(found.high for found in told.values()), [fact.high]])
