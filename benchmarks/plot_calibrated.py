@@ -142,7 +142,8 @@ def main() -> None:
     """Write the table into the page, and draw."""
     rows, page = rows_of(ROWS), DATA.parent / "CALIBRATION.md"
     put_summary(page, Path(__file__).name, table(rows))
-    put_summary(page, "peer_distilled.py", distilled_table(rows_of(DISTILLED)))
+    if DISTILLED.exists():
+        put_summary(page, "peer_distilled.py", distilled_table(rows_of(DISTILLED)))
     draw([row for row in rows if row["macs"]], PLOT)
 
 

@@ -16,13 +16,13 @@ class Learned:
 
     Attributes:
         covariances: of the classes of channels of the original's values, by the value and the axis.
-        strengths: by the weight of a large layer, which start its fit was pulled towards, and how strongly;
-            None where no fit helped.
+        strengths: by the weight of a large layer, which start its fit was pulled towards, and how strongly
+            (None: no fit helped); None where every trial is to look for itself.
 
     """
 
     covariances: dict[tuple[str, int], Doubles] = field(default_factory=dict)
-    strengths: dict[str, tuple[int, float | None]] = field(default_factory=dict)
+    strengths: dict[str, tuple[int, float | None]] | None = None
 
     @staticmethod
     def is_large(matrix: Doubles) -> bool:

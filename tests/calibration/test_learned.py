@@ -13,8 +13,8 @@ from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from tests.helpers.small_networks import network
 
 
-@pytest.mark.parametrize("large", [True, False])
-def test_the_next_trial_does_not_look_again(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("large", "told"), [(True, True), (False, True), (True, False)])
+def test_the_next_trial_does_not_look_again(large: bool, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     sizes = [(8, 3, 3, 3), (8, 8, 3, 3), (4, 8, 1, 1)]
     weights = {f"w{k}": rng.standard_normal(size) / 5 for k, size in enumerate(sizes)}
@@ -27,16 +27,16 @@ def test_the_next_trial_does_not_look_again(large: bool, monkeypatch: pytest.Mon
     for module, name in ((refit, "chosen"), (refit, "covariance")):
         found = getattr(module, name)
         monkeypatch.setattr(
-            module, name, lambda *given, told=name, made=found: (looked.append(told), made(*given))[1]
+            module, name, lambda *given, said=name, made=found: (looked.append(said), made(*given))[1]
         )
-    learned, tensors = Learned(), []
+    learned, tensors = Learned(strengths={} if told else None), []
     for count in (5, 5, 4):
         copies = choose_copies(graph, WidthRequest(widths={"a": count, "b": count}))
         made, layout = planned(graph, copies, "keep", False, 0)
         narrow = rewritten(graph, made, layout)
         looked.append("|")
         tensors.append(refit.refit(graph, layout, narrow, feeds, quick=True, learned=learned).tensors)
-    again = [] if large else ["chosen", "chosen"]
+    again = [] if large and told else ["chosen", "chosen"]
     first, second, third = " ".join(looked).split("|")[1:]
     assert sorted(first.split()) == ["chosen", "chosen", "covariance", "covariance"]
     assert second.split() == third.split() == again
