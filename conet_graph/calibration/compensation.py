@@ -87,7 +87,7 @@ def _covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
     for k, array in enumerate(maps):
         table = places_of(array, axis, Picks([k], limit))[:, place]
         parts.append(np.moveaxis(table, 1, 2).reshape(-1, len(place)))
-    rows = np.concatenate(parts).astype(np.float64)
-    rows -= rows.mean(0)
-    made: Doubles = rows.T @ rows / max(len(rows), 1)
+    rows = np.concatenate(parts)
+    rows -= rows.mean(0, dtype=np.float64).astype(np.float32)
+    made: Doubles = (rows.T @ rows).astype(np.float64) / max(len(rows), 1)
     return made

@@ -19,7 +19,7 @@ from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, a
 from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
-from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
+from conet_graph.calibration.rectified import Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
@@ -252,8 +252,7 @@ class _Refitter:
     ) -> tuple[Moments, Moments]:
         """Second moments of what reaches layers with what they are to put out: to fit on, and to choose on.
 
-        The biases in ``own`` stay as they are: they are taken off. The rows themselves are put into
-        ``kept``, if they are few.
+        The biases in ``own`` stay as they are: they are taken off. Rows are put into ``kept``, too.
         """
         seen, aside = Moments(), Moments()
         for layer, bias in zip(sharing, own, strict=True):
@@ -286,9 +285,9 @@ class _Refitter:
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             targets = targets if own is None else targets - own[:, None].astype(np.float32)
-            if kept is not None and rows.size * self.count <= MOST_HELD:
+            if kept is not None:
                 other = None if met is None else form.targets(self.new.values[met.other][k], pick)
-                kept.add(rows, targets, other)
+                kept.add(rows, targets, other, self.count)
             add_feed(k, rows, targets, seen, aside)
 
     # -- biases ------------------------------------------------------------------------------------
