@@ -46,6 +46,7 @@ WORTH = {
 }
 # A hundred epochs, whatever the network: as many as eight of the experiment's trainings.
 SURFACE = {"trials": 25, "epochs": 4, "schedule": "cosine", "phi": 0.35}
+TAPER = {"rule": "taper", "epochs": 8, "schedule": "cosine"}
 SEARCHES: Mapping[str, Kind] = {
     "conet": Kind({**SLOPES, "rule": "conet", "delta": 0.03}),
     "slopes": Kind({**SLOPES, "rule": "slopes"}),
@@ -57,7 +58,8 @@ SEARCHES: Mapping[str, Kind] = {
     "surface": Kind({**SURFACE, "rule": "surface"}),
     "loose": Kind({**SURFACE, "rule": "loose"}),
     # Three turns of all powers: 150 epochs or so, whatever the network.
-    "taper": Kind({"rule": "taper", "trials": taper.trials_of(3), "epochs": 8, "schedule": "cosine"}),
+    "taper": Kind({**TAPER, "trials": taper.trials_of(3)}),
+    "taper6": Kind({**TAPER, "trials": taper.trials_of(6)}),
 }
 
 
@@ -85,7 +87,7 @@ def found_shape(
     if not run.database.exists():
         begin(model, run, settings, "benchmarks/experiment_widths.py")
     with run.locked():
-        store, settings = go_on(run, model, {})
+        store, settings = go_on(run, model, {"trials": settings.search.trials})
         with closing(store):
             tools = standard_tools(settings)
             if wanted.reversed:
