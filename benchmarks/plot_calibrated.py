@@ -1,5 +1,7 @@
 """Draw accuracy over MACs, a line a method, and write the table: from the rows of ``peer_calibrated.py``.
 
+The table of ``peer_distilled.py`` is written, too.
+
 python benchmarks/plot_calibrated.py
 """
 
@@ -15,7 +17,8 @@ from rows import DATA, put_summary
 
 Row = dict[str, str]
 Case = tuple[str, int, str]  # network, inputs, method
-ROWS, PLOT = DATA / "calibrated.csv", DATA.parent / "images" / "calibrated.svg"
+ROWS, DISTILLED = DATA / "calibrated.csv", DATA / "distilled.csv"
+PLOT = DATA.parent / "images" / "calibrated.svg"
 OURS = "conet-graph --calibrate"
 
 
@@ -78,6 +81,18 @@ def _costs(rows: list[Row]) -> tuple[str, str]:
     return (f"{mean(seconds):.1f}" if seconds else "", str(max(memory)) if memory else "")
 
 
+def distilled_table(rows: list[Row]) -> str:
+    """Markdown: what each method gave, and what became of it by distillation, in percent right."""
+    lines = ["| network | MACs | method | narrowed | distilled |", "|---|---:|---|---:|---:|"]
+    told = ""
+    for row in sorted(rows, key=lambda r: (r["network"], -float(r["asked"]), -float(r["after"]))):
+        case = f"| {row['network']} | {100 * float(row['asked']):.0f} % |"
+        figures = (f"{100 * float(row[key]):.1f}" for key in ("before", "after"))
+        lines.append(f"{case if case != told else '|  |  |'} {row['method']} | {' | '.join(figures)} |")
+        told = case
+    return "\n".join(lines)
+
+
 def _ours(method: str) -> bool:
     return method.startswith(OURS)
 
@@ -125,8 +140,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def main() -> None:
     """Write the table into the page, and draw."""
-    rows = rows_of(ROWS)
-    put_summary(DATA.parent / "CALIBRATION.md", Path(__file__).name, table(rows))
+    rows, page = rows_of(ROWS), DATA.parent / "CALIBRATION.md"
+    put_summary(page, Path(__file__).name, table(rows))
+    if DISTILLED.exists():
+        put_summary(page, "peer_distilled.py", distilled_table(rows_of(DISTILLED)))
     draw([row for row in rows if row["macs"]], PLOT)
 
 
