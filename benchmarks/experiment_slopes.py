@@ -42,7 +42,7 @@ def slopes(
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(name, Path(folder) / "network.onnx", image=options.image)
         network = Network(load_model(Path(folder) / "network.onnx"))
-        model = network.at(dict.fromkeys(network.multiples, width), seed, init)
+        model = network.at(dict.fromkeys(network.grains, width), seed, init)
         spoken = {"silent": network.sizes, "all": sizes_of(analysis_of(network.graph))}
         weights = {layer.name: layer.weight for layer in analysis_of(network.graph).layers}
         settings = RunSettings(f"npz:{options.npz}", augment=True, image=options.image).changed(

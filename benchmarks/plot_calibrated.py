@@ -1,5 +1,7 @@
 """Draw accuracy over MACs, a line a method, and write the table: from the rows of ``peer_calibrated.py``.
 
+The table of ``peer_distilled.py`` is written, too.
+
 python benchmarks/plot_calibrated.py
 """
 
@@ -15,54 +17,80 @@ from rows import DATA, put_summary
 
 Row = dict[str, str]
 Case = tuple[str, int, str]  # network, inputs, method
-ROWS, PLOT = DATA / "calibrated.csv", DATA.parent / "images" / "calibrated.svg"
+ROWS, DISTILLED = DATA / "calibrated.csv", DATA / "distilled.csv"
+PLOT = DATA.parent / "images" / "calibrated.svg"
 OURS = "conet-graph --calibrate"
 
 
 def rows_of(path: Path) -> list[Row]:
-    """The rows in which a method gave a network."""
+    """All rows, also those in which a method failed."""
     with path.open() as file:
-        return [row for row in csv.DictReader(file) if row["macs"]]
+        return list(csv.DictReader(file))
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a method a line, a share of the MACs a column; means over draws of inputs, best ones bold."""
-    found: dict[Case, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Markdown: a method a line, a share of the MACs a column; means over draws of inputs, best ones bold.
+
+    Seconds are the mean of a line's cells, memory is the most of them that was measured.
+    """
+    found: dict[Case, list[Row]] = defaultdict(list)
     for row in rows:
-        case = (row["network"], int(row["samples"]), row["method"])
-        found[case][float(row["asked"])].append(100 * float(row["accuracy"]))
-    shares = sorted({share for cells in found.values() for share in cells}, reverse=True)
-    best: dict[tuple[str, int, float], float] = defaultdict(float)
-    for (network, samples, _), cells in found.items():
-        for share, values in cells.items():
-            best[network, samples, share] = max(best[network, samples, share], mean(values))
+        found[row["network"], int(row["samples"]), row["method"]].append(row)
+    shares = sorted({row["asked"] for row in rows}, key=float, reverse=True)
+    best: dict[tuple[str, int, str], float] = defaultdict(float)
+    for (network, samples, _), mine in found.items():
+        for share in shares:
+            if values := _accuracies(mine, share):
+                best[network, samples, share] = max(best[network, samples, share], mean(values))
+    columns = [f"{100 * float(share):.0f} %" for share in shares]
     lines = [
-        f"| network | inputs | method | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |",
-        "|---|---:|---|" + "---:|" * len(shares),
+        f"| network | inputs | method | {' | '.join(columns)} | seconds | MB |",
+        "|---|---:|---|" + "---:|" * (len(shares) + 2),
     ]
     order = list(dict.fromkeys(row["network"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     told: tuple[str, int] | None = None
-    for network, samples, method in sorted(
-        found, key=lambda c: (order.index(c[0]), c[1], not _ours(c[2]), methods.index(c[2]))
-    ):
-        cells = [
-            _cell(found[network, samples, method].get(share, []), best[network, samples, share])
-            for share in shares
-        ]
+    for case in sorted(found, key=lambda c: (order.index(c[0]), c[1], not _ours(c[2]), methods.index(c[2]))):
+        network, samples, method = case
+        cells = [_cell(found[case], share, best[network, samples, share]) for share in shares]
         names = ("", "") if told == (network, samples) else (network, str(samples))
         told = (network, samples)
-        lines.append(f"| {names[0]} | {names[1]} | {method} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*names, method, *cells, *_costs(found[case])])} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float], best: float) -> str:
-    """The mean, with the number of draws where there are several."""
+def _accuracies(rows: list[Row], share: str) -> list[float]:
+    """In percent, at a share of the MACs, of the rows in which there is a network."""
+    return [100 * float(row["accuracy"]) for row in rows if row["asked"] == share and row["macs"]]
+
+
+def _cell(rows: list[Row], share: str, best: float) -> str:
+    """The mean, with the number of draws where there are several; or that the method failed."""
+    values = _accuracies(rows, share)
     if not values:
-        return ""
+        return "fails" if any(row["asked"] == share for row in rows) else ""
     shown = f"{mean(values):.1f}"
     shown = f"**{shown}**" if mean(values) >= best else shown
     return shown + (f" ({len(values)})" if len(values) > 1 else "")
+
+
+def _costs(rows: list[Row]) -> tuple[str, str]:
+    """Seconds and MB."""
+    seconds = [float(row["seconds"]) for row in rows if row["macs"]]
+    memory = [int(row["memory"]) for row in rows if row["memory"]]
+    return (f"{mean(seconds):.1f}" if seconds else "", str(max(memory)) if memory else "")
+
+
+def distilled_table(rows: list[Row]) -> str:
+    """Markdown: what each method gave, and what became of it by distillation, in percent right."""
+    lines = ["| network | MACs | method | narrowed | distilled |", "|---|---:|---|---:|---:|"]
+    told = ""
+    for row in sorted(rows, key=lambda r: (r["network"], -float(r["asked"]), -float(r["after"]))):
+        case = f"| {row['network']} | {100 * float(row['asked']):.0f} % |"
+        figures = (f"{100 * float(row[key]):.1f}" for key in ("before", "after"))
+        lines.append(f"{case if case != told else '|  |  |'} {row['method']} | {' | '.join(figures)} |")
+        told = case
+    return "\n".join(lines)
 
 
 def _ours(method: str) -> bool:
@@ -112,9 +140,11 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def main() -> None:
     """Write the table into the page, and draw."""
-    rows = rows_of(ROWS)
-    put_summary(DATA.parent / "CALIBRATION.md", Path(__file__).name, table(rows))
-    draw(rows, PLOT)
+    rows, page = rows_of(ROWS), DATA.parent / "CALIBRATION.md"
+    put_summary(page, Path(__file__).name, table(rows))
+    if DISTILLED.exists():
+        put_summary(page, "peer_distilled.py", distilled_table(rows_of(DISTILLED)))
+    draw([row for row in rows if row["macs"]], PLOT)
 
 
 if __name__ == "__main__":

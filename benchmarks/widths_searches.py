@@ -11,7 +11,7 @@ from typing import Any
 
 from conet_graph.ir.load import load_model
 from conet_graph.search.begin import begin, go_on, network_in, searched_network
-from conet_graph.search.rules.pairs import trials_of
+from conet_graph.search.rules import pairs, taper
 from conet_graph.search.run_folder import RunFolder
 from conet_graph.search.runner import Search, Tools
 from conet_graph.search.settings import RunSettings
@@ -56,6 +56,8 @@ SEARCHES: Mapping[str, Kind] = {
     "pairs": Kind({"rule": "pairs", "epochs": 3, "schedule": "cosine", "phi": 0.3}),
     "surface": Kind({**SURFACE, "rule": "surface"}),
     "loose": Kind({**SURFACE, "rule": "loose"}),
+    # Three turns of all powers: 150 epochs or so, whatever the network.
+    "taper": Kind({"rule": "taper", "trials": taper.trials_of(3), "epochs": 8, "schedule": "cosine"}),
 }
 
 
@@ -78,7 +80,7 @@ def found_shape(
         **wanted.settings,
     }  # fmt: skip
     if given["rule"] == "pairs":
-        given["trials"] = trials_of(len(searched_network(load_model(model)).sizes))
+        given["trials"] = pairs.trials_of(len(searched_network(load_model(model)).sizes))
     settings = RunSettings(f"npz:{images}").changed(given)
     if not run.database.exists():
         begin(model, run, settings, "benchmarks/experiment_widths.py")

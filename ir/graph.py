@@ -40,57 +40,71 @@ EDGE_KINDS: Result[dict[int, str]] = Result("edge_kinds", "classify_edges")
 
 @dataclass(slots=True)
 class Operator:
-    """One operator of the graph; ``inputs`` and ``outputs`` hold '' where an optional one is absent."""
+    """One operator of the graph.
+
+    ``op_type`` is ONNX's, e.g. ``Conv``; of ``domain`` '' is ONNX's own. ``inputs`` and ``outputs`` hold ''
+    where an optional one is absent. They are read off ``proto`` once, for a message's fields are slow to
+    read: change an input by ``set_input``, and all of it by ``become``.
+    """
 
     index: int
     proto: onnx.NodeProto
     version: int
+    op_type: str = field(init=False, compare=False)
+    domain: str = field(init=False, compare=False)
+    inputs: list[str] = field(init=False, compare=False)
+    outputs: list[str] = field(init=False, compare=False)
+    _attributes: dict[str, onnx.AttributeProto] | None = field(init=False, compare=False, repr=False)
+    _has_bodies: bool | None = field(init=False, compare=False, repr=False)
 
-    @property
-    def op_type(self) -> str:
-        """The ONNX operator type, e.g. ``Conv``."""
-        return self.proto.op_type
+    def __post_init__(self) -> None:
+        """Read what is asked for often off the message."""
+        proto = self.proto
+        self.op_type = proto.op_type
+        self.domain = "" if proto.domain == "ai.onnx" else proto.domain
+        self.inputs, self.outputs = list(proto.input), list(proto.output)
+        self._attributes = self._has_bodies = None  # not asked for yet
 
-    @property
-    def domain(self) -> str:
-        """The operator's domain; '' is ONNX's own."""
-        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+    def become(self, proto: onnx.NodeProto) -> None:
+        """Be what another node says."""
+        self.proto.CopyFrom(proto)
+        self.__post_init__()
 
     @property
     def name(self) -> str:
         """The node's name, or one made of its type and first output where it has none."""
-        return self.proto.name or next((o for o in self.proto.output if o), self.op_type)
-
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the input values."""
-        return list(self.proto.input)
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the output values."""
-        return list(self.proto.output)
+        return self.proto.name or next((o for o in self.outputs if o), self.op_type)
 
     def input(self, slot: int) -> str:
         """Name of one input, '' when it is absent."""
-        names = self.proto.input
+        names = self.inputs
         return names[slot] if slot < len(names) else ""
+
+    def set_input(self, slot: int, name: str) -> None:
+        """Let it read another value at a slot that it has."""
+        self.proto.input[slot] = self.inputs[slot] = name
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                value = helper.get_attribute_value(attribute)
-                return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        return default
+        if self._attributes is None:
+            # Of several with one name the first counts.
+            self._attributes = {each.name: each for each in reversed(self.proto.attribute)}
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            return default
+        value = helper.get_attribute_value(attribute)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def set_attr(self, name: str, value: Any) -> None:
         """Replace or add an attribute."""
         set_attribute(self.proto, name, value)
+        self.__post_init__()
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""
-        return bodies(self.proto)
+        if self._has_bodies is None:
+            self._has_bodies = any(each.type in (_GRAPH, _GRAPHS) for each in self.proto.attribute)
+        return bodies(self.proto) if self._has_bodies else []
 
 
 @dataclass

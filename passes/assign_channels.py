@@ -100,6 +100,6 @@ class _View:
                     found += in_copies(self.names[run.key], self.widths[run.key], run.classes)
                 else:
                     found.append(str(len(run.classes)))
-            named = any(self.of_class[classes] >= 0)
+            named = (self.of_class[classes] >= 0).any()
             self._spelled[id(axis)] = found if named else []
         return self._spelled[id(axis)]

@@ -205,7 +205,7 @@ def _name_rest(graph: Graph, op: Operator) -> int:
 
 
 def _set_target(op: Operator, name: str) -> None:
-    op.proto.input[1] = name
+    op.set_input(1, name)
     if op.attr("allowzero", 0):
         op.set_attr("allowzero", 0)  # a 0 of ours copies the input's size
 

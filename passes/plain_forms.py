@@ -61,7 +61,7 @@ def drop_expands(graph: Graph) -> bool:
                 continue
             others = [n for k, n in enumerate(use.inputs) if k != slot and n != op.outputs[0]]
             if any(graph.shape(n) == shape for n in others):
-                use.proto.input[slot] = op.input(0)
+                use.set_input(slot, op.input(0))
                 changed = True
     if changed:
         keep_live(graph, [op.proto for op in graph.operators])
@@ -99,9 +99,7 @@ def write_full_gathers(graph: Graph) -> bool:
         name = graph.fresh_name(f"{op.outputs[0]}_shape")
         target = numpy_helper.from_array(np.array(index.dims, np.int64), name)
         graph.constants[name] = Constant(target, name)
-        op.proto.CopyFrom(
-            helper.make_node("Reshape", [op.input(0), name], op.outputs[:1], name=op.proto.name)
-        )
+        op.become(helper.make_node("Reshape", [op.input(0), name], op.outputs[:1], name=op.proto.name))
         changed = True
     if changed:
         graph.keep_nodes([op.proto for op in graph.operators])

@@ -32,7 +32,7 @@ def write_means(graph: Graph) -> bool:
             kept = [a for a in summed.proto.attribute if a.name == "keepdims"]
             mean.attribute.append(helper.make_attribute("axes", axes))
         mean.attribute.extend(kept)
-        op.proto.CopyFrom(mean)
+        op.become(mean)
         changed = True
     if changed:
         keep_live(graph, [op.proto for op in graph.operators])

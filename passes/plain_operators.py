@@ -25,7 +25,7 @@ def gather_rows(graph: Graph) -> bool:
         rows = numpy_helper.from_array(graph.array(op.input(1))[..., 0].astype(np.int64), name)
         graph.constants[name] = Constant(rows, name)
         node = helper.make_node("Gather", [op.input(0), name], op.outputs[:1], name=op.proto.name, axis=0)
-        op.proto.CopyFrom(node)
+        op.become(node)
         changed = True
     return _settled(graph, changed)
 
@@ -43,7 +43,7 @@ def pad_in_pools(graph: Graph) -> bool:
         around = _pixels_padded(graph, pad, op)
         if around is None:
             continue
-        op.proto.input[0] = pad.input(0)
+        op.set_input(0, pad.input(0))
         op.set_attr("pads", around)
         op.set_attr("count_include_pad", 1)
         changed = True

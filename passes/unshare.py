@@ -31,7 +31,7 @@ class Unshare:
                 graph.constants[own] = Constant(constant.tensor, constant.source)
                 if name in graph.known:
                     graph.known[own] = literals(own, graph.array(own))
-                op.proto.input[slot] = own
+                op.set_input(slot, own)
         graph.uses_changed()
 
 

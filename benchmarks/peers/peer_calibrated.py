@@ -20,7 +20,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,10 @@ from conet_graph.trials.settle_batchnorm import settle_batchnorm
 
 Floats = NDArray[np.float32]
 Runs = Callable[[Floats], NDArray[Any]]
-Made = tuple[Runs, float]
-COLUMNS = ("network", "method", "asked", "samples", "seed", "macs", "accuracy", "error", "seconds")
+Network = onnx.ModelProto | nn.Module
+Made = tuple[Network, float]  # with its share of the MACs
+KEYS = ("network", "method", "asked", "samples", "seed")
+COLUMNS = (*KEYS, "macs", "accuracy", "error", "seconds", "memory")
 SHARES = (0.9, 0.75, 0.5, 0.35)
 CALIBRATED = ("best", "reconstruction", "activation", "taylor", "hessian")
 PRUNERS = ("magnitude", "taylor", "hessian", "fpgm", "lamp")
@@ -78,8 +83,13 @@ def runner(model: onnx.ModelProto) -> Runs:
     return run
 
 
+def runs(network: Network) -> Runs:
+    """A function from inputs to the outputs of a file or of a module."""
+    return module_runner(network) if isinstance(network, nn.Module) else runner(network)
+
+
 def module_runner(module: nn.Module) -> Runs:
-    """The same for a PyTorch module."""
+    """``runner`` for a PyTorch module."""
     module.eval()
 
     def run(x: Floats) -> NDArray[Any]:
@@ -138,7 +148,7 @@ class Methods:
         yield "onnxsim structured calibrated", self._onnxsim
 
     def _of(self, model: onnx.ModelProto) -> Made:
-        return runner(model), macs(model) / self.whole
+        return model, macs(model) / self.whole
 
     def _plain(self, share: float, how: str, seed: int) -> Made:
         made = plan(self.model, macs=share, importance=how, seed=seed, multiple_of=1)
@@ -162,7 +172,7 @@ class Methods:
         narrow = rewrite(settled, plan(settled, macs=share, multiple_of=1), check=False)
         module = to_torch(narrow, check=False)
         _measured_again(module, batches)
-        return module_runner(module), macs(narrow) / macs(settled)
+        return module, macs(narrow) / macs(settled)
 
     def _gram(self, share: float, x: Floats, seed: int) -> Made:
         graph = analysed(self.model)
@@ -201,8 +211,7 @@ class Methods:
             pruner.step()
             return pruned, float(tp.utils.count_ops_and_params(pruned, example)[0]) / whole
 
-        pruned, found = nearest(share, at)
-        return module_runner(pruned), found
+        return nearest(share, at)
 
     def _onnxsim(self, share: float, x: Floats, seed: int) -> Made:
         import onnxsim
@@ -221,8 +230,7 @@ class Methods:
             )
             return made, macs(made) / self.whole
 
-        found, reached = nearest(share, at)
-        return runner(found), reached
+        return nearest(share, at)
 
 
 def _measured_again(module: nn.Module, batches: list[torch.Tensor]) -> None:
@@ -283,39 +291,68 @@ def main(arguments: list[str]) -> None:
     known = set()
     if chosen.rows.exists():
         with chosen.rows.open() as file:
-            known = {tuple(row[c] for c in COLUMNS[:5]) for row in csv.DictReader(file)}
+            known = {tuple(row[c] for c in KEYS) for row in csv.DictReader(file)}
     else:
         chosen.rows.parent.mkdir(parents=True, exist_ok=True)
         chosen.rows.write_text(",".join(COLUMNS) + "\n")
     methods = Methods(model, macs(model))
     cases = [(n, s, k) for n in chosen.samples for s in chosen.shares for k in chosen.seeds]
     for samples, share, seed in cases:
-        x = inputs[np.sort(np.random.default_rng(seed).permutation(len(inputs))[:samples])]
+        x = drawn(inputs, samples, seed)
         for name, narrow in methods.all():
             key = (chosen.name, name, str(share), str(samples), str(seed))
             if chosen.only not in name or key in known:
                 continue
-            row = [*key, *measured(partial(narrow, share, x, seed), images, right, wanted)]
+            row = [*key, *alone(partial(measured, partial(narrow, share, x, seed), images, right, wanted))]
             with chosen.rows.open("a") as file:
                 file.write(",".join(row) + "\n")
             print(*row, file=sys.stderr)
 
 
-def measured(narrow: Callable[[], Made], images: Floats, right: NDArray[Any], wanted: Any) -> list[str]:
-    """MACs, accuracy, the outputs' error in units of their variance, seconds; or the failure's name.
+def drawn(inputs: Floats, samples: int, seed: int) -> Floats:
+    """So many of the calibration inputs."""
+    return inputs[np.sort(np.random.default_rng(seed).permutation(len(inputs))[:samples])]
 
-    Seconds are of the processor, all threads together: those of the clock say who else was at work.
-    """
-    start = time.process_time()
+
+def alone(measure: Callable[[], list[str]]) -> list[str]:
+    """What a measurement gives in a process of its own: no row's memory counts for the next."""
+    for peer in ("onnxsim", "torch_pruning"):  # loaded before the fork, as everything of ours is
+        with suppress(ImportError):
+            import_module(peer)
+    here, there = Pipe(duplex=False)
+    process = get_context("fork").Process(target=lambda: there.send(measure()))
+    process.start()
+    there.close()
     try:
-        run, share = narrow()
-        seconds = time.process_time() - start
-        outputs = run(images)
+        return here.recv()
+    except EOFError:
+        return ["", "failed: the process ended", "", "", ""]
+    finally:
+        process.join()
+
+
+def _memory() -> tuple[float, float]:
+    """Resident memory of this process in MB: at most so far, and now (Linux: proc(5))."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(lines[name].split()[0]) / 1024 for name in ("VmHWM", "VmRSS"))  # type: ignore[return-value]
+
+
+def measured(narrow: Callable[[], Made], images: Floats, right: NDArray[Any], wanted: Any) -> list[str]:
+    """MACs, accuracy, the outputs' error in units of their variance, seconds, MB; or the failure's name.
+
+    Seconds are of the processor, all threads together: those of the clock say who else was at work. Memory
+    is what the process grew by, at most, over what it held before: libraries, the network and the inputs.
+    """
+    start, (_, before) = time.process_time(), _memory()
+    try:
+        network, share = narrow()
+        seconds, (most, _) = time.process_time() - start, _memory()
+        outputs = runs(network)(images)
     except Exception as error:  # a peer may refuse a network in any way
-        return ["", f"failed: {type(error).__name__}", "", f"{time.process_time() - start:.1f}"]
+        return ["", f"failed: {type(error).__name__}", "", f"{time.process_time() - start:.1f}", ""]
     error = float(((outputs - wanted[: len(outputs)]) ** 2).mean() / wanted.var(axis=0).mean())
     accuracy = float((outputs.argmax(1) == right[: len(outputs)]).mean())
-    return [f"{share:.4f}", f"{accuracy:.4f}", f"{error:.4f}", f"{seconds:.1f}"]
+    return [f"{share:.4f}", f"{accuracy:.4f}", f"{error:.4f}", f"{seconds:.1f}", f"{most - before:.0f}"]
 
 
 if __name__ == "__main__":

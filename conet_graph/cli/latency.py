@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conet_graph.cli.apart import timed
-from conet_graph.cli.common import note
+from conet_graph.cli.common import note, plain
 from conet_graph.cli.progress import progress
 from conet_graph.ir.errors import BadUsage, Refused
 
@@ -53,6 +53,7 @@ def met_apart(
     import numpy as np
 
     from conet_graph.calibration.narrowing import Choice, Chooser
+    from conet_graph.latency.kept import kept_path, kept_table
     from conet_graph.latency.meeting import Goal, meet, require_slower
     from conet_graph.latency.profile import profiled
     from conet_graph.latency.sessions import conditions_of
@@ -70,11 +71,15 @@ def met_apart(
         def work() -> dict[str, Any]:
             conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
             require_slower(graph, goal, conditions)
+            path = timing.table or kept_path(graph, conditions, alignment)
+            table = given or (kept_table(path) if timing.table is None and path is not None else None)
+            again = table is not None
 
             def timed(done: int, of: int) -> None:
                 tell("timing layers", done / of)
 
-            table = given or profiled(graph, conditions, alignment, path=timing.table, tell=timed)
+            if table is None:
+                table = profiled(graph, conditions, alignment, path=path, tell=timed)
             choices: dict[bytes, Choice] = {}
             chooser = None if data is None else Chooser(graph, data, tell)
 
@@ -86,12 +91,18 @@ def met_apart(
                 return choice.copies
 
             found = meet(graph, request, goal, table, conditions, choose)
+            if path is not None and given is None:
+                table.write(path)
             chosen = choices.get(found.copies.tobytes())
             return {
                 "copies": found.copies.tolist(),
                 "missed": found.missed,
                 "choice": None if chosen is None else [chosen.predicted, chosen.tried, chosen.best],
-                "times": {**found.to_json(), **conditions.to_json()},
+                "times": {
+                    **found.to_json(),
+                    **conditions.to_json(),
+                    "table": {"path": None if path is None else str(path), "measured_before": again},
+                },
             }
 
         told = timed(work)
@@ -123,6 +134,9 @@ def speed_apart(graph: Graph, proto: onnx.ModelProto, timing: Timing) -> dict[st
 def show_times(out: Console, found: dict[str, Any]) -> None:
     """One line, and a warning where the rewritten network is slower."""
     out.print(f"time {_sentence(found)}")
+    table = found.get("table")
+    if table is not None and table["measured_before"]:
+        out.print(f"times of layers: measured before, {plain(table['path'])} (remove it to measure anew)")
     if found["share"] >= 1:
         note(f"Warning: the network is slower than the original: {found['share']:.2f} times its time.")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from conet_graph.cli.steps import is_quiet
+from conet_graph.cli.steps import covered, is_quiet
 
 STDERR = 2
 BAR = 30  # characters
@@ -42,7 +42,8 @@ def progress() -> Iterator[Callable[[str, float], None]]:
             os.write(terminal, f"conet-graph: {what}, {100 * share:.0f} % done\n".encode())
 
     try:
-        yield tell
+        with covered():
+            yield tell
     finally:
         if bar:
             os.write(terminal, b"\r\x1b[K")

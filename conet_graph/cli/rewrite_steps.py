@@ -61,8 +61,7 @@ class Choosing:
         """Choose widths, and lay the network out for them."""
         if request.importance == "bn" and lacks_norms(self.graph):
             note("There is no BatchNorm in this network to read: --importance bn ranks as l2 does.")
-        # The other two ways tell for themselves how far they are.
-        step("choosing widths" if self.latency is None and self.data is None else "")
+        step("choosing widths")
         return plan_for(self.graph, request, init, noise, self._copies)
 
     def _copies(self, asked: WidthRequest) -> NDArray[np.int64]:
@@ -148,6 +147,7 @@ class Writing:
         assert self.output is not None, "a dry run writes nothing"
         made, proto = self.made, self.proto
         if data is not None and self.drops:
+            step("refitting")
             fit = refit_apart(self.graph, self.layout, proto, data)
             made, self.proto = replace(made, refit=fit), fit.applied(proto)
         step("writing")

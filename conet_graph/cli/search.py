@@ -37,7 +37,9 @@ def search(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="conet, slopes, conetv2, worth, pairs, surface, loose (docs/SEARCH.md)  [conet]"),
+        typer.Option(
+            help="conet, slopes, conetv2, worth, pairs, surface, loose, taper (docs/SEARCH.md)  [conet]"
+        ),
     ] = None,
     delta: Annotated[
         float | None, typer.Option(help="Sizes whose rank grows slower in an epoch shrink  [default: 0.01]")

@@ -21,10 +21,18 @@ TICK, EVERY = 2.0, 10.0
 
 @dataclass
 class Steps:
-    """What a command is at; ``quiet`` tells nothing, ``timed`` says how long each step took."""
+    """What a command is at.
+
+    Attributes:
+        quiet: nothing is told.
+        timed: how long each step took is said.
+        covered: another display tells how far the step is.
+
+    """
 
     quiet: bool = False
     timed: bool = False
+    covered: bool = False
     name: str = ""
     began: float = field(default_factory=time.monotonic)
     told: float = 0.0
@@ -40,7 +48,7 @@ class Steps:
 
     def tick(self, number: int, frame: FrameType | None) -> None:
         """Tell the step that goes on."""
-        if not self.name or self.quiet:
+        if not self.name or self.quiet or self.covered:
             return
         now = time.monotonic()
         seconds = f"{now - self.began:.0f} s"
@@ -64,13 +72,25 @@ _now = Steps()
 
 
 def step(name: str) -> None:
-    """Say what the command does from here on, as in 'verifying'; '' when another display takes over."""
+    """Say what the command does from here on, as in 'verifying'; '' when it only prints its results."""
     _now.next(name)
 
 
 def is_quiet() -> bool:
     """Whether nothing but results and errors is to be printed."""
     return _now.quiet
+
+
+@contextmanager
+def covered() -> Iterator[None]:
+    """While this lasts the step that goes on is not told: another display does."""
+    told = _now
+    told.clear()
+    told.covered = True
+    try:
+        yield
+    finally:
+        told.covered = False
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def weights_of(graph: Graph) -> dict[tuple[str, ...], str]:
             if root is not None:
                 found[_key(graph, root, key_root)] = root
     for op in graph.operators:
-        for slot, value in enumerate(op.proto.input):
+        for slot, value in enumerate(op.inputs):
             constant = graph.constants.get(value)
             if constant is None and not is_generated(graph, value):
                 continue

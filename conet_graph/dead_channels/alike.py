@@ -36,36 +36,34 @@ def alike(rows: NDArray[Any], bucket: Ids, factor: Numbers | None = None) -> tup
     """
     count = len(bucket)
     number, length = np.arange(count), np.ones(count)
-    for members in map(np.sort, _several(bucket)):
+    members, crowd = _several(bucket)
+    if len(members):
         # All rows at once are not copied: they may be a large layer's weights.
         mine = rows if len(members) == count else rows[members]
-        number[members], length[members] = _by_direction(mine, members)
+        number[members], length[members] = _by_direction(mine, members, crowd)
     return number, length if factor is None else length * factor
 
 
-def _several(bucket: Ids) -> list[Ids]:
-    """The buckets with more than one position, each as its positions."""
+def _several(bucket: Ids) -> tuple[Ids, Ids]:
+    """The positions that are not alone in their bucket, and of each a number for its bucket."""
     if all_differ(bucket):
-        return []
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     if not bucket.any():
-        return [np.arange(len(bucket))]
-    order = np.argsort(bucket, kind="stable")
-    same = np.diff(bucket[order]) == 0
-    if not same.any():
-        return []
-    cuts = np.flatnonzero(~same) + 1
-    return [part for part in np.split(order, cuts) if len(part) > 1]
+        return np.arange(len(bucket)), bucket
+    _, crowd, times = np.unique(bucket, return_inverse=True, return_counts=True)
+    members = np.flatnonzero(times[crowd] > 1)
+    return members, crowd[members]
 
 
-def _by_direction(rows: NDArray[Any], names: Ids) -> tuple[Ids, Numbers]:
-    """Names of the rows by their directions, and their lengths where others have the same.
+def _by_direction(rows: NDArray[Any], names: Ids, crowd: Ids) -> tuple[Ids, Numbers]:
+    """Names of the rows by their directions, and their lengths where others of a crowd have the same.
 
     The length of a row that points the other way than the rest of its kind is negative.
     """
     rows = rows.reshape(len(rows), -1)
     number, signed = names.copy(), np.ones(len(rows))
     with np.errstate(all="ignore"):
-        order, crowd, marks, length = _crowds(rows)
+        order, crowd, marks, length = _crowds(rows, crowd)
     if not len(order):
         return number, signed
     signed[order] = np.where(marks[:, 0] < 0, -length, length)
@@ -108,23 +106,17 @@ def _first_alike(rows: NDArray[Any], signed: Numbers, crowd: Ids, marks: Numbers
     return first
 
 
-def _crowds(rows: NDArray[Any]) -> tuple[Ids, Ids, Numbers, Numbers]:
+def _crowds(rows: NDArray[Any], crowd: Ids) -> tuple[Ids, Ids, Numbers, Numbers]:
     """Rows that may be multiples of others, crowd by crowd: rows, crowds, marks [rows, any], lengths.
+
+    Rows of different crowds, as they are given, are never multiples of one another.
 
     A mark is the projection of a row, or of its beginning, as if its length were 1, onto a direction that
     has nothing to do with the rows. Most rows are told apart by how they begin: then no more of them is read.
     """
-    start = rows[:, :BEGINNING]
-    own = _lengths(start)
-    begun = (start @ _directions(start.shape[1], 2).astype(rows.dtype)) / own[:, None]
-    # What begins with zeros, or with what is no number, is told apart by the rest.
-    begun[~(np.isfinite(own) & (own > 0))] = 0.0
-    begun = np.abs(begun)
-    usable, crowd = np.arange(len(rows)), np.zeros(len(rows), np.int64)
-    for column in begun.T:
-        usable, crowd = _told_apart(usable, column[usable], crowd)
-        if not len(usable):
-            return usable, crowd, np.empty((0, 1)), np.empty(0)
+    usable, crowd, begun = begin_alike(rows[:, :BEGINNING], crowd)
+    if not len(usable):
+        return usable, crowd, np.empty((0, 1)), np.empty(0)
     # All rows at once are not copied: they may be a large layer's weights.
     whole = rows if len(usable) * 2 > len(rows) else rows[usable]
     length, shadow = np.zeros(len(rows)), np.zeros(len(rows))
@@ -138,15 +130,37 @@ def _crowds(rows: NDArray[Any]) -> tuple[Ids, Ids, Numbers, Numbers]:
     return usable, crowd, np.column_stack([shadow[usable], begun[usable]]), length[usable]
 
 
+def begin_alike(start: NDArray[Any], crowd: Ids) -> tuple[Ids, Ids, Numbers]:
+    """Rows of which the beginnings may be multiples of others', crowd by crowd: rows, crowds, marks.
+
+    The marks [all rows, 2] are projections as ``_crowds`` has them.
+    """
+    own = _lengths(start)
+    marks = (start @ _directions(start.shape[1], 2).astype(start.dtype)) / own[:, None]
+    # What begins with zeros, or with what is no number, is told apart by the rest.
+    marks[~(np.isfinite(own) & (own > 0))] = 0.0
+    marks = np.abs(marks)
+    usable = np.arange(len(start))
+    for column in marks.T:
+        usable, crowd = _told_apart(usable, column[usable], crowd)
+        if not len(usable):
+            break
+    return usable, crowd, marks
+
+
 def _told_apart(rows: Ids, shadows: Numbers, crowd: Ids) -> tuple[Ids, Ids]:
     """Rows and their crowds, in order, after those whose shadows are not near have been parted.
 
     Whoever stands alone is left out.
     """
-    order = np.lexsort((shadows, crowd))
-    apart = (np.diff(crowd[order]) != 0) | (np.diff(shadows[order]) > NEAR)
-    parted = np.concatenate([[0], np.cumsum(apart)])[: len(order)]
-    several = np.bincount(parted)[parted] > 1
+    places = crowd * (shadows.max(initial=0.0) + 1.0) + shadows  # no shadow reaches the next crowd
+    order = np.argsort(places)
+    near = np.diff(places[order]) <= NEAR
+    several = np.zeros(len(order), np.bool_)
+    several[1:] = near
+    several[:-1] |= near
+    parted = np.zeros(len(order), np.int64)
+    np.cumsum(~near, out=parted[1:])
     return rows[order[several]], parted[several]
 
 

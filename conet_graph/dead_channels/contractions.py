@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from conet_graph.dead_channels.alike import Ids, Numbers
 from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.dead_channels.hearing import Hearing
-from conet_graph.dead_channels.sums import layer_of, signed_sums
+from conet_graph.dead_channels.sums import read_again, signed_sums
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor
 from conet_graph.passes.shapes.constant_values import value_of
@@ -33,12 +33,13 @@ class Contraction:
 
     ``hears``: which inputs are heard, where a weight is not zero; None where the weights are not known.
     ``outputs``: the classes of the outputs, where they are channels. ``weight``: the constant, and its axis,
-    whose slices can be added to others; None where there is none.
+    whose slices can be added to others; None where there is none. ``data`` is None where nothing tells the
+    positions apart: none is constant, and none a multiple of another.
     """
 
     op: Operator
     classes: Ids
-    data: Along
+    data: Along | None
     hears: Hearing | None
     outputs: Ids | None
     absorber: Absorber | None
@@ -56,8 +57,8 @@ def contractions(facts: Facts) -> list[Contraction]:
     """All sums over channels of a network whose channels are told apart."""
     found = []
     for op, slot, axis, weight in facts.units.contractions:
-        ids, data = facts.ids(op.input(slot), axis), facts.along(op.input(slot), axis)
-        if ids is None or data is None:
+        ids, data = facts.ids(op.input(slot), axis), facts.of(op.input(slot)).along.get(axis)
+        if ids is None:
             continue
         classes = facts.units.classes[ids]
         hears, partial = facts.hears.get(op.index, (None, True)) if slot == 0 else (None, True)
@@ -147,8 +148,8 @@ def _own_vector(graph: Graph, name: str, count: int, factor: float) -> Absorber 
 
 def constant_sum(facts: Facts, place: Contraction, taken: NDArray[np.bool_]) -> Numbers:
     """What the constant channels at the positions ``taken`` add to each of a layer's outputs."""
-    layer = layer_of(facts, place.op)
-    assert layer is not None, "only a layer has an absorber"
+    layer = read_again(facts, place.op)
+    assert place.data is not None, "constant positions are told apart"
     groups, _, inputs, _ = layer.weight.shape
     values = np.where(taken, place.data.low, 0.0).reshape(groups, 1, inputs)
     up, down = signed_sums(layer.weight)

@@ -35,8 +35,19 @@ def curve(facts: Facts, op: Operator) -> None:
     if not _is_plain(facts, op):
         return
     fact = facts.of(name)
-    axes = ((axis, facts.along(name, axis)) for axis in range(facts.rank(op.outputs[0]) or 0))
-    told = {axis: found for axis, found in axes if found is not None}
+    told = fact.along
+    if not told:
+        further = [facts.scalar(n) if n else None for n in op.inputs[1:]]
+        kind = (
+            op.op_type,
+            *further,
+            *(a.SerializeToString() for a in op.proto.attribute),
+            fact.low,
+            fact.high,
+        )
+        least, most = np.array([fact.low]), np.array([fact.high])
+        facts.say(op, *facts.range_of(kind, lambda: bounds(facts, op, least, most)), {})
+        return
     # The value as a whole comes last: all bounds are found at once.
     lows = np.concatenate([*(found.low for found in told.values()), [fact.low]])
     highs = np.concatenate([*(found.high for found in told.values()), [fact.high]])

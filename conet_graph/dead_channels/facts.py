@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.dead_channels.alike import Ids, Numbers, alike
+from conet_graph.dead_channels.alike import Ids, Numbers, alike, all_differ
 from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.ir.graph import FLOATS, Graph, Operator
 from conet_graph.passes.tie_channels import CHANNELS
+
+if TYPE_CHECKING:
+    from conet_graph.dead_channels.sums import LinearLayer
 
 # Constants with more numbers are weights, which only the operators that sum over channels look at.
 LARGEST_OPERAND = 2**20
@@ -46,9 +50,21 @@ def between(low: Numbers, high: Numbers) -> Along:
     return Along(low, high, np.arange(len(low)), np.ones(len(low)))
 
 
+def told_apart(found: Along) -> bool:
+    """Whether anything is known of single positions: other bounds than their neighbours', a multiple."""
+    low, high = found.low, found.high
+    if not len(found) or low[0] == high[0] or not all_differ(found.kind):
+        return True
+    return not bool((low == low[0]).all() and (high == high[0]).all())
+
+
 @dataclass
 class Fact:
-    """One value: the bounds of all its numbers, and its axes that carry channels, position by position."""
+    """One value: the bounds of all its numbers, and those of its axes whose positions are told apart.
+
+    On an axis that ``along`` lacks, every position has the bounds of the whole, and none is a multiple of
+    another: as on most axes of most networks, which therefore take no array at all.
+    """
 
     low: float = -np.inf
     high: float = np.inf
@@ -68,7 +84,9 @@ class Facts:
         # By the index of a layer: which inputs its outputs hear; and whether
         # some of its outputs get only some of the products.
         self.hears: dict[int, tuple[Hearing, bool]] = {}
+        self.layers: dict[int, LinearLayer] = {}  # by their indices, those that are held during the walk
         self._vectors: dict[str, Numbers | None] = {}
+        self._ranges: dict[Hashable, tuple[float, float]] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:
         """The units on an axis of a value; None where it carries no channels."""
@@ -108,15 +126,18 @@ class Facts:
         return array.astype(np.float64) if array.dtype.kind in "fiub" or constant.is_float else None
 
     def along(self, value: str, axis: int) -> Along | None:
-        """The positions of an axis; None where it has none that are told apart."""
+        """The positions of an axis; None where it carries no channels."""
         fact = self.of(value)
-        if axis not in fact.along:
-            ids = self.ids(value, axis)
-            if ids is None:
-                return None
-            low, high = np.full(len(ids), fact.low), np.full(len(ids), fact.high)
-            fact.along[axis] = between(low, high)
-        return fact.along[axis]
+        if axis in fact.along:
+            return fact.along[axis]
+        ids = self.ids(value, axis)
+        if ids is None:
+            return None
+        return between(np.full(len(ids), fact.low), np.full(len(ids), fact.high))
+
+    def plain(self, *values: str) -> bool:
+        """Whether nothing tells the positions of these values apart, on any axis."""
+        return not any(self.of(value).along for value in values)
 
     def vector(self, value: str, count: int) -> Numbers | None:
         """A constant vector of ``count`` numbers (or one for all of them); None where it is none."""
@@ -134,12 +155,19 @@ class Facts:
         return None if found is None else float(found[0])
 
     def summed_over(self, op: Operator, slot: int, axis: int) -> Along | None:
-        """The positions that an operator sums over; channels may be masked there."""
-        found = self.along(op.input(slot), axis)
+        """The positions that an operator sums over, where told apart; channels may be masked there."""
+        found = self.of(op.input(slot)).along.get(axis)
         if found is None or not self.masked:
             return found
         low, high = np.minimum(found.low, 0.0), np.maximum(found.high, 0.0)
         return Along(low, high, found.kind, found.factor)
+
+    def range_of(self, kind: Hashable, find: Callable[[], tuple[Numbers, Numbers]]) -> tuple[float, float]:
+        """The bounds of a whole value: found once for each kind of operator with each kind of inputs."""
+        if kind not in self._ranges:
+            low, high = find()
+            self._ranges[kind] = float(low[-1]), float(high[-1])
+        return self._ranges[kind]
 
     def is_float(self, value: str) -> bool:
         """Whether a value holds floats, as far as is known."""
@@ -156,10 +184,16 @@ class Facts:
         for axis, found in along.items():
             ids = self.ids(name, axis)
             if ids is not None and len(ids) == len(found):
-                kept[axis] = constants_alike(found)
+                if told_apart(found):
+                    kept[axis] = constants_alike(found)
                 low = max(low, float(found.low.min(initial=np.inf))) if len(found) else low
                 high = min(high, float(found.high.max(initial=-np.inf))) if len(found) else high
         self.known[name] = Fact(low, high, kept)
+        if low == high and np.isfinite(low):
+            for axis in range(self.rank(name) or 0):
+                every = self.along(name, axis)
+                if every is not None:
+                    kept[axis] = constants_alike(every)
 
 
 def constants_alike(found: Along) -> Along:

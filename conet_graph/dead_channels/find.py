@@ -57,6 +57,7 @@ class Dead:
     def _strength(self, klass: int) -> float:
         """How large a channel is beside its twins; a small one would magnify rounding."""
         place = next(place for place in self.places if (place.classes == klass).any())
+        assert place.data is not None, "twins are told apart wherever they are"
         return float(np.abs(place.data.factor[place.classes == klass]).min())
 
 
@@ -135,11 +136,13 @@ def _idle(candidates: Mask, places: list[Contraction]) -> Mask:
     while True:
         alive = ~candidates
         for place in places:
-            constant = place.data.constant
-            silent = constant & (place.data.low == 0)
-            if place.absorber is not None:
-                silent |= constant
-            alive[place.classes[~silent & place.heard(idle)]] = True
+            heard = place.heard(idle)
+            if place.data is not None:
+                constant = place.data.constant
+                heard = heard & ~(
+                    constant if place.absorber is not None else constant & (place.data.low == 0)
+                )
+            alive[place.classes[heard]] = True
         found = ~alive
         if np.array_equal(found, idle):
             return idle
@@ -153,6 +156,8 @@ def _twins(places: list[Contraction], candidates: Mask) -> list[list[int]]:
         candidates[place.classes[~_has_a_twin(place)]] = False
     signatures: dict[int, list[Hashable]] = {}
     for number, place in enumerate(places):
+        if place.data is None:
+            continue
         for klass in distinct(place.classes[candidates[place.classes]]).tolist():
             kinds = place.data.kind[place.classes == klass]
             signatures.setdefault(klass, []).append((number, tuple(kinds.tolist())))
@@ -164,7 +169,7 @@ def _twins(places: list[Contraction], candidates: Mask) -> list[list[int]]:
 
 def _has_a_twin(place: Contraction) -> Mask:
     """Positions with another one that is a multiple of them, where weights can be added up."""
-    if place.weight is None:
+    if place.weight is None or place.data is None:
         return np.zeros(len(place.classes), np.bool_)
     _, inverse, times = np.unique(place.data.kind, return_inverse=True, return_counts=True)
     factor = place.data.factor

@@ -49,7 +49,7 @@ def leave_behind(graph: Graph, layout: Layout, dead: Dead) -> None:
 
 def absorbed(place: Contraction, idle: Mask) -> Mask:
     """The positions of a sum whose constants go into a bias, where the classes ``idle`` are dropped."""
-    if place.absorber is None:
+    if place.absorber is None or place.data is None:
         return np.zeros(len(place.classes), np.bool_)
     taken: Mask = idle[place.classes] & place.data.constant & (place.data.low != 0)
     return taken
@@ -57,7 +57,9 @@ def absorbed(place: Contraction, idle: Mask) -> Mask:
 
 def merging(place: Contraction, merged: Mapping[int, int]) -> Iterator[tuple[Ids, Ids, Numbers]]:
     """Positions that go, those that speak for them, and how many times as large they were."""
-    for gone, into in merged.items() if place.weight is not None else ():
+    if place.weight is None or place.data is None:
+        return
+    for gone, into in merged.items():
         origins, targets = np.flatnonzero(place.classes == gone), np.flatnonzero(place.classes == into)
         if len(origins):
             yield origins, targets, place.data.factor[origins] / place.data.factor[targets]

@@ -23,12 +23,17 @@ def moved(facts: Facts, op: Operator) -> None:
     fact = facts.of(op.input(0))
     for output, name in enumerate(op.outputs):
         along = {}
-        for axis in range(facts.rank(name) or 0):
+        for axis in _axes(facts, op, name):
             ids = facts.ids(name, axis)
             found = None if ids is None else _carried(facts, op, ids)
             if found is not None:
                 along[axis] = found
         facts.say(op, fact.low, fact.high, along, output)
+
+
+def _axes(facts: Facts, op: Operator, output: str) -> range:
+    """The axes of an output to look at: none where nothing tells positions of the first input apart."""
+    return range(0 if facts.plain(op.input(0)) else facts.rank(output) or 0)
 
 
 def _carried(facts: Facts, op: Operator, ids: Ids) -> Along | None:
@@ -80,6 +85,10 @@ def _turns(wanted: Ids) -> Ids:
 def concatenated(facts: Facts, op: Operator) -> None:
     """Several inputs side by side along an axis."""
     names, rank = op.inputs, facts.rank(op.outputs[0]) or 0
+    bounds = {(facts.of(name).low, facts.of(name).high) for name in names}
+    if len(bounds) == 1 and facts.plain(*names):
+        facts.say(op, *bounds.pop(), {})
+        return
     along_axis = int(op.attr("axis", 1)) % max(rank, 1)
     along = {}
     for axis in range(rank):
@@ -129,7 +138,7 @@ def pooled(facts: Facts, op: Operator) -> None:
     mean = "Average" in op.op_type or op.op_type in ("ReduceMean", "Resize", "Upsample")
     padded = bool(op.attr("count_include_pad", 0))
     fact, along = facts.of(op.input(0)), {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
+    for axis in _axes(facts, op, op.outputs[0]):
         ids = facts.ids(op.outputs[0], axis)
         found = None if ids is None else _carried(facts, op, ids)
         if found is not None:
@@ -168,7 +177,7 @@ def padded(facts: Facts, op: Operator) -> None:
         moved(facts, op)
         return
     fact, along = facts.of(op.input(0)), {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
+    for axis in _axes(facts, op, op.outputs[0]):
         ids = facts.ids(op.outputs[0], axis)
         mine = facts.ids(op.input(0), axis)
         # Channels that it adds hold the value alone, whatever they are tied to.

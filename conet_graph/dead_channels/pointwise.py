@@ -116,7 +116,7 @@ def several(facts: Facts, op: Operator) -> None:
         return  # before opset 7 axes were aligned in another way
     fold = BOUNDS[op.op_type]
     along = {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
+    for axis in range(0 if facts.plain(*names) else facts.rank(op.outputs[0]) or 0):
         ids = facts.ids(op.outputs[0], axis)
         if ids is None:
             continue
@@ -124,8 +124,10 @@ def several(facts: Facts, op: Operator) -> None:
         low, high = fold([(p.low, p.high) for p in parts])
         rows, bucket, factor = _likeness(op, parts, len(ids))
         along[axis] = combined(low, high, rows, bucket, factor)
-    whole = fold([(np.array([facts.of(n).low]), np.array([facts.of(n).high])) for n in names])
-    least, most = float(whole[0][0]), float(whole[1][0])
+    ranges = tuple((facts.of(n).low, facts.of(n).high) for n in names)
+    least, most = facts.range_of(
+        (op.op_type, ranges), lambda: fold([(np.array([low]), np.array([high])) for low, high in ranges])
+    )
     facts.say(op, -np.inf if np.isnan(least) else least, np.inf if np.isnan(most) else most, along)
 
 

@@ -80,7 +80,8 @@ def _stand_in(place: Contraction, dropped: Mask, idle: Mask, merged: Mapping[int
     gone = dropped[place.classes]
     index, factor, shift = np.arange(len(gone)), np.where(gone, 0.0, 1.0), np.zeros(len(gone))
     taken = absorbed(place, idle)
-    shift[taken] = place.data.low[taken]
+    if place.data is not None:
+        shift[taken] = place.data.low[taken]
     for origins, targets, ratios in merging(place, merged):
         index[origins], factor[origins] = targets, ratios
     stands = taken.any() or (factor[gone] != 0).any()

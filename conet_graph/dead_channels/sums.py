@@ -37,12 +37,21 @@ class LinearLayer:
 
 def layer_of(facts: Facts, op: Operator) -> LinearLayer | None:
     """The weight of a layer in floats; None where it is none, or not known before the network runs."""
+    if op.index in facts.layers:
+        return facts.layers[op.index]
     record = WEIGHTED.get(op.op_type)
     if record is None or record.is_quantised or record.activated or op.domain:
         return None
     if op.op_type in CONVOLUTIONS:
         return _convolution(facts, op)
     return _product(facts, op) if op.op_type in PRODUCTS else None
+
+
+def read_again(facts: Facts, op: Operator) -> LinearLayer:
+    """The weight of an operator that ``layer_of`` has found to be a layer."""
+    layer = layer_of(facts, op)
+    assert layer is not None, "it was read before"
+    return layer
 
 
 def _convolution(facts: Facts, op: Operator) -> LinearLayer | None:
@@ -109,33 +118,47 @@ def out_axis_of(facts: Facts, op: Operator, layer: LinearLayer) -> int:
     return 1 if layer.axis == 1 and op.op_type in CONVOLUTIONS else (rank or 1) - 1
 
 
-def output_of(layer: LinearLayer, data: Along | None, low: float, high: float, masked: bool) -> Along:
-    """What is known of a layer's output channels.
+def output_of(
+    layer: LinearLayer, data: Along | None, low: float, high: float, *, masked: bool, apart: bool
+) -> Along | None:
+    """What is known of a layer's output channels; None where nothing tells them apart, or bounds them.
 
     Args:
         layer: the weights.
-        data: the channels that are summed over; None where all lie within ``low`` and ``high``.
+        data: the channels that are summed over, where told apart; else all lie within ``low`` and ``high``.
         low: the least number of the data.
         high: the largest.
         masked: whether channels may be set to zero where they are summed over.
+        apart: whether no output's weights are a multiple of another's of its group.
 
     """
     groups, outputs, inputs, _ = layer.weight.shape
     data = data if data is not None and len(data) == groups * inputs else None
+    if apart and (data is None or all_differ(data.kind)):
+        kind, factor = np.arange(groups * outputs), np.ones(groups * outputs)
+    else:
+        kind, factor = _likeness(layer, data, masked)
+    if layer.partial:
+        low, high = min(low, 0.0), max(high, 0.0)
+    if data is None:
+        todo = np.flatnonzero(~_endless_by_signs(layer.weight, low, high).all(axis=0))
+        if not len(todo) and all_differ(kind):
+            return None
     lows = np.full(groups * inputs, low) if data is None else data.low
     highs = np.full(groups * inputs, high) if data is None else data.high
     if layer.partial:
         lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
     low_in, high_in = lows.reshape(groups, 1, -1), highs.reshape(groups, 1, -1)
     least, most = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
-    todo = np.flatnonzero(~_endless_at_a_glance(layer.weight, low_in, high_in).all(axis=0))
+    if data is not None:
+        todo = np.flatnonzero(~_endless_at_a_glance(layer.weight, low_in, high_in).all(axis=0))
     step = max(1, BLOCK * outputs // layer.weight.size)
     for start in range(0, len(todo), step):
         part = todo[start : start + step]
         up, down = signed_sums(layer.weight[:, part])
         least[:, part], most[:, part] = _bounds(up, down, low_in, high_in)
     bounds = least.reshape(-1) + layer.bias, most.reshape(-1) + layer.bias
-    return Along(*bounds, *_likeness(layer, data, masked))
+    return Along(*bounds, kind, factor)
 
 
 def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
@@ -148,6 +171,15 @@ def signed_sums(weight: Weights) -> tuple[Weights, Weights]:
     one = np.ones(kernel, weight.dtype)
     shape = weight.shape[:3]
     return (up.reshape(-1, kernel) @ one).reshape(shape), (down.reshape(-1, kernel) @ one).reshape(shape)
+
+
+def _endless_by_signs(weight: Weights, low: float, high: float) -> NDArray[np.bool_]:
+    """The same where all inputs lie within the same bounds."""
+    if np.isfinite(low) and np.isfinite(high):
+        return np.zeros(weight.shape[:2], np.bool_)
+    some = weight[:, :, :GLANCE]
+    up, down = some.max(axis=(2, 3)) > 0, some.min(axis=(2, 3)) < 0
+    return np.asarray(up & down if np.isfinite(low) or np.isfinite(high) else up | down)
 
 
 def _endless_at_a_glance(weight: Weights, low: Numbers, high: Numbers) -> NDArray[np.bool_]:

@@ -9,10 +9,11 @@ import numpy as np
 from conet_graph.dead_channels.alike import all_differ, bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
-from conet_graph.dead_channels.hearing import Hearing, Weights, deaf
+from conet_graph.dead_channels.glance import NONSENSE, Glance, glances
+from conet_graph.dead_channels.hearing import deaf
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
-from conet_graph.dead_channels.sums import LinearLayer, layer_of, out_axis_of, output_of
+from conet_graph.dead_channels.sums import out_axis_of, output_of, read_again
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import PLAIN_PRODUCTS
 
@@ -27,19 +28,23 @@ def walk(graph: Graph, masked: bool) -> Facts:
     """
     facts = Facts(graph, masked)
     summed_later = _summed_later(facts)
-    for op in graph.operators:
-        rule = RULES.get(op.op_type) if op.domain == "" else None
-        if rule is None or op.subgraphs() or not any(op.outputs) or not op.input(0):
-            continue
+    ruled = [op for op in graph.operators if _has_rule(op)]
+    seen = glances(facts, (op for op in ruled if op.op_type in LAYERS))
+    for op in ruled:
         try:
-            if rule is _layer and op.outputs[0] not in summed_later:
-                _last_layer(facts, op)
-            else:
-                rule(facts, op)
-        except (IndexError, ValueError, TypeError, ArithmeticError):
-            # A file may claim anything of an operator that is not looked at closer: nothing is known then.
+            if op.op_type not in LAYERS:
+                RULES[op.op_type](facts, op)
+            elif op.index in seen:
+                (_layer if op.outputs[0] in summed_later else _last_layer)(facts, op, seen[op.index])
+        except NONSENSE:
             facts.known.update({name: Fact() for name in op.outputs if name})
+    facts.layers.clear()
     return facts
+
+
+def _has_rule(op: Operator) -> bool:
+    named = op.op_type in RULES or op.op_type in LAYERS
+    return named and not op.domain and not op.subgraphs() and any(op.outputs) and bool(op.input(0))
 
 
 def _summed_later(facts: Facts) -> set[str]:
@@ -52,35 +57,26 @@ def _summed_later(facts: Facts) -> set[str]:
     return found
 
 
-def _last_layer(facts: Facts, op: Operator) -> None:
-    """A layer behind which nothing is summed: what it hears counts, and whether it hears anything at all."""
-    layer = layer_of(facts, op)
-    if layer is None:
+def _last_layer(facts: Facts, op: Operator, glance: Glance) -> None:
+    """A layer behind which nothing is summed: all that counts is which outputs hear nothing at all."""
+    if glance.both_signs:
         return
-    _hear(facts, op, layer)
+    layer = read_again(facts, op)
     silent = deaf(layer.weight)
-    low, high = np.where(silent, layer.bias, -np.inf), np.where(silent, layer.bias, np.inf)
-    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
+    if silent.any():
+        low, high = np.where(silent, layer.bias, -np.inf), np.where(silent, layer.bias, np.inf)
+        facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): between(low, high)})
 
 
-def _hear(facts: Facts, op: Operator, layer: LinearLayer) -> None:
-    def again() -> Weights:
-        found = layer_of(facts, op)
-        assert found is not None, "it was read before"
-        return found.weight
-
-    facts.hears[op.index] = Hearing.of(layer.weight, again), layer.partial
-
-
-def _layer(facts: Facts, op: Operator) -> None:
-    layer = layer_of(facts, op)
-    if layer is None:
-        return
-    fact = facts.of(op.input(0))
+def _layer(facts: Facts, op: Operator, glance: Glance) -> None:
+    fact, data = facts.of(op.input(0)), facts.summed_over(op, 0, glance.axis)
     low, high = (min(fact.low, 0.0), max(fact.high, 0.0)) if facts.masked else (fact.low, fact.high)
-    found = output_of(layer, facts.summed_over(op, 0, layer.axis), low, high, facts.masked)
-    _hear(facts, op, layer)
-    facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
+    if data is None and glance.tells_nothing(low, high):
+        return
+    layer = read_again(facts, op)
+    found = output_of(layer, data, low, high, masked=facts.masked, apart=glance.apart)
+    if found is not None:
+        facts.say(op, -np.inf, np.inf, {out_axis_of(facts, op, layer): found})
 
 
 def _batch_norm(facts: Facts, op: Operator) -> None:
@@ -89,6 +85,10 @@ def _batch_norm(facts: Facts, op: Operator) -> None:
     count = shape[1] if len(shape) > 1 else None
     if not isinstance(count, int) or op.attr("training_mode", 0) or len([o for o in op.outputs if o]) > 1:
         return
+    slope, fact = facts.vector(op.input(1), count), facts.of(op.input(0))
+    endless = not fact.along and fact.low == -np.inf and fact.high == np.inf
+    if slope is None or (endless and (slope != 0).all()):
+        return  # nothing is known of the output either
     vectors = [facts.vector(name, count) for name in op.inputs[1:5]]
     if len(vectors) < 4 or any(v is None for v in vectors):
         return
@@ -139,12 +139,10 @@ def _quantised(facts: Facts, op: Operator) -> None:
         return np.clip(np.rint(numbers / step) + zero, least, most)
 
     along = {}
-    for axis in range(facts.rank(op.outputs[0]) or 0):
-        found = facts.along(op.input(0), axis)
-        if found is not None:
-            bucket = bucket_of(found.kind, found.factor)
-            one = np.ones(len(found))
-            along[axis] = combined(turned(found.low), turned(found.high), one[:, None], bucket, one)
+    for axis, found in fact.along.items():
+        bucket = bucket_of(found.kind, found.factor)
+        one = np.ones(len(found))
+        along[axis] = combined(turned(found.low), turned(found.high), one[:, None], bucket, one)
     low, high = turned(np.array([fact.low, fact.high]))
     facts.say(op, float(low), float(high), along)
 
@@ -158,9 +156,8 @@ def _steps(facts: Facts, op: Operator) -> tuple[float, float]:
     return float(found.min), float(found.max)
 
 
-Rule = Callable[[Facts, Operator], None]
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Conv", "ConvTranspose", *PLAIN_PRODUCTS), _layer),
+LAYERS = frozenset(("Conv", "ConvTranspose", *PLAIN_PRODUCTS))
+RULES: dict[str, Callable[[Facts, Operator], None]] = {
     **dict.fromkeys(UNARY, curve),
     **dict.fromkeys(BOUNDS, several),
     **dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Table:
 
     ``between_ms`` is what a run takes beside its operators; ``original_ms`` the median run of the network as
     it is, None in a table that does not say. ``measured`` of ``asked`` networks of other widths are in it.
+    ``wholes`` has the times of whole networks that a goal was met with, as shares of the original's, by the
+    widths that ``named`` spells: the next goal starts from what is known.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class Table:
     original_ms: float | None = None
     measured: int = 0
     asked: int = 0
+    wholes: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The table as plain data."""
@@ -59,6 +63,7 @@ class Table:
                 {"shape": row.shape, "names": row.names, "points": [list(p) for p in row.points]}
                 for row in self.rows.values()
             ],
+            "wholes": self.wholes,
         }
 
     def write(self, path: Path) -> None:
@@ -100,7 +105,20 @@ def _table(data: dict[str, Any]) -> Table:
         original_ms=None if original is None else float(original),
         measured=int(networks.get("measured", 0)),
         asked=int(networks.get("asked", 0)),
+        wholes={str(widths): _share(share) for widths, share in data.get("wholes", {}).items()},
     )
+
+
+def named(counts: Iterable[int]) -> str:
+    """The widths of a network as a name: the classes that each group keeps."""
+    return ",".join(map(str, counts))
+
+
+def _share(entry: Any) -> float:
+    share = float(entry)
+    if not 0 < share < float("inf"):
+        raise ValueError(f"share {entry}")
+    return share
 
 
 def _point(entry: Any) -> Point:

@@ -8,11 +8,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from conet_graph.indicators.slope import SizeIndicators
 from conet_graph.ir.errors import BadUsage, shown
 
 EXPAND, STAY, SHRINK = 1, 0, -1
+
+
+class Grain(NamedTuple):
+    """What a size's widths may be, beside the bounds of a search.
+
+    Attributes:
+        multiple: how many of its channels move at once (ResNeXt with 32 groups: 32).
+        parts: how many groups of channels it is made of; each keeps at least ``multiple`` channels.
+
+    """
+
+    multiple: int = 1
+    parts: int = 1
+
+
+ANY = Grain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +92,24 @@ class SearchSettings:
             raise BadUsage(f"phi is {self.phi}: give a fraction between 0 and 1.")
         self.bounds()
 
-    def bounds(self, multiple: int = 1) -> tuple[int, int, int]:
+    def bounds(self, grain: Grain = ANY) -> tuple[int, int, int]:
         """Smallest and largest width of a size, and what all its widths are multiples of.
 
         Args:
-            multiple: how many of the size's channels move at once (ResNeXt with 32 groups: 32).
+            grain: of the size's channels.
 
         Raises:
             BadUsage: no multiple lies within the bounds.
 
         """
-        unit = math.lcm(self.multiple, multiple)
-        smallest = -(-self.min_width // unit) * unit
+        unit = math.lcm(self.multiple, grain.multiple)
+        smallest = max(-(-self.min_width // unit), grain.parts) * unit
         largest = self.max_width // unit * unit
         if smallest > largest:
+            parts = f" (its {grain.parts} parts take {smallest})" if grain.parts > 1 else ""
             raise BadUsage(
                 f"no multiple of {unit} lies between min_width {self.min_width} and max_width"
-                f" {self.max_width}: widen the bounds."
+                f" {self.max_width}{parts}: widen the bounds."
             )
         return smallest, largest, unit
 
@@ -112,7 +130,7 @@ def step(
     indicators: SizeIndicators,
     settings: SearchSettings,
     first_trial: bool,
-    multiple: int = 1,
+    grain: Grain = ANY,
 ) -> SizeState:
     """The size's state for the next trial.
 
@@ -128,12 +146,12 @@ def step(
         indicators: measured in that trial.
         settings: the search's.
         first_trial: whether that trial was the first.
-        multiple: how many of the size's channels move at once.
+        grain: of the size's channels.
 
     """
     if state.stopped:
         return state
-    smallest, largest, _ = settings.bounds(multiple)
+    smallest, largest, _ = settings.bounds(grain)
     learns = indicators.slope >= settings.delta and indicators.condition < settings.mu
     if state.width > largest:
         action = SHRINK
@@ -146,7 +164,7 @@ def step(
         if phi < settings.gamma:
             return replace(state, action=STAY, phi=phi / 2, stopped=True)
         phi /= 2
-    width = rounded_width(state.width * (1 + action * phi), settings, multiple)
+    width = rounded_width(state.width * (1 + action * phi), settings, grain)
     return SizeState(width, action, phi, False)
 
 
@@ -155,7 +173,7 @@ def step_all(
     indicators: Mapping[str, SizeIndicators],
     settings: SearchSettings,
     first_trial: bool,
-    multiples: Mapping[str, int],
+    grains: Mapping[str, Grain],
 ) -> dict[str, SizeState]:
     """Every size's state for the next trial; a size that nothing was measured for stops as it is.
 
@@ -164,7 +182,7 @@ def step_all(
         indicators: size -> what the trial measured.
         settings: the search's.
         first_trial: whether that trial was the first.
-        multiples: size -> how many of its channels move at once, where that is not 1.
+        grains: of the sizes whose widths are not any number.
 
     Raises:
         BadUsage: a size has no allowed width; named.
@@ -176,8 +194,8 @@ def step_all(
             after[size] = replace(state, action=STAY, stopped=True)
             continue
         try:
-            multiple = multiples.get(size, 1)
-            after[size] = step(state, indicators[size], settings, first_trial, multiple)
+            grain = grains.get(size, ANY)
+            after[size] = step(state, indicators[size], settings, first_trial, grain)
         except BadUsage as error:
             raise BadUsage(f"Size {shown(size)}: {error}") from error
     return after
@@ -233,13 +251,13 @@ def resolution(width: int, voices: int, epochs: int) -> float:
     return 1 / (width * max(1, voices) * max(1, epochs - 1))
 
 
-def rounded_width(width: float, settings: SearchSettings, multiple: int = 1) -> int:
+def rounded_width(width: float, settings: SearchSettings, grain: Grain = ANY) -> int:
     """The nearest allowed width: a multiple (ties go up) within the bounds.
 
     >>> rounded_width(38.4, SearchSettings()), rounded_width(38.4, SearchSettings(multiple=8))
     (38, 40)
     """
-    smallest, largest, unit = settings.bounds(multiple)
+    smallest, largest, unit = settings.bounds(grain)
     # The small addend keeps ties from depending on how a product was rounded.
     nearest = math.floor(width / unit + 0.5 + 1e-9) * unit
     return min(max(nearest, smallest), largest)

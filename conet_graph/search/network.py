@@ -17,7 +17,7 @@ from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.rewriting.named_widths import asked_counts
 from conet_graph.rewriting.rewriting import in_place_of, planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.search.algorithm import SearchSettings, SizeState, rounded_width
+from conet_graph.search.algorithm import Grain, SearchSettings, SizeState, rounded_width
 from conet_graph.search.settings import RunSettings
 from conet_graph.search.voices import Size, speakers_of
 
@@ -52,7 +52,7 @@ class Network:
         self.speakers = speakers_of(self.graph)
         if not self.speakers.sizes:
             raise Refused("Nothing may change in this network: `conet-graph analyze` says why.")
-        self.multiples = {size.name: size.multiple for size in self.sizes}
+        self.grains = {s.name: Grain(s.multiple, len(s.groups)) for s in self.sizes}
         channels = self.graph.result(CHANNELS)
         self._counts = np.array([len(group.classes) for group in channels.groups], np.float64)
         self._cost = CostModel(self.graph)
@@ -106,9 +106,9 @@ class Network:
         other = self._same_sizes(trained)
         now = other.own_widths()
         for name, width in now.items():
-            unit = other.multiples[name]
+            unit, parts = other.grains[name]
             left = width - max(unit, round(share * width / unit) * unit)
-            if left >= unit:
+            if left >= unit * parts:
                 yield name, other.at({**now, name: left}, 0, "keep"), width, left
 
     def _same_sizes(self, trained: LoadedModel) -> Network:
@@ -116,7 +116,7 @@ class Network:
         if [(s.name, s.layers) for s in other.sizes] != [(s.name, s.layers) for s in self.sizes]:
             raise Refused(
                 "This network's sizes do not survive a rewrite one by one: search with fresh weights (no"
-                " --warm, and --rule conet, slopes, pairs, surface or loose)."
+                " --warm, and --rule conet, slopes, pairs, surface, loose or taper)."
             )
         return other
 
@@ -175,10 +175,11 @@ class Network:
             The widths; None where not even the narrowest fit.
 
         """
-        units = {name: math.lcm(unit, multiple) for name, unit in self.multiples.items()}
+        units = {name: math.lcm(grain.multiple, multiple) for name, grain in self.grains.items()}
 
         def scaled(factor: float) -> dict[str, int]:
-            return {n: max(1, math.floor(w * factor / units[n] + 0.5)) * units[n] for n, w in shape.items()}
+            steps = {n: math.floor(w * factor / units[n] + 0.5) for n, w in shape.items()}
+            return {n: max(self.grains[n].parts, count) * units[n] for n, count in steps.items()}
 
         return largest(scaled, lambda widths: self.keeps(widths, limits), 0.0, WIDEST)
 
@@ -192,7 +193,7 @@ class Network:
         found = {}
         for name, width in wished.items():
             try:
-                found[name] = rounded_width(width, settings, self.multiples[name])
+                found[name] = rounded_width(width, settings, self.grains[name])
             except BadUsage as error:
                 raise BadUsage(f"Size {shown(name)}: {error}") from None
         return found

@@ -12,7 +12,7 @@ from conet_graph.search.algorithm import SearchSettings
 from conet_graph.trials.settings import TrainSettings
 
 # What makes the next widths; `conet_graph.search.rules` has the rules.
-RULES = ("conet", "slopes", "conetv2", "worth", "pairs", "surface", "loose")
+RULES = ("conet", "slopes", "conetv2", "worth", "pairs", "surface", "loose", "taper")
 # These may differ when a search goes on: they say how far it goes and where, not what it finds.
 MAY_CHANGE = ("trials", "max_hours", "device", "compile", "checkpoint_seconds")
 

@@ -118,8 +118,9 @@ class Tracker:
             NoRule: it is not known.
 
         """
-        if value in self.values:
-            return len(self.values[value])
+        known = self.values.get(value)
+        if known is not None:
+            return len(known)
         shape = self.graph.shape(value)
         if shape is None:
             raise NoRule(f"the shape of {shown(value)} is not known")
@@ -139,17 +140,19 @@ class Tracker:
             NoRule: the value's rank is not known, or it has no such axis.
 
         """
-        if not -self.rank(value) <= axis < self.rank(value):
+        rank = self.rank(value)
+        if not -rank <= axis < rank:
             raise NoRule(CONTRADICTION)
         self.read.add(value)
         if not self.is_constant(value):
             if self.packed and value in self.values and self._is_packed(value, axis):
-                return self._unpacked(value, axis % len(self.values[value]))
+                return self._unpacked(value, axis % rank)
             return self._known(value)[axis]
         axis %= len(self.graph.constants[value].dims)
-        if (value, axis) not in self.stored:
-            self.stored[value, axis] = self.new_axis(value, axis)
-        return self.stored[value, axis]
+        found = self.stored.get((value, axis))
+        if found is None:
+            found = self.stored[value, axis] = self.new_axis(value, axis)
+        return found
 
     def axes(self, value: str) -> list[Axis]:
         """All axes of a value.
@@ -242,26 +245,27 @@ class Tracker:
 
     def set(self, op: Operator, output: int, axes: Sequence[Axis | Packed]) -> None:
         """Say what axes an output has."""
-        if output < len(op.proto.output) and op.proto.output[output]:
-            name = op.proto.output[output]
-            self.values[name] = []
+        if output < len(op.outputs) and op.outputs[output]:
+            name = op.outputs[output]
+            known = self.values[name] = list[Axis]()
             for k, axis in enumerate(axes):
                 if isinstance(axis, Packed):
                     self._count_positions(axis.units)
                     self.packed[name, k] = axis
-                else:
+                elif not isinstance(axis, int):
                     self._count_positions(axis)
+                if self.packed and not isinstance(axis, Packed):
                     self.packed.pop((name, k), None)
-                self.values[name].append(0 if isinstance(axis, Packed) else axis)
+                known.append(0 if isinstance(axis, Packed) else axis)
 
-    def _count_positions(self, axis: Axis) -> None:
+    def _count_positions(self, axis: Ids) -> None:
         """Count the positions of an axis that was made, once however often it is passed on.
 
         Raises:
             NoRule: it is too long, or there are too many in all.
 
         """
-        if isinstance(axis, int) or id(axis) in self._counted:
+        if id(axis) in self._counted:
             return
         if len(axis) > LONGEST_AXIS or self.positions + len(axis) > MOST_POSITIONS:
             raise NoRule("an axis is too long to carry channels")

@@ -53,11 +53,13 @@ def experimental(t: Tracker, op: Operator) -> None:
 
 def broadcast(t: Tracker, op: Operator, names: Sequence[str]) -> list[Axis | Packed]:
     """The axes of several values broadcast together, aligned at the right."""
-    rank = max(t.rank(n) for n in names)
+    ranks = [t.rank(n) for n in names]
+    rank = max(ranks)
     out: list[Axis | Packed] = []
     for k in range(rank):
-        places = [(n, t.rank(n) - rank + k) for n in names if t.rank(n) - rank + k >= 0]
-        out.append(_packed_together(t, op, places) or broadcast_axis(t, op, places))
+        places = [(n, k - rank + own) for n, own in zip(names, ranks, strict=True) if k - rank + own >= 0]
+        packed = _packed_together(t, op, places) if t.packed else None
+        out.append(packed or broadcast_axis(t, op, places))
     return out
 
 
@@ -86,7 +88,8 @@ def broadcast_axis(t: Tracker, op: Operator, places: Sequence[tuple[str, int]]) 
         long = [(n, k) for n, k in places if not t.is_constant(n)]
         if not long:
             return 0
-    long.sort(key=lambda place: _rank_as_lead(t, place))
+    if len(long) > 1:
+        long.sort(key=lambda place: _rank_as_lead(t, place))
     name, axis = long[0]
     lead = t.axis(name, axis)
     for other, k in long[1:]:

@@ -59,6 +59,7 @@ class Labels(Tracker):
         super().__init__(units.graph)
         self.units, self.copies, self.hints, self.keeps_function = units, copies, hints, keeps_function
         self.choices, self.votes = units.choices, units.votes
+        self.narrows = bool((copies <= 1).all())
         # Tokens below the number of classes stand for kept (frozen) classes themselves.
         self._labels: Ids = np.arange(len(copies), dtype=np.int64) * COPIES
         self.keys: list[tuple[str, int]] = []
@@ -101,6 +102,8 @@ class Labels(Tracker):
         """Labels with copies side by side; a run of positions of one class is copied as one block."""
         if not len(classes):
             return classes
+        if self.narrows:
+            return classes[self.copies[classes] > 0] * COPIES
         starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
         lengths = np.diff(np.append(starts, len(classes)))
         times = self.copies[classes[starts]]

@@ -302,3 +302,33 @@ def test_memory_bounds_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     made = cg.plan(model, macs=0.5, calibrate={"x": x})
     assert made.refit is not None
     assert any("of 96 inputs were used" in sentence for sentence in made.refit.left)
+
+
+def test_nothing_is_left_for_a_norm_that_comes_first() -> None:
+    # The sum is fitted, so of each of its channels the best guess is what it has: scale 1, shift 0.
+    rng = np.random.default_rng(6)
+    sizes = {"w0": (8, 3, 3, 3), "w1": (16, 8, 3, 3), "w2": (8, 16, 3, 3), "w3": (5, 8, 1, 1)}
+    weights = {name: rng.standard_normal(size) / np.sqrt(np.prod(size[1:])) for name, size in sizes.items()}
+    norms = {f"s{k}": rng.uniform(0.5, 1.5, 8) for k in (1, 2)}
+    norms |= {f"{part}{k}": rng.standard_normal(8) / 2 for part in "tm" for k in (1, 2)}
+    norms |= {f"v{k}": np.ones(8) for k in (1, 2)}
+    body = """g (float[n,3,6,6] x) => (float[m,k,i,j] y, float[m2,8,6,6] n2) {
+        a = Conv <pads=[1,1,1,1]> (x, w0)
+        n1 = BatchNormalization (a, s1, t1, m1, v1)  h1 = Relu (n1)
+        b = Conv <pads=[1,1,1,1]> (h1, w1)  h2 = Relu (b)
+        c = Conv <pads=[1,1,1,1]> (h2, w2)  d = Add (a, c)
+        n2 = BatchNormalization (d, s2, t2, m2, v2)  h3 = Relu (n2)
+        y = Conv (h3, w3) }"""
+    model = network(body, {**weights, **norms})
+    x = rng.standard_normal((480, 3, 6, 6)).astype(np.float32)
+    narrowed = cg.rewrite(model, cg.plan(model, widths={"b": 3}, calibrate={"x": x}, samples=480))
+    new = rng.standard_normal((64, 3, 6, 6)).astype(np.float32)
+    wanted, found = answers(model, x=new)[1], answers(narrowed, x=new)[1]
+    wanted, found = (np.moveaxis(v, 1, 0).reshape(8, -1) for v in (wanted, found))
+    plain = np.square(wanted - found).mean()
+    fits = [np.polyfit(a, b, 1) for a, b in zip(found, wanted, strict=True)]
+    best = np.mean(
+        [np.square(np.polyval(f, a) - b).mean() for f, a, b in zip(fits, found, wanted, strict=True)]
+    )
+    assert plain > 0.005 * wanted.var()  # the branch lost something
+    assert best > 0.97 * plain

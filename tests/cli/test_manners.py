@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conet_graph.cli import COMMANDS, run, steps
+from conet_graph.cli.progress import progress
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "models" / "samples" / "digits.onnx"
@@ -71,6 +72,23 @@ def test_a_page_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "wrote page.html\n"
     assert run(["analyze", "m.onnx", "--html", "page.html", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["groups"]
+
+
+def test_one_display_at_a_time(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(steps, "TICK", 0.05)
+    monkeypatch.setattr(steps, "EVERY", 0.0)
+    monkeypatch.setattr("conet_graph.cli.progress.EVERY", 0.0)
+    with steps.steps(quiet=False, timed=False):
+        steps.step("verifying")
+        time.sleep(0.2)
+        steps.step("refitting")
+        with progress() as tell:
+            tell("looking", 0.5)
+            time.sleep(0.2)
+        assert "verifying" in (told := capfd.readouterr().err)
+        assert told.endswith("looking, 50 % done\n")
+        time.sleep(0.2)
+    assert "refitting" in capfd.readouterr().err
 
 
 def test_steps_leave_the_timer_as_it_was() -> None:

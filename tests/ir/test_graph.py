@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import golden_text
 import networkx as nx
+from onnx import helper
 
-from conet_graph.ir.graph import Graph
+from conet_graph.ir.graph import Graph, Operator
 
 NET = """net (float[N,3,8,8] x) => (float[] y) <float[4,3,1,1] w, float[4,1,3,3] dw, float[8] bias>
 {
@@ -43,3 +44,12 @@ def test_every_value_is_a_node_with_its_shape_and_the_graph_has_no_cycle() -> No
     assert set(found.nodes) == {*"xabscty", "w", "dw", "bias"}
     assert found.nodes["c"]["shape"] == ("N", 8, 8, 8)
     assert nx.is_directed_acyclic_graph(found)
+
+
+def test_an_operator_and_its_message_say_the_same_after_a_change() -> None:
+    op = Operator(0, helper.make_node("Add", ["a", "b"], ["c"]), 13)
+    op.set_input(1, "d")
+    assert op.inputs == list(op.proto.input) == ["a", "d"]
+    op.become(helper.make_node("Relu", ["a"], ["e"], domain="ai.onnx"))
+    assert (op.op_type, op.domain, op.inputs, op.outputs) == ("Relu", "", ["a"], ["e"])
+    assert op.proto.op_type == "Relu"

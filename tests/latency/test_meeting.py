@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,53 @@ def test_a_table_that_is_off_is_corrected(factor: float, clock: Clock) -> None:
         factor * milliseconds(*kept_of(chain(), found.copies)) / milliseconds(64, 96)
     )
     assert found.networks == (1 if factor == 1.0 else found.networks)
+
+
+def test_what_was_measured_before_leads_the_same_way(clock: Clock) -> None:
+    """However much the measurements of today vary: with a memory of their own, the widths would differ."""
+    graph, kept = chain(), set()
+    table = replace(table_of(graph), sha256=graph.loaded.sha256)
+    for seed in range(6):
+        clock(1.05, noise=0.01, seed=seed)
+        found = meet(graph, WidthRequest(), Goal.parse("0.4"), table, Conditions())
+        assert not found.missed
+        kept.add(kept_of(graph, found.copies))
+    assert len(kept) == 1
+    assert table.wholes
+
+
+def test_one_measurement_that_is_off_changes_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain()
+    table = replace(table_of(graph), sha256=graph.loaded.sha256)
+    clock()
+    before = meet(graph, WidthRequest(), Goal.parse("0.5"), table, Conditions())
+    once, steady = [1.2], meeting.raced
+
+    def disturbed(first: Any, second: Any) -> tuple[Times, Times, float]:
+        one, two, ratio = steady(first, second)
+        return one, two, ratio * (once.pop() if once else 1.0)
+
+    monkeypatch.setattr(meeting, "raced", disturbed)
+    found = meet(graph, WidthRequest(), Goal.parse("0.5"), table, Conditions())
+    assert not once
+    assert found.copies.tolist() == before.copies.tolist()
+    assert found.share == before.share
+
+
+def test_what_no_longer_holds_is_measured_anew(clock: Clock) -> None:
+    graph = chain()
+    table = replace(table_of(graph), sha256=graph.loaded.sha256)
+    for factor in (0.9, 1.2):
+        clock(factor)
+        found = meet(graph, WidthRequest(), Goal.parse("0.5"), table, Conditions())
+        assert 0.475 < found.share <= 0.505
+
+
+def test_a_table_of_another_network_remembers_nothing(clock: Clock) -> None:
+    clock()
+    table = table_of(chain())
+    meet(chain(), WidthRequest(), Goal.parse("0.5"), table, Conditions())
+    assert not table.wholes
 
 
 def test_what_is_predicted_just_out_of_reach_is_measured(clock: Clock) -> None:

@@ -14,7 +14,7 @@ from conet_graph.latency.table import Row, Table
 
 def table() -> Table:
     rows = [Row("Conv at 8x8", ["a", "b"], [(16.0, 3.0, 0.25), (8.0, 3.0, 0.125)]), Row("Add at 8x8", ["c"])]
-    return Table({row.shape: row for row in rows}, {"name": "board"}, "12ab", 0.5, 7.0, 3, 20)
+    return Table({r.shape: r for r in rows}, {"name": "board"}, "12ab", 0.5, 7.0, 3, 20, {"16,8": 0.5})
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -39,6 +39,7 @@ def test_a_table_needs_no_more_than_layers(tmp_path: Path) -> None:
         ({"layers": [{"shape": "x", "names": [], "points": [[0, 2, 1.0]]}]}, "damaged"),
         ({"layers": [{"names": []}]}, "damaged near ''shape"),
         ({"layers": 3}, "damaged"),
+        ({"wholes": {"64,96": 0}}, "damaged"),
     ],
 )
 def test_tables_that_are_none(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:

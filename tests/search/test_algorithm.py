@@ -15,7 +15,7 @@ from conet_graph.search import (
     step,
     step_all,
 )
-from conet_graph.search.algorithm import within_budget
+from conet_graph.search.algorithm import ANY, Grain, within_budget
 
 SETTINGS = SearchSettings(delta=0.01)
 
@@ -30,12 +30,12 @@ def said(slope: float, condition: float = 2.0) -> SizeIndicators:
 GROW, FADE = said(0.05), said(0.001)
 
 
-def trace(start: int, words: str, settings: SearchSettings = SETTINGS, multiple: int = 1) -> Trace:
+def trace(start: int, words: str, settings: SearchSettings = SETTINGS, grain: Grain = ANY) -> Trace:
     """States after each trial; a word a trial: + learns fast, - does not."""
     state = start_state(settings, start)
     states = []
     for trial, word in enumerate(words):
-        state = step(state, GROW if word == "+" else FADE, settings, trial == 0, multiple)
+        state = step(state, GROW if word == "+" else FADE, settings, trial == 0, grain)
         states.append(state)
     return states
 
@@ -135,9 +135,18 @@ def test_widths_are_multiples() -> None:
 
 def test_a_grouped_size_moves_by_whole_groups() -> None:
     # Multiples of 32: 153.6; 192; 230.4; down by 0.1: 201.6
-    assert widths(trace(128, "+++-", multiple=32)) == [160, 192, 224, 192]
+    assert widths(trace(128, "+++-", grain=Grain(32))) == [160, 192, 224, 192]
     # Even multiples of 3: 38.4
-    assert widths(trace(32, "+", multiple=3)) == [36]
+    assert widths(trace(32, "+", grain=Grain(3))) == [36]
+
+
+def test_every_part_of_a_size_keeps_its_channels() -> None:
+    narrow = replace(SETTINGS, min_width=2, multiple=1)
+    assert rounded_width(1, narrow, Grain(1, 3)) == 3
+    assert rounded_width(1, narrow, Grain(4, 2)) == 8
+    assert widths(trace(5, "-", narrow, Grain(1, 4))) == [4]
+    with pytest.raises(BadUsage, match=r"no multiple of 32 .* \(its 9 parts take 288\)"):
+        rounded_width(300, SETTINGS, Grain(32, 9))
 
 
 def test_rounding_can_swallow_a_step_but_not_the_action() -> None:
@@ -149,14 +158,14 @@ def test_rounding_can_swallow_a_step_but_not_the_action() -> None:
     [(32.9, 1, 32), (33.0, 1, 34), (35.0, 1, 36), (17, 12, 24), (255, 12, 252), (1e9, 1, 256)],
 )
 def test_rounding(width: float, multiple: int, rounded: int) -> None:
-    assert rounded_width(width, SETTINGS, multiple) == rounded
+    assert rounded_width(width, SETTINGS, Grain(multiple)) == rounded
 
 
 def test_bounds_without_a_multiple_between_them_are_refused() -> None:
     with pytest.raises(BadUsage, match=r"no multiple of 64 .* min_width 70 and max_width 100"):
         SearchSettings(min_width=70, max_width=100, multiple=64)
     with pytest.raises(BadUsage, match="no multiple of 512"):
-        step(start_state(SETTINGS, 512), GROW, SETTINGS, True, 512)
+        step(start_state(SETTINGS, 512), GROW, SETTINGS, True, Grain(512))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_the_defaults_are_the_papers() -> None:
 def test_all_sizes_step_at_once() -> None:
     states = {name: start_state(SETTINGS, 64) for name in ("up", "down", "groups", "mute")}
     indicators = {"up": GROW, "down": FADE, "groups": GROW}
-    after = step_all(states, indicators, SETTINGS, True, {"groups": 16})
+    after = step_all(states, indicators, SETTINGS, True, {"groups": Grain(16)})
     assert list(after) == list(states)
     # 76.8; 51.2; 76.8 in sixteens
     assert [state.width for state in after.values()] == [76, 52, 80, 64]
@@ -189,7 +198,7 @@ def test_all_sizes_step_at_once() -> None:
 
 def test_a_size_without_a_width_is_named() -> None:
     with pytest.raises(BadUsage, match="Size 'wide': no multiple of 512"):
-        step_all({"wide": start_state(SETTINGS)}, {"wide": GROW}, SETTINGS, True, {"wide": 512})
+        step_all({"wide": start_state(SETTINGS)}, {"wide": GROW}, SETTINGS, True, {"wide": Grain(512)})
 
 
 def test_the_search_ends_when_all_stopped_or_trials_are_over() -> None:

@@ -86,6 +86,27 @@ def test_budgets_up_to_one_are_fractions_of_the_file(network: Network) -> None:
     assert network.limits(RunSettings("digits")) == Limits()
 
 
+def test_a_size_of_two_parts_keeps_a_channel_of_each() -> None:
+    # Two halves beside each other are added to a whole, as where DARTS halves its images.
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+        two_halves (float[1,3,8,8] x) => (float[1,5,8,8] y)
+        <float[4,3,1,1] a, float[4,3,1,1] b, float[8,3,1,1] c, float[5,8,1,1] d>
+        { p = Conv(x, a)  q = Conv(x, b)  r = Concat<axis = 1>(p, q)
+          s = Conv(x, c)  t = Add(r, s)  u = Relu(t)  y = Conv(u, d) }"""
+    proto = onnx.parser.parse_model(text)
+    for name, shape in (("a", (4, 3)), ("b", (4, 3)), ("c", (8, 3)), ("d", (5, 8))):
+        weight = np.random.default_rng(len(name)).normal(size=(*shape, 1, 1)).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    network = Network(from_proto(proto))
+    (size,) = network.sizes
+    assert (size.width, len(size.groups)) == (8, 2)
+    narrowest = network.filled({size.name: 1.0}, Limits(macs=network.cost({size.name: 2})[1]))
+    assert narrowest == {size.name: 2}
+    assert network.filled({size.name: 1.0}, Limits(macs=network.cost({size.name: 2})[1] - 1)) is None
+    settings = SearchSettings(min_width=1, multiple=1)
+    assert network.rounded({size.name: 0.3}, settings) == {size.name: 2}
+
+
 def test_largest_finds_the_last_factor_that_fits() -> None:
     found = largest(lambda f: {"a": int(100 * f)}, lambda w: w["a"] <= 37, 0.0, 1.0)
     assert found == {"a": 37}

@@ -163,7 +163,7 @@ def searched(out: Path, rule: str, loss: Loss | None = None, trial: Trial = lear
     return store
 
 
-@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface", "loose"])
+@pytest.mark.parametrize("rule", ["slopes", "conetv2", "worth", "pairs", "surface", "loose", "taper"])
 def test_every_rule_searches_within_the_budgets_and_goes_on(rule: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "run", rule, size_of_weights, trial=stopped_in_trial(2))
@@ -254,6 +254,46 @@ def test_the_surface_stays_where_no_width_matters(tmp_path: Path) -> None:
     assert {name: state.width for name, state in store.states(12).items()} == own
     with pytest.raises(BadUsage, match="must yield a test_loss"):
         searched(tmp_path / "other", "surface", trial=lambda module, epochs: iter([{}]), trials=3)
+
+
+def filters(module: nn.Module) -> list[float]:
+    """Logarithms of the widths of a module's convolutions."""
+    return [math.log(len(weight)) for weight in module.parameters() if weight.ndim == 4]
+
+
+def best_at(power: float, network: Network) -> Trial:
+    """Losses that are least where widths are the file's own to a power."""
+    own = filters(to_torch(network.model))
+
+    def trial(module: nn.Module, epochs: int) -> Iterator[Metrics]:
+        yield {"test_loss": 1.5 + 0.1 * (np.polyfit(own, filters(module), 1)[0] - power) ** 2}
+
+    return trial
+
+
+@pytest.mark.parametrize("power", [0.5, 0.8, 1.2])
+def test_the_taper_is_found(power: float, network: Network, tmp_path: Path) -> None:
+    own = network.own_widths()
+    store = searched(tmp_path / "run", "taper", trial=best_at(power, network), trials=13, epochs=1)
+    found = {name: state.width for name, state in store.states(12).items()}
+    logs = [np.log(list(widths.values())) for widths in (own, found)]
+    assert np.polyfit(*logs, 1)[0] == pytest.approx(power, abs=0.08)
+    assert network.keeps(found, Limits(*map(float, network.cost(own))))
+    flat = [state.width for state in store.states(2).values()]
+    assert max(flat) - min(flat) <= 3  # one width everywhere was tried
+
+
+def test_the_taper_stays_where_losses_are_noise(network: Network, tmp_path: Path) -> None:
+    own = network.own_widths()
+
+    def noise(module: nn.Module, epochs: int) -> Iterator[Metrics]:
+        yield {"test_loss": float(rng.normal(1.5, 0.02))}
+
+    rng = np.random.default_rng(1)
+    store = searched(tmp_path / "run", "taper", trial=noise, trials=13, epochs=1)
+    assert {name: state.width for name, state in store.states(12).items()} == own
+    with pytest.raises(BadUsage, match="they are all the same"):
+        searched(tmp_path / "same", "taper", own_widths=False, start_width=16)
 
 
 def test_worth_turns_round_with_the_sign_of_the_loss(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_every_trial_has_the_widths_that_the_last_one_decided(tmp_path: Path) ->
     moved = False
     for trial in range(3):
         after = step_all(
-            store.states(trial), store.indicators(trial), SETTINGS.search, trial == 0, network.multiples
+            store.states(trial), store.indicators(trial), SETTINGS.search, trial == 0, network.grains
         )
         assert store.states(trial + 1) == after
         moved |= store.states(trial + 1) != store.states(trial)

@@ -9,6 +9,7 @@ from conet_graph.search.rules.conet import AlgorithmTwo, BudgetedSlopes
 from conet_graph.search.rules.conetv2 import Conetv2
 from conet_graph.search.rules.pairs import Pairs
 from conet_graph.search.rules.surface import LooseSurface, ResponseSurface
+from conet_graph.search.rules.taper import Taper
 from conet_graph.search.rules.worth import Worth
 
 BY_NAME: Mapping[str, type[Rule]] = {
@@ -19,6 +20,7 @@ BY_NAME: Mapping[str, type[Rule]] = {
     "pairs": Pairs,
     "surface": ResponseSurface,
     "loose": LooseSurface,
+    "taper": Taper,
 }
 
 __all__ = ["BY_NAME", "Rule"]

@@ -55,7 +55,7 @@ class Rule(ABC):
     def first(self) -> States:
         """The states of the first trial."""
         settings = self.settings.search
-        wished = dict.fromkeys(self.network.multiples, float(settings.start_width))
+        wished = dict.fromkeys(self.network.grains, float(settings.start_width))
         rounded = self.network.rounded(wished, settings)
         widths = self.network.own_widths() if self.settings.own_widths else rounded
         states = {name: start_state(settings, width) for name, width in widths.items()}

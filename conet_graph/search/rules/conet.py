@@ -28,7 +28,7 @@ class AlgorithmTwo(Rule):
 
         def after(delta: float) -> States:
             asked = replace(settings, delta=delta)
-            return step_all(states, measured, asked, trial == 0, self.network.multiples)
+            return step_all(states, measured, asked, trial == 0, self.network.grains)
 
         kept = within_budget(
             after, settings.delta, moving, lambda tried: self.network.fits(tried, self.limits)
@@ -102,7 +102,7 @@ class BudgetedSlopes(AlgorithmTwo):
         settings = replace(
             self.settings.search, delta=statistics.median(moving) if moving else 0.0, mu=sys.float_info.max
         )
-        stepped = step_all(states, measured, settings, trial == 0, self.network.multiples)
+        stepped = step_all(states, measured, settings, trial == 0, self.network.grains)
         wished = {
             name: states[name].width * (1 + (0 if after.stopped else after.action * after.phi))
             for name, after in stepped.items()

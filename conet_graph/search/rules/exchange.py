@@ -22,7 +22,7 @@ def prices(network: Network, widths: Mapping[str, int], limits: Limits) -> Numbe
     here = shares(network, widths, limits)
     columns = []
     for name, width in widths.items():
-        unit = network.multiples[name]
+        unit = network.grains[name].multiple
         more = width + max(unit, round(PRICED * width / unit) * unit)
         gap = shares(network, {**widths, name: more}, limits) - here
         columns.append(gap / np.log(more / width))
