@@ -55,9 +55,9 @@ def transformed(x: torch.Tensor, axis: int, size: int | None, back: bool, half: 
     """DFT along an axis counted from the end, without that of real and imaginary parts."""
     numbers = x.squeeze(-1) if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
     if back and half:
-        return torch.fft.irfft(numbers, size, axis).unsqueeze(-1)
+        made: torch.Tensor = torch.fft.irfft(numbers, size, axis)
+        return made.unsqueeze(-1)
     if half:
         return torch.view_as_real(torch.fft.rfft(numbers, size, axis))
-    return torch.view_as_real(
-        torch.fft.ifft(numbers, size, axis) if back else torch.fft.fft(numbers, size, axis)
-    )
+    whole = torch.fft.ifft if back else torch.fft.fft
+    return torch.view_as_real(whole(numbers, size, axis))
