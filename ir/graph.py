@@ -54,8 +54,8 @@ class Operator:
     domain: str = field(init=False, compare=False)
     inputs: list[str] = field(init=False, compare=False)
     outputs: list[str] = field(init=False, compare=False)
-    _attributes: dict[str, onnx.AttributeProto] = field(init=False, compare=False, repr=False)
-    _has_bodies: bool = field(init=False, compare=False, repr=False)
+    _attributes: dict[str, onnx.AttributeProto] | None = field(init=False, compare=False, repr=False)
+    _has_bodies: bool | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Read what is asked for often off the message."""
@@ -63,9 +63,7 @@ class Operator:
         self.op_type = proto.op_type
         self.domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        # Of several with one name the first counts.
-        self._attributes = {attribute.name: attribute for attribute in reversed(proto.attribute)}
-        self._has_bodies = any(attribute.type in (_GRAPH, _GRAPHS) for attribute in proto.attribute)
+        self._attributes = self._has_bodies = None  # not asked for yet
 
     def become(self, proto: onnx.NodeProto) -> None:
         """Be what another node says."""
@@ -88,6 +86,9 @@ class Operator:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
+        if self._attributes is None:
+            # Of several with one name the first counts.
+            self._attributes = {each.name: each for each in reversed(self.proto.attribute)}
         attribute = self._attributes.get(name)
         if attribute is None:
             return default
@@ -101,6 +102,8 @@ class Operator:
 
     def subgraphs(self) -> list[onnx.GraphProto]:
         """Bodies of If, Loop, Scan and the like."""
+        if self._has_bodies is None:
+            self._has_bodies = any(each.type in (_GRAPH, _GRAPHS) for each in self.proto.attribute)
         return bodies(self.proto) if self._has_bodies else []
 
 

@@ -94,6 +94,8 @@ def _shaped(graph: Graph, op: Operator) -> Shape | None:
     if given is not None and op.op_type == "Flatten":
         axis = op.attr("axis", 1) % max(len(given), 1)
         return product(given[:axis]), product(given[axis:])
+    if given is not None and op.op_type in ("Resize", "Upsample"):
+        return _resized(graph, op, given)
     entries = constant_entries(graph, op.input(slot)) if slot is not None else None
     if entries is None or given is None:
         return None
@@ -112,6 +114,17 @@ def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Sha
     if len(rest) == 1:
         out[rest[0]] = quotient(product(given), product(d for k, d in enumerate(out) if k != rest[0]))
     return tuple(out)
+
+
+def _resized(graph: Graph, op: Operator, given: Shape) -> Shape | None:
+    """The shape of a Resize's output: sizes that are known, and axes that keep theirs."""
+    old = op.op_type == "Upsample" or len(op.inputs) == 2
+    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (1 if old else 2, 3))
+    if op.attr("axes") is not None or len(given) not in (len(scales), len(sizes)):
+        return None
+    if sizes:
+        return tuple(dim_of(graph, entry) for entry in sizes)
+    return tuple(d if entry.value == 1 else None for d, entry in zip(given, scales, strict=True))
 
 
 def _broadcast(one: Shape, other: Sequence[Dim]) -> Shape:

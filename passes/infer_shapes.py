@@ -96,8 +96,9 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
     declared = [v for v in body.value_info if v.name in private]
     del body.value_info[:]
     body.value_info.extend(declared)
+    given = {v.name for v in body.input}
     for value in body.output:
-        if value.type.HasField("tensor_type"):
+        if value.type.HasField("tensor_type") and value.name not in given:
             # What a file declares for its outputs may be wrong; the operators say what is true.
             value.type.tensor_type.ClearField("shape")
     kept = [v for v in body.input if v.name not in graph.constants]

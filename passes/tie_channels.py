@@ -15,7 +15,7 @@ from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.channels.labels import ChannelLabels
-from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units
+from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units, beside
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.rules import apply_rule
 
@@ -275,7 +275,7 @@ def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tu
     groups, times_on = channels.groups, _Occurrences(channels.group_of_class)
     for (tensor, axis), classes in touched:
         for number, times in times_on(classes):
-            groups[number].places.append((tensor, axis, times))
+            groups[number].places.append((tensor, axis if axis >= 0 else beside(axis), times))
     for side in (1, 0):
         for layer in layers:
             found = channels.layer_axes[layer.op.index][side]

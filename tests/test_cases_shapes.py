@@ -232,17 +232,52 @@ def test_c38_resize_to_stated_sizes() -> None:
 
 
 def test_c39_padded_channels() -> None:
-    """16 channels between two times four of zeros, added to 24: channel i meets channel i + 4."""
+    """16 channels between two times four of zeros, added to 24: channel i meets channel i + 4.
+
+    The zeros meet channels of the other branch, and go or are copied with them.
+    """
     net = parsed(
         IMAGE + "<float[16,3,1,1] wa, int64[8] pads = {0, 4, 0, 0, 0, 4, 0, 0}, float[24,3,1,1] wb,"
         "float[5,24,1,1] wy>"
         "{a = Conv(x, wa) p = Pad(a, pads) b = Conv(x, wb) s = Add(p, b) y = Conv(s, wy)}"
     )
-    assert free(net) == [(16, 1)]
+    assert free(net) == [(16, 1), (8, 1)]
     slim = rewidthed(net, widths={"wa": 10})
     expected = [*range(4), *(k + 4 for k in slim.kept("wa", 0)), *range(20, 24)]
     assert slim.kept("wb", 0) == slim.kept("wy", 1) == expected
     assert slim.numbers("p", 1) == [0, 4, 0, 0, 0, 4, 0, 0]
+    slim = rewidthed(net, scale=0.5)
+    before = sum(k < 4 for k in slim.kept("wb", 0))
+    assert slim.numbers("p", 1) == [0, before, 0, 0, 0, 4 - before, 0, 0]
+    wide = rewidthed(net, scale=1.5)
+    assert sum(wide.numbers("p", 1)) == 12
+    assert wide.shape("wb") == (36, 3, 1, 1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize(
+    ("opset", "pad"),
+    [(9, "Pad<pads=[0,0,0,0,0,4,0,0]>(a)"), (17, "Pad(a, pads, one)"), (18, "Pad(a, on, , at)")],
+)
+def test_c39_however_the_padding_is_written(opset: int, pad: str, scale: float) -> None:
+    net = parsed(
+        f'<ir_version: 8, opset_import: ["": {opset}]>'
+        + IMAGE
+        + "<float[8,3,1,1] wa, float[12,8,1,1] wb, float[5,12,1,1] wy, float one = {1.0}, int64[1] at = {-3},"
+        "int64[8] pads = {0, 4, 0, 0, 0, 0, 0, 0}, int64[2] on = {1, 3}>"
+        f"{{a = Conv(x, wa) p = {pad} b = Conv(a, wb) s = Add(p, b) y = Conv(s, wy)}}"
+    )
+    assert sorted(free(net)) == [(4, 1), (8, 1)]
+    assert rewidthed(net, scale=scale).shape("wb")[:2] == (12 * scale, 8 * scale)
+
+
+def test_c39_zeros_that_no_layer_meets_stay() -> None:
+    net = parsed(
+        IMAGE + "<float[8,3,1,1] wa, int64[8] pads = {0, 2, 0, 0, 0, 2, 0, 0}, float[5,12,1,1] wy>"
+        "{a = Conv(x, wa) p = Pad(a, pads) y = Conv(p, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 8, 1, 1)
 
 
 def test_c41_concatenation_along_the_height() -> None:

@@ -18,7 +18,7 @@ from conet_graph.dead_channels.find import dead_channels
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import LoadedModel, load_model
 from conet_graph.passes import analysed
-from conet_graph.passes.channels.units import Axis, Ids
+from conet_graph.passes.channels.units import Axis, Ids, beside
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, in_axis, out_axis
 
@@ -328,7 +328,7 @@ class _AnalysisBuilder:
             for (number, bundle), count in times.items():
                 found = self.frozen.get((number, bundle, ""))
                 if found is not None:
-                    found.places.append(Place(tensor, axis, count))
+                    found.places.append(Place(tensor, axis if axis >= 0 else beside(axis), count))
 
     def _groups(self) -> tuple[GroupEntry, ...]:
         named, removable = self.names, dead_channels(self.graph).removable()

@@ -70,9 +70,9 @@ def met_apart(
 
         def work() -> dict[str, Any]:
             conditions = conditions_of(timing.provider, timing.threads, timing.shapes)
-            now = require_slower(graph, goal, conditions)
+            require_slower(graph, goal, conditions)
             path = timing.table or kept_path(graph, conditions, alignment)
-            table = given or (kept_table(path, now) if timing.table is None and path is not None else None)
+            table = given or (kept_table(path) if timing.table is None and path is not None else None)
             again = table is not None
 
             def timed(done: int, of: int) -> None:

@@ -36,6 +36,18 @@ def curve(facts: Facts, op: Operator) -> None:
         return
     fact = facts.of(name)
     told = fact.along
+    if not told:
+        further = [facts.scalar(n) if n else None for n in op.inputs[1:]]
+        kind = (
+            op.op_type,
+            *further,
+            *(a.SerializeToString() for a in op.proto.attribute),
+            fact.low,
+            fact.high,
+        )
+        least, most = np.array([fact.low]), np.array([fact.high])
+        facts.say(op, *facts.range_of(kind, lambda: bounds(facts, op, least, most)), {})
+        return
     # The value as a whole comes last: all bounds are found at once.
     lows = np.concatenate([*(found.low for found in told.values()), [fact.low]])
     highs = np.concatenate([*(found.high for found in told.values()), [fact.high]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class Facts:
         self.hears: dict[int, tuple[Hearing, bool]] = {}
         self.layers: dict[int, LinearLayer] = {}  # by their indices, those that are held during the walk
         self._vectors: dict[str, Numbers | None] = {}
+        self._ranges: dict[Hashable, tuple[float, float]] = {}
 
     def ids(self, value: str, axis: int) -> Ids | None:
         """The units on an axis of a value; None where it carries no channels."""
@@ -159,6 +161,13 @@ class Facts:
             return found
         low, high = np.minimum(found.low, 0.0), np.maximum(found.high, 0.0)
         return Along(low, high, found.kind, found.factor)
+
+    def range_of(self, kind: Hashable, find: Callable[[], tuple[Numbers, Numbers]]) -> tuple[float, float]:
+        """The bounds of a whole value: found once for each kind of operator with each kind of inputs."""
+        if kind not in self._ranges:
+            low, high = find()
+            self._ranges[kind] = float(low[-1]), float(high[-1])
+        return self._ranges[kind]
 
     def is_float(self, value: str) -> bool:
         """Whether a value holds floats, as far as is known."""

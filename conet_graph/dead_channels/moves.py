@@ -179,7 +179,10 @@ def padded(facts: Facts, op: Operator) -> None:
     fact, along = facts.of(op.input(0)), {}
     for axis in _axes(facts, op, op.outputs[0]):
         ids = facts.ids(op.outputs[0], axis)
-        found = None if ids is None else _carried(facts, op, ids)
+        mine = facts.ids(op.input(0), axis)
+        # Channels that it adds hold the value alone, whatever they are tied to.
+        same = ids is not None and mine is not None and len(ids) == len(mine)
+        found = _carried(facts, op, ids) if ids is not None and same else None
         if found is not None:
             bucket = found.kind if value == 0 else np.arange(len(found))
             low, high = np.minimum(found.low, value), np.maximum(found.high, value)

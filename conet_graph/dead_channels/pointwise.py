@@ -124,8 +124,10 @@ def several(facts: Facts, op: Operator) -> None:
         low, high = fold([(p.low, p.high) for p in parts])
         rows, bucket, factor = _likeness(op, parts, len(ids))
         along[axis] = combined(low, high, rows, bucket, factor)
-    whole = fold([(np.array([facts.of(n).low]), np.array([facts.of(n).high])) for n in names])
-    least, most = float(whole[0][0]), float(whole[1][0])
+    ranges = tuple((facts.of(n).low, facts.of(n).high) for n in names)
+    least, most = facts.range_of(
+        (op.op_type, ranges), lambda: fold([(np.array([low]), np.array([high])) for low, high in ranges])
+    )
     facts.say(op, -np.inf if np.isnan(least) else least, np.inf if np.isnan(most) else most, along)
 
 

@@ -15,9 +15,6 @@ from conet_graph.latency.sessions import Conditions
 from conet_graph.latency.table import FORMAT, Table
 from conet_graph.rewriting.alignment import Alignment
 
-# A table holds while the original takes at most so many times as long as when it was measured, or as short.
-CHANGED = 1.5
-
 
 def kept_path(graph: Graph, conditions: Conditions, alignment: Alignment) -> Path | None:
     """The file for the table of a network under some conditions; None where there is no folder for it."""
@@ -35,23 +32,13 @@ def kept_path(graph: Graph, conditions: Conditions, alignment: Alignment) -> Pat
     return folder / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.json"
 
 
-def kept_table(path: Path, original_ms: float) -> Table | None:
-    """The table in such a file, if it is whole and still holds; what does not goes.
-
-    Args:
-        path: the file.
-        original_ms: what the original takes now.
-
-    """
+def kept_table(path: Path) -> Table | None:
+    """The table in such a file, if there is a whole one; a damaged one goes."""
     if not path.exists():
         return None
     try:
         table = Table.read(path)
     except BadUsage:
-        path.unlink()
-        return None
-    before = table.original_ms
-    if before is not None and not before / CHANGED < original_ms < before * CHANGED:
         path.unlink()
         return None
     return table if table.measured == table.asked else None

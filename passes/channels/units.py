@@ -81,6 +81,11 @@ def length_of(axis: Axis | Packed | None) -> int | None:
     return axis.size if isinstance(axis, Packed) else len(axis)
 
 
+def beside(axis: int) -> int:
+    """The key, beside an axis of a value, of the positions that an operator adds to it; and back."""
+    return -1 - axis
+
+
 class Tracker:
     """What the rules see: the axes of values, and the ways to relate them."""
 
@@ -275,6 +280,10 @@ class Tracker:
         """An axis of the first output whose length one number decides: the one at ``place`` of an input."""
         raise NotImplementedError
 
+    def added(self, op: Operator, axis: int, length: int) -> Ids:
+        """Positions of one value that an operator adds to an axis of its first output."""
+        raise NotImplementedError
+
     def frozen(self, reason: str) -> int:
         """A unit that may not change, for a reason a person can read."""
         raise NotImplementedError
@@ -384,6 +393,11 @@ class Units(Tracker):
         self.generated[output, axis] = (op, slot, place)
         self.stored[output, axis] = units = self._fresh(length)
         self.lengths(op, slot, [*[None] * place, units])
+        return units
+
+    def added(self, op: Operator, axis: int, length: int) -> Ids:
+        """Fresh units for positions that an operator adds."""
+        self.stored[op.outputs[0], beside(axis)] = units = self._fresh(length)
         return units
 
     def frozen(self, reason: str) -> int:

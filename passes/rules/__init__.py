@@ -21,6 +21,7 @@ from conet_graph.passes.rules import (
     reshape,
     resize,
     slices,
+    spectrum,
     transpose,
 )
 from conet_graph.passes.rules.faults import why_it_failed
@@ -44,6 +45,7 @@ RULES = gathered(
         reshape,
         resize,
         slices,
+        spectrum,
         transpose,
     )
 )

@@ -8,7 +8,8 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker, beside, length_of
+from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -99,33 +100,53 @@ def _set_split_sizes(t: Tracker, op: Operator, sizes: list[int]) -> None:
 
 @handles(RULES, "Pad")
 def pad(t: Tracker, op: Operator) -> None:
-    """Spatial padding passes; padding of the channel axis shifts the channels."""
+    """Spatial padding passes; what is put before and behind channels are channels of one value."""
     axes = t.axes(op.input(0))
     if all(isinstance(units, int) for units in axes):
         t.set(op, 0, axes)
         return
-    numbers = op.attr("pads") or op.attr("paddings") if len(op.inputs) == 1 else t.integers(op.input(1))
+    written = op.attr("pads") or op.attr("paddings") if len(op.inputs) == 1 else None
+    numbers = t.integers(op.input(1)) if written is None else list(written)
     named = t.integers(op.input(3)) if op.input(3) else list(range(len(axes)))
     if named is None or (numbers is None and not _spatial_pads(t, op, axes)):
         raise NoRule("its padding is computed in the graph")
     out = list(axes)
+    wanted: list[Axis | None] = [None] * (2 * len(named))
     for position, axis in enumerate(named):
-        units = axes[axis]
-        if numbers is None or isinstance(units, int):
+        units, behind = axes[axis], position + len(named)
+        if numbers is None or isinstance(units, int) or numbers[position] == numbers[behind] == 0:
             continue
-        before, after = numbers[position], numbers[position + len(named)]
-        if before == after == 0:
-            continue
-        if (
-            before < 0
-            or after < 0
-            or before + after > LONGEST_AXIS
-            or op.attr("mode", "constant") != "constant"
-        ):
-            raise NoRule("it crops or mirrors channels")
-        zeros = t.frozen(f"channels of zeros that Pad {shown(op.name)} adds")
-        out[axis] = np.concatenate([np.full(before, zeros, np.int64), units, np.full(after, zeros, np.int64)])
+        front, back = _added(t, op, axis % len(axes), numbers[position], numbers[behind])
+        out[axis] = np.concatenate([front, units, back])
+        wanted[position], wanted[behind] = front, back
+    if written is None:
+        t.lengths(op, 1, wanted)
+    elif any(units is not None for units in wanted):
+        now = [length_of(units) for units in wanted]
+        name = "pads" if op.attr("pads") else "paddings"
+        t.set_attr(op, name, [o if n is None else n for o, n in zip(written, now, strict=True)])
     t.set(op, 0, out)
+
+
+def _added(t: Tracker, op: Operator, axis: int, before: int, behind: int) -> tuple[Ids, Ids]:
+    """The channels of one value that a Pad puts before and behind others.
+
+    They may change where what follows reads the axis as channels (the shortcut of a ResNet for CIFAR).
+
+    Raises:
+        NoRule: it takes channels away, or repeats them.
+
+    """
+    count = before + behind
+    if min(before, behind) < 0 or count > LONGEST_AXIS or op.attr("mode", "constant") != "constant":
+        raise NoRule("it crops or mirrors channels")
+    if votes(t, op.outputs[0]).get(axis, 0) < 1:
+        zeros = t.frozen(f"channels of zeros that Pad {shown(op.name)} adds")
+        return np.full(before, zeros, np.int64), np.full(behind, zeros, np.int64)
+    units = t.added(op, axis, count)
+    piece = (t.origin(op.outputs[0], beside(axis), units) >= before).astype(np.int64)
+    t.keep_together(op, units, piece)
+    return units[piece == 0], units[piece == 1]
 
 
 def _spatial_pads(t: Tracker, op: Operator, axes: list[Axis]) -> bool:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, summed_axis
-from conet_graph.passes.channels.units import Tracker
+from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules import elementwise
+from conet_graph.passes.rules.reduce import reduced_axes
 from conet_graph.passes.rules.segments import segments
+from conet_graph.passes.rules.transpose import squeezed_axes
 
 # So many values are looked at, then what is found so far counts.
 FURTHEST = 200
 # Operators that keep every axis in its place, besides the element-wise ones.
 IN_PLACE = frozenset(("Concat", "Pad", "InstanceNormalization", "LayerNormalization", "Softmax"))
+REDUCTIONS = frozenset(
+    (
+        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+        *("ReduceProd", "ReduceSum", "ReduceSumSquare", "Squeeze"),
+    )
+)
 POOLS = frozenset(
     ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Resize", "Upsample")
 )
@@ -24,11 +32,12 @@ Where = dict[int, int]
 def votes(t: Tracker, value: str) -> dict[int, int]:
     """How often readers take each axis as channels, less how often they take it for something else."""
     if value not in t.votes:
-        t.votes[value] = _counted(t.graph, value)
+        t.votes[value] = _counted(t, value)
     return t.votes[value]
 
 
-def _counted(graph: Graph, value: str) -> dict[int, int]:
+def _counted(t: Tracker, value: str) -> dict[int, int]:
+    graph = t.graph
     shape = graph.shape(value)
     found = dict.fromkeys(range(len(shape or ())), 0)
     pending: list[tuple[str, Where]] = [(value, {k: k for k in found})]
@@ -39,7 +48,7 @@ def _counted(graph: Graph, value: str) -> dict[int, int]:
             channel, others = _read(graph, op, slot, len(graph.shape(name) or ()))
             for axis, place in where.items():
                 found[axis] += (place == channel) - (place in others)
-            further = _further(graph, op, slot, where)
+            further = _further(t, op, slot, where)
             output = op.outputs[0]
             if further and output not in seen:
                 seen.add(output)
@@ -58,8 +67,11 @@ def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[in
     return -1, set()
 
 
-def _further(graph: Graph, op: Operator, slot: int, where: Where) -> Where:
+def _further(t: Tracker, op: Operator, slot: int, where: Where) -> Where:
     """Where the axes lie in an operator's output; empty where they are not followed."""
+    graph = t.graph
+    if op.op_type in REDUCTIONS and slot == 0:
+        return _reduced(t, op, where)
     if op.op_type == "Transpose":
         order = op.attr("perm") or list(range(len(graph.shape(op.input(0)) or ())))[::-1]
         return {axis: order.index(place) for axis, place in where.items() if place in order}
@@ -76,3 +88,18 @@ def _further(graph: Graph, op: Operator, slot: int, where: Where) -> Where:
         return {}
     shape, result = graph.shape(op.inputs[slot]), graph.shape(op.outputs[0])
     return where if shape is not None and result is not None and len(shape) == len(result) else {}
+
+
+def _reduced(t: Tracker, op: Operator, where: Where) -> Where:
+    """Where the axes lie that a reduction or a Squeeze leaves; empty where nobody knows which go."""
+    rank, squeezes = len(t.graph.shape(op.input(0)) or ()), op.op_type == "Squeeze"
+    try:
+        gone = squeezed_axes(t, op, rank) if squeezes else reduced_axes(t, op, rank)
+    except NoRule:
+        return {}
+    kept = not squeezes and bool(op.attr("keepdims", 1))
+    return {
+        axis: place - (0 if kept else sum(k < place for k in gone))
+        for axis, place in where.items()
+        if place not in gone
+    }

@@ -22,11 +22,7 @@ def transpose(t: Tracker, op: Operator) -> None:
 def squeeze(t: Tracker, op: Operator) -> None:
     """Axes of size 1 go."""
     axes = t.axes(op.input(0))
-    named = _axes(t, op)
-    if named is None:
-        gone = {k for k in range(len(axes)) if t.dim(op.input(0), k) == 1}
-    else:
-        gone = {k % len(axes) for k in named}
+    gone = squeezed_axes(t, op, len(axes))
     for k in gone:
         if not isinstance(axes[k], int):
             t.freeze(op, axes[k], "an axis of one channel is squeezed away")
@@ -46,6 +42,14 @@ def unsqueeze(t: Tracker, op: Operator) -> None:
         raise NoRule("it names an axis twice")
     out: list[Axis] = [0 if k in new else next(rest) for k in range(rank)]
     t.set(op, 0, out)
+
+
+def squeezed_axes(t: Tracker, op: Operator, rank: int) -> set[int]:
+    """The axes that a Squeeze takes away: those it names, or all of size 1."""
+    named = _axes(t, op)
+    if named is None:
+        return {k for k in range(rank) if t.dim(op.input(0), k) == 1}
+    return {k % rank for k in named}
 
 
 def _axes(t: Tracker, op: Operator) -> list[int] | None:

@@ -19,6 +19,8 @@ from conet_graph.passes.shapes.size_products import product, quotient
 
 Entries = list[ShapeNumber]
 LONGEST = 1024
+# No feature map has more axes.
+MOST_AXES = 8
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
@@ -110,13 +112,33 @@ def _transpose(graph: Graph, op: Operator) -> Entries | None:
 
 
 def _concat(graph: Graph, op: Operator) -> Entries | None:
+    """The parts one behind the other; of scales also those of which only the length is known."""
     joined: Entries = []
+    scales = _is_scales(graph, op)
     for name in op.inputs:
         part, shape = constant_entries(graph, name), graph.shape(name)
+        if part is None and scales:
+            part = _scales(graph, name)
         if part is None or (shape is not None and len(shape) > 1):
             return None
         joined += part
     return joined if len(joined) <= LONGEST else None
+
+
+def _is_scales(graph: Graph, op: Operator) -> bool:
+    """Whether the result says how much axes of feature maps grow, and nothing else."""
+    uses = graph.consumers.get(op.outputs[0], [])
+    return bool(uses) and all(use.op_type in ("Resize", "Upsample") and slot in (1, 2) for use, slot in uses)
+
+
+def _scales(graph: Graph, name: str) -> Entries | None:
+    """Some numbers among scales: those of a constant, or of which only the run knows the value."""
+    constant, shape = graph.constants.get(name), graph.shape(name)
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > MOST_AXES:
+        return None
+    if constant is None:
+        return [ShapeNumber(None)] * shape[0]
+    return literals(name, graph.array(name)) if constant.is_float else None
 
 
 def _equal(graph: Graph, op: Operator) -> Entries | None:
@@ -179,10 +201,10 @@ def _cast_like(graph: Graph, op: Operator) -> Entries | None:
 def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], Entries | None]:
     def handler(graph: Graph, op: Operator) -> Entries | None:
         data = constant_entries(graph, op.input(0))
-        if data is None or any(e.value is None for e in data):
+        if data is None:
             return None
         try:
-            return [ShapeNumber(function(e.value or 0)) for e in data]
+            return [ShapeNumber(None if e.value is None else function(e.value)) for e in data]
         except (ValueError, OverflowError):
             return None
 
@@ -192,7 +214,8 @@ def _unary(function: Callable[[float], float]) -> Callable[[Graph, Operator], En
 def dim_of(graph: Graph, entry: ShapeNumber) -> Dim:
     """The size that an entry of a shape stands for."""
     if entry.value is not None:
-        return int(entry.value) if entry.value >= 0 else None
+        # A number of times that is no whole one, as some images are resized, makes no size.
+        return int(entry.value) if entry.value >= 0 and float(entry.value).is_integer() else None
     if entry.source is None:
         return None
     kind, name, axis = entry.source

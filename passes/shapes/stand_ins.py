@@ -26,6 +26,14 @@ _SAME_SHAPE = {
     "SkipSimplifiedLayerNormalization": (0,),
 }
 
+# Standard operators that give out their first input's shape, and of which inference says nothing.
+_UNKNOWN_TO_INFERENCE = frozenset(
+    (
+        *("Affine", "GroupNormalization", "ImageScaler", "MeanVarianceNormalization"),
+        "SimplifiedLayerNormalization",
+    )
+)
+
 
 def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
     """Standard nodes with the output shape of a private operator; None when there are none."""
@@ -52,10 +60,13 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
 
 def _plain_layer(op: Operator, record: WeightedOperator) -> list[onnx.NodeProto] | None:
     """The plain operator of a quantised or fused layer, without its bias, which no shape depends on."""
-    turned = is_turned(op, record.data) or is_turned(op, record.weight)
-    batch_turned = op.attr("transBatchA", 0) or op.attr("transBatchB", 0)
-    if record.plain == "MatMul" and (turned or batch_turned):
+    if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
         return None
+    if record.plain == "MatMul" and (is_turned(op, record.data) or is_turned(op, record.weight)):
+        left = "...ji" if is_turned(op, record.data) else "...ij"
+        right = "...kj" if is_turned(op, record.weight) else "...jk"
+        operands = [op.input(record.data), op.input(record.weight)]
+        return [helper.make_node("Einsum", operands, op.outputs[:1], equation=f"{left},{right}->...ik")]
     return [_plain(op, record.plain, [op.input(record.data), op.input(record.weight)])]
 
 
@@ -83,7 +94,7 @@ def _old_standard(op: Operator) -> list[onnx.NodeProto] | None:
     """Operators of the opset's past or future, which inference does not know at this one."""
     early = op.version < EARLY.get(op.op_type, 0)
     late = op.op_type in STILL_RUN and op.version < 21  # what the newest opset's form replaced
-    if early or late or op.op_type in ("Affine", "ImageScaler", "SimplifiedLayerNormalization"):
+    if early or late or op.op_type in _UNKNOWN_TO_INFERENCE:
         return [helper.make_node("Identity", op.inputs[:1], op.outputs[:1])]
     if op.op_type == "Crop" and op.attr("scale") is None:
         border = op.attr("border", [0, 0, 0, 0])

@@ -16,7 +16,7 @@ import numpy as np
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
 from conet_graph.passes.channels.distinct import distinct
-from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units
+from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units, beside
 from conet_graph.passes.shapes.constant_values import computable
 from conet_graph.passes.widths.across_copies import AVERAGING, COUNTING, in_any_order
 from conet_graph.passes.widths.evaluated import evaluated_uses
@@ -142,6 +142,14 @@ class Labels(Tracker):
         self.generated[output, axis] = (op, slot, place)
         self.stored[output, axis] = self._layout((output, axis), self.units.stored[output, axis])
         return self.stored[output, axis]
+
+    def added(self, op: Operator, axis: int, length: int) -> Ids:
+        """The tokens of positions that an operator adds."""
+        key = (op.outputs[0], beside(axis))
+        found = self._layout(key, self.units.stored[key])
+        assert not isinstance(found, int), "an axis that was laid out once has positions"
+        self.stored[key] = found
+        return found
 
     def frozen(self, reason: str) -> int:
         """The token of a frozen unit."""

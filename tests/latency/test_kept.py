@@ -47,22 +47,20 @@ def test_without_a_folder_nothing_is_kept(folder: Path) -> None:
     assert kept_path(chain(), Conditions(), Alignment()) is None
 
 
-@pytest.mark.parametrize(("now", "holds"), [(10.0, True), (14.0, True), (16.0, False), (6.0, False)])
-def test_a_table_goes_when_the_original_takes_another_time(now: float, holds: bool, tmp_path: Path) -> None:
+def test_a_whole_table_is_read(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
-    assert kept_table(path, now) is None
+    assert kept_table(path) is None
     whole().write(path)
-    assert (kept_table(path, now) is not None) is holds
-    assert path.exists() is holds
+    assert kept_table(path) == whole()
 
 
 def test_a_damaged_table_goes_and_a_part_of_one_stays(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text("{")
-    assert kept_table(path, 10.0) is None
+    assert kept_table(path) is None
     assert not path.exists()
     replace(whole(), measured=5).write(path)
-    assert kept_table(path, 10.0) is None
+    assert kept_table(path) is None
     assert path.exists()
 
 

@@ -98,6 +98,24 @@ def test_what_was_measured_before_leads_the_same_way(clock: Clock) -> None:
     assert table.wholes
 
 
+def test_one_measurement_that_is_off_changes_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain()
+    table = replace(table_of(graph), sha256=graph.loaded.sha256)
+    clock()
+    before = meet(graph, WidthRequest(), Goal.parse("0.5"), table, Conditions())
+    once, steady = [1.2], meeting.raced
+
+    def disturbed(first: Any, second: Any) -> tuple[Times, Times, float]:
+        one, two, ratio = steady(first, second)
+        return one, two, ratio * (once.pop() if once else 1.0)
+
+    monkeypatch.setattr(meeting, "raced", disturbed)
+    found = meet(graph, WidthRequest(), Goal.parse("0.5"), table, Conditions())
+    assert not once
+    assert found.copies.tolist() == before.copies.tolist()
+    assert found.share == before.share
+
+
 def test_what_no_longer_holds_is_measured_anew(clock: Clock) -> None:
     graph = chain()
     table = replace(table_of(graph), sha256=graph.loaded.sha256)

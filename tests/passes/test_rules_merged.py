@@ -29,6 +29,24 @@ def test_a_linear_layer_reshaped_to_maps(c: int) -> None:
     assert rewidthed(net, scale=1.5).shape("wt")[0] == c * 3 // 2
 
 
+PIECES = {
+    "attention of positions": "m = ReduceMean<axes=[2],keepdims=0>(r)",
+    "maxima of pieces": "m = ReduceMax<axes=[-3],keepdims=0>(r)",
+    "pieces that stay an axis": "k = ReduceMean<axes=[2],keepdims=1>(r) m = Squeeze(k, two)",
+}
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_channels_are_those_that_a_reduction_leaves(kind: str) -> None:
+    """Nine numbers for each of four channels: the four are read as channels, though they are fewer."""
+    net = parsed(
+        f"{image(6)}<float[36,3,1,1] w, float[5,4,1,1] wy, int64[5] s = {{1,4,9,6,6}}, int64[1] two = {{2}}>"
+        f"{{a = Conv(x, w) r = Reshape(a, s) {PIECES[kind]} y = Conv(m, wy)}}"
+    )
+    assert free(net) == [(36, 9)]
+    assert rewidthed(net, scale=0.5).shape("wy") == (5, 2, 1, 1)
+
+
 def test_a_linear_layer_reshaped_channels_last() -> None:
     net = parsed(
         f"agraph (float[N,12] x) {OUT}<float[12,256] w, float[5,4,1,1] wy, int64[4] s = {{-1,8,8,4}}>"

@@ -334,3 +334,36 @@ def test_cropped_channels_stay() -> None:
         "{a = Conv(x, w) z = CenterCropPad<axes=[1]>(a, s) y = Conv(z, wy)}"
     )
     assert "CenterCropPad 'z' reads it as an axis to crop or to pad" in reason(net, "w")
+
+
+FOURIER = {
+    17: ("DFT<axis=2,onesided=1>(s)", "DFT<axis=2,inverse=1>(q)"),
+    20: ("DFT<onesided=1>(s, , at)", "DFT<inverse=1>(q, , at)"),
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("opset", FOURIER)
+def test_channels_pass_a_fourier_transform(opset: int, scale: float) -> None:
+    """Real and imaginary parts become channels for a convolution, and parts again."""
+    there, back = FOURIER[opset]
+    net = parsed(
+        f'<ir_version: 9, opset_import: ["": {opset}]>{IMAGE}<float[8,3,1,1] w, float[16,16,1,1] v,'
+        " float[5,8,4,1] wy, int64 at = {-3}, int64[1] last = {-1}, int64[5] parts = {1,8,2,4,6},"
+        " int64[4] merged = {1,16,4,6}, int64[1] zero = {0}, int64[1] one = {1}>"
+        f"{{a = Conv(x, w) s = Unsqueeze(a, last) f = {there} g = Transpose<perm=[0,1,4,2,3]>(f)"
+        " h = Reshape(g, merged) c = Conv(h, v) p = Reshape(c, parts) q = Transpose<perm=[0,1,3,4,2]>(p)"
+        f" b = {back} r = Slice(b, zero, one, last) m = Squeeze(r, last) y = Conv(m, wy)}}"
+    )
+    assert sorted(free(net)) == [(8, 1), (16, 2)]
+    assert rewidthed(net, scale=scale).shape("v")[:2] == (16 * scale, 16 * scale)
+
+
+def test_channels_that_are_transformed_stay() -> None:
+    net = parsed(
+        f'<ir_version: 9, opset_import: ["": 20]>{IMAGE}<{WEIGHTS}, int64 at = {{1}}, int64[1] last = {{-1}},'
+        " int64[1] zero = {0}, int64[1] one = {1}>{a = Conv(x, w) s = Unsqueeze(a, last) f = DFT(s, , at)"
+        " r = Slice(f, zero, one, last) m = Squeeze(r, last) y = Conv(m, wy)}"
+    )
+    assert not free(net)
+    assert "an axis to transform" in reason(net, "w")

@@ -61,6 +61,16 @@ def cumulative_sum(seen: Seen) -> Direct | None:
     return _untouched(seen, seen.numbers(1))
 
 
+@handles(RULES, "DFT")
+def fourier(seen: Seen) -> Direct | None:
+    """Along one axis, and the last, of real and imaginary parts."""
+    if seen.op.input(2):
+        named = seen.numbers(2)
+    else:
+        named = [int(seen.attr("axis", -2 if seen.op.version >= 20 else 1))]
+    return None if named is None else _untouched(seen, [named[0], -1])
+
+
 @handles(RULES, "ArgMax", "ArgMin")
 def arg_extreme(seen: Seen) -> Direct | None:
     """Along one axis, which goes or stays."""

@@ -223,7 +223,7 @@ def _run(module: fx.GraphModule, feeds: Arrays) -> list[Any]:
             made = module(*[a.float() if a.dtype == torch.float16 else a for a in arguments])
     finally:
         module.train(training)
-    return [m.numpy() for m in (made if isinstance(made, tuple) else (made,))]
+    return [m.detach().numpy() for m in (made if isinstance(made, tuple) else (made,))]
 
 
 def _largest(made: list[Any], wanted: list[Any]) -> float:
