@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from conet_graph.calibration.forms import form_of
 from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import LEAST_GAIN, own_bias
@@ -74,7 +73,7 @@ class Branches:
         if met is None or bias_name not in self.made.tensors or len(self.readers[name]) > 1:
             return None
         weight = self.pair.new.weight(name)
-        form = form_of(self.graph, layer, weight)
+        form = self.pair.form(layer, weight)
         if form is None or name not in self.made.tensors:
             return None
         starts, before = self.unfitted.pop(layer.op.index, ([], None))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -56,8 +57,11 @@ class Form:
     gain: float = 1.0
 
 
-def form_of(graph: Graph, layer: Layer, weight: Array) -> Form | None:
-    """The form of a layer with such a weight; None where it has none (quantised, deformable, batched)."""
+def form_of(graph: Graph, layer: Layer, weight: Array, node: onnx.NodeProto | None = None) -> Form | None:
+    """The form of a layer with such a weight; None where it has none (quantised, deformable, batched).
+
+    ``node``: the layer in a narrowed network, where a depthwise convolution has fewer groups.
+    """
     op, record = layer.op, WEIGHTED[layer.op.op_type]
     if record.is_quantised or record.activated:
         return None
@@ -66,8 +70,14 @@ def form_of(graph: Graph, layer: Layer, weight: Array) -> Form | None:
     if op.op_type not in CONVOLUTIONS:
         return _product(op, layer, weight)
     if record.transposed:
-        return _transposed(op, weight)
-    return _convolution(op, weight) if record.plain == "Conv" else None
+        return _transposed(op, weight, _groups(op, node))
+    return _convolution(op, weight, _groups(op, node)) if record.plain == "Conv" else None
+
+
+def _groups(op: Operator, node: onnx.NodeProto | None) -> int:
+    if node is None:
+        return int(op.attr("group", 1))
+    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
 def _taken(table: Array, pick: Picker) -> Floats:
@@ -158,8 +168,7 @@ def _map_rows(y: Array, groups: int, pick: Picker) -> Floats:
     return np.ascontiguousarray(np.moveaxis(table.reshape(len(table), groups, -1), 1, 0))
 
 
-def _convolution(op: Operator, weight: Array) -> Form | None:
-    groups = int(op.attr("group", 1))
+def _convolution(op: Operator, weight: Array, groups: int) -> Form | None:
     kernel = tuple(weight.shape[2:])
     if not kernel or weight.shape[0] % groups:
         return None
@@ -179,9 +188,8 @@ def _convolution(op: Operator, weight: Array) -> Form | None:
     )
 
 
-def _transposed(op: Operator, weight: Array) -> Form | None:
+def _transposed(op: Operator, weight: Array, groups: int) -> Form | None:
     """A transposed convolution is a plain one over the input with zeros between its entries."""
-    groups = int(op.attr("group", 1))
     kernel = tuple(weight.shape[2:])
     rank = len(kernel)
     if not kernel or weight.shape[0] % groups:

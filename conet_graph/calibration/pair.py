@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from conet_graph.calibration.forms import Form, form_of
 from conet_graph.calibration.places import Meeting, meeting, through_norm
 from conet_graph.calibration.rectified import Bounds, bounds_behind
 from conet_graph.calibration.stages import Array, Feeds, Stages
@@ -43,6 +44,10 @@ class Pair:
         self.old = Stages(with_constants(graph, {}), starts, feeds, graph.folder, [*wanted, *sums])
         self.new = Stages(model, starts, feeds, graph.folder, [*wanted, *held])
         self.known_places: dict[tuple[str, int], Ids | None] = {}
+
+    def form(self, layer: Layer, weight: Array) -> Form | None:
+        """The form of a layer of the narrowed network; None where it has none."""
+        return form_of(self.graph, layer, weight, self.new.nodes[layer.op.index])
 
     def untouched(self, layer: Layer) -> bool:
         """Whether the same reaches a layer as in the original, channels and all."""

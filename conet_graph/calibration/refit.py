@@ -15,7 +15,7 @@ import onnx
 
 from conet_graph.calibration.branches import Branches
 from conet_graph.calibration.compensation import channel_axes, compensated, covariance
-from conet_graph.calibration.forms import Form, form_of
+from conet_graph.calibration.forms import Form
 from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, add_feed, chosen
 from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.learned import Learned
@@ -131,7 +131,7 @@ class _Refitter:
             )
             return
         weight = stages.weight(name)
-        form = form_of(self.graph, layer, weight)
+        form = self.pair.form(layer, weight)
         if form is None:
             self.left.setdefault("is of a form or size that is not fitted", []).append(op.name)
             return
@@ -288,7 +288,7 @@ class _Refitter:
         """
         seen, aside = Moments(), Moments()
         for layer, bias in zip(sharing, own, strict=True):
-            form = form_of(self.graph, layer, weight)
+            form = self.pair.form(layer, weight)
             if form is not None:
                 self._add_moments(layer, form, bias, len(sharing), (seen, aside), kept)
         seen.settle()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conet_graph.calibration.forms import form_of
+from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.classify_edges import LAYERS
 from tests.helpers.small_networks import answers, network
@@ -114,3 +115,24 @@ def test_what_has_no_form_has_none() -> None:
     graph = analysed(model)
     (layer,) = graph.result(LAYERS)
     assert form_of(graph, layer, graph.array("w")) is None
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("left", [1, 4, 6])
+def test_a_depthwise_layer_that_lost_channels(kind: str, left: int) -> None:
+    # The operator is that of the original, with 6 groups; the narrowed network has fewer.
+    def of(channels: int) -> LoadedModel:
+        node = f"{kind} <group={channels}, pads=[1,1,1,1], strides=[2,2]> (x, w)"
+        body = f"g (float[2,{channels},7,7] x) => (float[a,b,c,d] y) {{ y = {node} }}"
+        return network(body, {"w": RNG.standard_normal((channels, 1, 3, 3))})
+
+    graph, narrow = analysed(of(6)), of(left)
+    (layer,) = graph.result(LAYERS)
+    weight = analysed(narrow).array("w")
+    form = form_of(graph, layer, weight, narrow.proto.graph.node[0])
+    assert form is not None
+    x = RNG.standard_normal((2, left, 7, 7)).astype(np.float32)
+    (y,) = answers(narrow, x=x)
+    rows, targets = form.rows(x, y.shape, lambda count: None), form.targets(y, lambda count: None)
+    assert form.blocks == left
+    assert np.abs(rows @ form.matrix(weight) - targets).max() < 1e-4
