@@ -44,10 +44,10 @@ def test_fourier_transforms(kind: str) -> None:
 
 
 def test_an_output_that_is_a_weight() -> None:
-    """It has no images, and needs no warning."""
+    """It takes part in the comparison of images, and no warning says otherwise."""
     net = parsed(
         "agraph (float[1,2,6,5] x) => (float[] y, float[4,2,1,1] w)<float[4,2,1,1] w>{y = Conv(x, w)}"
     )
-    made, weight = to_torch(from_proto(net))(torch.from_numpy(image(0, 3)))
-    assert made.shape == (3, 4, 6, 5)
+    made, weight = to_torch(from_proto(net))(torch.from_numpy(image(0)))
+    assert made.shape == (1, 4, 6, 5)
     assert weight.shape == (4, 2, 1, 1)
