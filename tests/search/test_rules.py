@@ -283,6 +283,16 @@ def test_the_taper_is_found(power: float, network: Network, tmp_path: Path) -> N
     assert max(flat) - min(flat) <= 3  # one width everywhere was tried
 
 
+def test_a_longer_search_knows_what_the_shorter_one_ended_with(network: Network, tmp_path: Path) -> None:
+    trial = best_at(0.5, network)
+    found = []
+    for trials in (8, 13):  # the eighth trial is what seven have found, not the power whose turn it is
+        store = searched(tmp_path / "run", "taper", trial=trial, trials=trials, epochs=1)
+        found.append([state.width for state in store.states(trials - 1).values()])
+    logs = np.log(list(network.own_widths().values()))
+    assert [np.polyfit(logs, np.log(widths), 1)[0] for widths in found] == pytest.approx([0.5, 0.5], abs=0.08)
+
+
 def test_the_taper_stays_where_losses_are_noise(network: Network, tmp_path: Path) -> None:
     own = network.own_widths()
 

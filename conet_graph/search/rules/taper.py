@@ -78,7 +78,7 @@ class Taper(Rule):
         """The power that the losses of the first trials speak for."""
         if count < 2:
             return 1.0
-        tried = np.array([[POWERS[trial % len(POWERS)] - 1] for trial in range(count)])
+        tried = np.array([[self._tried(trial) - 1] for trial in range(count)])
         losses = np.array([self.loss(trial) for trial in range(count)])
         surface = fitted(tried, losses, np.eye(1), STEP)
 
@@ -89,6 +89,15 @@ class Taper(Rule):
         # The first of the best: 1 where nothing gains.
         powers: list[float] = np.linspace(min(POWERS), max(POWERS), FINE).tolist()
         return max([1.0, *powers], key=sure_gain)
+
+    def _tried(self, trial: int) -> float:
+        """The power of a trial: the one whose turn it was, but for what a shorter search ended with."""
+        due, base = POWERS[trial % len(POWERS)], self._base()
+        widths = {name: state.width for name, state in self.store.states(trial).items()}
+        if widths == self._at(due):
+            return due
+        first, last = (np.log([these[name] for name in base]) for these in (base, widths))
+        return float(np.polyfit(first, last, 1)[0])
 
     def _at(self, power: float) -> Widths:
         """The first widths to a power, within the budgets."""
