@@ -199,6 +199,9 @@ def summary(rows: list[dict[str, str]]) -> None:
     saved = []
     for network, pairs in halved.items():
         time, macs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        if macs == 1:
+            print(f"{network}: none of its work could be saved")
+            continue
         saved.append((1 - time) / (1 - macs))
         print(
             f"{network}: {time:.2f} of the time at {macs:.2f} of the MACs, {saved[-1]:.2f} of what was saved"
