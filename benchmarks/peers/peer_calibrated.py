@@ -264,18 +264,24 @@ def _gradients(module: nn.Module, x: Floats, squared: bool) -> list[torch.Tensor
     return [total / len(x) for total in sums]
 
 
-def options(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Calibrated narrowing beside peers.")
+def asked(description: str) -> argparse.ArgumentParser:
+    """What a command line says of a network, its inputs and its rows."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model", type=Path, help="a trained classifier as ONNX")
     parser.add_argument("--name", required=True, help="its name in the table")
     parser.add_argument("--calibration", type=Path, required=True, help="npz with x")
     parser.add_argument("--test", type=Path, required=True, help="npz with x and y")
     parser.add_argument("--rows", type=Path, required=True, help="CSV: read, and added to")
+    parser.add_argument("--only", default="", help="methods whose name contains this")
+    return parser
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = asked("Calibrated narrowing beside peers.")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the MACs")
     parser.add_argument("--samples", type=int, nargs="+", default=(64, 512), help="calibration inputs")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
-    parser.add_argument("--only", default="", help="methods whose name contains this")
     return parser.parse_args(arguments)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peer_calibrated import KEYS, Floats, Methods, Network, drawn, macs, runner, sized, threads
+from peer_calibrated import KEYS, Floats, Methods, Network, asked, drawn, macs, runner, sized, threads
 from torch import nn
 
 from conet_graph.ir.load import LoadedModel, load_model
@@ -69,17 +69,11 @@ def distilled(student: LoadedModel, teacher: Path, images: Images, epochs: int) 
 
 def options(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Distillation from what peers narrowed.")
-    parser.add_argument("model", type=Path, help="a trained classifier as ONNX")
-    parser.add_argument("--name", required=True, help="its name in the table")
-    parser.add_argument("--calibration", type=Path, required=True, help="npz with x")
-    parser.add_argument("--test", type=Path, required=True, help="npz with x and y")
+    parser = asked("Distillation from what peers narrowed.")
     parser.add_argument("--images", type=Path, required=True, help="npz with images to distil on")
-    parser.add_argument("--rows", type=Path, required=True, help="CSV: read, and added to")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5], help="of the MACs")
     parser.add_argument("--samples", type=int, default=512, help="calibration inputs")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--only", default="", help="methods whose name contains this")
     return parser.parse_args(arguments)
 
 
