@@ -56,13 +56,16 @@ def verify(graph: Graph, after: str) -> None:
     known = {"", *graph.inputs, *graph.constants, *sparse}
     for op in graph.operators:
         where = f"After pass {after}, {op.op_type} node {shown(op.name)}"
-        for value in op.inputs:
+        inputs, outputs = list(op.proto.input), list(op.proto.output)
+        for value in inputs:
             if value not in known:
                 raise InvalidModel(f"{where} reads {shown(value)}, which nothing before it writes.")
-        for value in op.outputs:
+        for value in outputs:
             if value in known and value:
                 raise InvalidModel(f"{where} writes {shown(value)}, which exists already.")
-        known.update(op.outputs)
+        if (inputs, outputs) != (op.inputs, op.outputs):
+            raise InvalidModel(f"{where} was changed past its operator, which does not know of it.")
+        known.update(outputs)
     for value in graph.outputs:
         if value not in known:
             raise InvalidModel(f"After pass {after}, nothing writes graph output {shown(value)}.")

@@ -101,6 +101,9 @@ def test_verify_each_names_the_pass_the_node_and_the_value(network: Path) -> Non
     graph.operators[1].proto.output[0] = "w"
     with pytest.raises(InvalidModel, match="writes 'w', which exists already"):
         verify(graph, "unshare")
+    graph.operators[1].proto.output[0] = "elsewhere"
+    with pytest.raises(InvalidModel, match="'relu' was changed past its operator"):
+        verify(graph, "unshare")
 
 
 def test_explain(network: Path) -> None:
