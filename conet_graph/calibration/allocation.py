@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.calibration.learned import Learned
 from conet_graph.calibration.output_error import Judge
 from conet_graph.calibration.refit import refit
 from conet_graph.calibration.stages import Feeds
@@ -39,7 +38,6 @@ class Trials:
     feeds: Feeds
     judge: Judge
     known: dict[bytes, float] = field(default_factory=dict)
-    learned: Learned = field(default_factory=Learned)
 
     def error(self, copies: Copies) -> float:
         """The error of the outputs with these copies of each class."""
@@ -47,7 +45,7 @@ class Trials:
         if key not in self.known:
             layout = lay_out(self.graph, copies)
             model = rewrite_model(self.graph, layout)
-            made = refit(self.graph, layout, model, self.feeds, quick=True, learned=self.learned)
+            made = refit(self.graph, layout, model, self.feeds, quick=True)
             self.known[key] = self.judge.error(made.applied(model))
         return self.known[key]
 

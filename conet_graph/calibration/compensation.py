@@ -7,7 +7,7 @@ what such a fit is pulled towards where inputs are few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,12 +36,7 @@ def channel_axes(layer: Layer) -> tuple[int, int]:
 
 
 def compensated(
-    form: Form,
-    start: Doubles,
-    original: Doubles,
-    classes: Ids,
-    kept: Ids,
-    covariance_of: Callable[[Ids], Doubles],
+    form: Form, start: Doubles, original: Doubles, classes: Ids, kept: Ids, maps: Sequence[Array], axis: int
 ) -> Doubles | None:
     """The weights that stay, with what the others add by way of them.
 
@@ -51,7 +46,8 @@ def compensated(
         original: all weights [1, F, O], of the outputs that stay.
         classes: the class of each channel of the original's input.
         kept: old position of each new channel.
-        covariance_of: the covariances of classes of channels of the original's input, by the places of each.
+        maps: the original's input.
+        axis: its channels.
 
     Returns:
         [1, F', O]; None where no channel went, or channels of a class do not lie alike.
@@ -68,7 +64,7 @@ def compensated(
     kept_classes, gone = np.flatnonzero(stays[:, 0]), np.flatnonzero(~stays[:, 0])
     if not len(kept_classes):
         return None
-    moments = covariance_of(place)
+    moments = _covariance(maps, axis, place)
     inner = moments[np.ix_(kept_classes, kept_classes)]
     inner[np.diag_indices_from(inner)] += DAMPING * np.trace(inner) / len(inner) + 1e-20
     shares = np.linalg.solve(inner, moments[np.ix_(kept_classes, gone)])
@@ -83,22 +79,15 @@ def compensated(
     return found
 
 
-def covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
-    """Covariances of classes of channels, over all places.
-
-    Args:
-        maps: a value, an array a feed.
-        axis: its channels.
-        place: where the channels of each class lie [class, n-th channel of it].
-
-    """
+def _covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
+    """Covariances of classes of channels, over all places."""
     # Channels of a class lie at as many places: each is a row of its own.
     limit = ROWS_A_CLASS * len(place) // len(maps) // place.shape[1] + 1
     parts = []
     for k, array in enumerate(maps):
         table = places_of(array, axis, Picks([k], limit))[:, place]
         parts.append(np.moveaxis(table, 1, 2).reshape(-1, len(place)))
-    rows = np.concatenate(parts)
-    rows -= rows.mean(0, dtype=np.float64).astype(np.float32)
-    made: Doubles = (rows.T @ rows).astype(np.float64) / max(len(rows), 1)
+    rows = np.concatenate(parts).astype(np.float64)
+    rows -= rows.mean(0)
+    made: Doubles = rows.T @ rows / max(len(rows), 1)
     return made

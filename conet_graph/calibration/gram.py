@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,25 +134,13 @@ class System:
 
     def solved_from(self, starts: Sequence[Doubles], ridge: float) -> list[Doubles]:
         """The same for several starts: the features' moments are taken apart once for all of them."""
-        gaps = np.concatenate([self.xy - self.xx @ start for start in starts], axis=2)
-        steps = np.linalg.solve(self._pulled(ridge), gaps)
+        scale = np.trace(self.xx, axis1=1, axis2=2) / max(self.xx.shape[1], 1)
+        pull = ridge * scale + 1e-12 * scale.max(initial=0.0) + 1e-30
+        left = self.xx + pull[:, None, None] * np.eye(self.xx.shape[1])
+        steps = np.linalg.solve(left, np.concatenate([self.xy - self.xx @ start for start in starts], axis=2))
         return [
             start + step for start, step in zip(starts, np.split(steps, len(starts), axis=2), strict=True)
         ]
-
-    def solver(self, start: Doubles, ridge: float) -> Callable[[Doubles], Doubles]:
-        """What ``solved`` gives for other products xy of the same features, to be asked several times."""
-        inverse, held = np.linalg.inv(self._pulled(ridge)), self.xx @ start
-        return lambda xy: start + inverse @ (xy - held)
-
-    def _pulled(self, ridge: float) -> Doubles:
-        """The features' moments with a pull of such a strength on their diagonal."""
-        scale = np.trace(self.xx, axis1=1, axis2=2) / max(self.xx.shape[1], 1)
-        pull = ridge * scale + 1e-12 * scale.max(initial=0.0) + 1e-30
-        made: Doubles = self.xx.copy()
-        diagonal = np.arange(made.shape[1])
-        made[:, diagonal, diagonal] += pull[:, None]
-        return made
 
     def error(self, matrix: Doubles, bias: Doubles | None = None) -> Doubles:
         """Mean square error of each output [b, O] with a matrix; the best bias where none is given."""
@@ -197,34 +185,12 @@ def chosen(
     whole = float(judge.spread.sum()) or 1.0
     before = float(judge.error(starts[0], bias).sum()) / whole
     best: tuple[Doubles, float | None, float] = (starts[0], None, before)
-
-    def tried(ridge: float) -> float:
-        nonlocal best
-        least = math.inf
+    for ridge in ridges if aside.count else (1e-2,):
         for start, matrix in zip(starts, fit.solved_from(starts, ridge), strict=True):
             error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
             if math.isfinite(error) and error < best[2]:
                 best = (start, ridge, error)
-            least = min(least, error if math.isfinite(error) else math.inf)
-        return least
-
-    _descend(ridges if aside.count else (1e-2,), tried)
     return best[0], best[1], before, best[2]
-
-
-def _descend(strengths: Sequence[float], tried: Callable[[float], float]) -> None:
-    """Try strengths from the middle one on, to either side as long as that helps: errors have one valley."""
-    here = len(strengths) // 2
-    least = tried(strengths[here])
-    for step in (-1, 1):
-        walked = False
-        while 0 <= here + step < len(strengths):
-            error = tried(strengths[here + step])
-            if error >= least:
-                break
-            here, least, walked = here + step, error, True
-        if walked:
-            return
 
 
 def shrunk(parts: Sequence[Moments], system: System) -> Doubles:

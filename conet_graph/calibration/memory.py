@@ -9,7 +9,7 @@ from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.widths.rewidth import with_constants
 
 # Bytes of feature maps that are kept at once, of the original and the narrowed network together.
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 3 * 2**30
 # Runs that are kept nonetheless.
 LEAST_FEEDS = 2
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from conet_graph.calibration.allocation import Trials, neighbours, sharpened
 from conet_graph.calibration.importance import BEST, BEST_OF, knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
-from conet_graph.calibration.learned import Learned
 from conet_graph.calibration.memory import within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
@@ -104,8 +103,7 @@ class Chooser:
         self.nearby = min(max(worth - MOST_SETS, 0), NEARBY)
         tried_on, judged_on = _split(data, samples)
         judge = Judge(graph, with_constants(graph, {}), judged_values(graph), judged_on)
-        # Of a large network a trial is dear: it takes over what the first one found.
-        self.trials = Trials(graph, tried_on, judge, learned=Learned(strengths=None if self.nearby else {}))
+        self.trials = Trials(graph, tried_on, judge)
         self.known: dict[str, Knowledge] = {}
         self.sharp: dict[str, Knowledge] = {}
 

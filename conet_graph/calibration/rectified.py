@@ -8,7 +8,6 @@ networks (2016), who solve the same problem by alternation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,9 @@ from conet_graph.passes.shapes.constant_values import value_of
 
 Floats = NDArray[np.float32]
 
-ROUNDS = 8
-# Numbers in the features of the rows that are kept for it, and multiply-adds that all rounds may take.
-MOST_HELD, MOST_WORK = 4e7, 4e10
+ROUNDS = 4
+# Numbers in the rows that are kept for it; layers with more are fitted without.
+MOST_HELD = 4e7
 
 
 @dataclass(frozen=True)
@@ -63,56 +62,35 @@ def _bound(graph: Graph, name: str) -> float | None:
 
 @dataclass
 class Rows:
-    """Rows of a fit, kept: features [b, n, F], targets [b, n, O], and what is added behind the layer."""
+    """The rows of a fit, kept: features [b, n, F], targets [b, n, O], and what is added behind the layer."""
 
     parts: list[tuple[Floats, Floats, Floats | None]]
 
-    def add(self, x: Floats, y: Floats, other: Floats | None, count: int) -> None:
-        """Keep rows of one of ``count`` feeds: all, or each so manieth of a layer that is large."""
-        held, work = x.size * count, 2 * ROUNDS * x.size * y.shape[2] * count
-        step = math.ceil(max(held / MOST_HELD, work / MOST_WORK, 1))
-        self.parts.append((x[:, ::step], y[:, ::step], None if other is None else other[:, ::step]))
+    def add(self, x: Floats, y: Floats, other: Floats | None) -> None:
+        """Keep some rows."""
+        self.parts.append((x, y, other))
 
 
 def rectified(
     rows: Rows, system: System, matrix: Doubles, start: Doubles, ridge: float, bounds: Bounds
 ) -> tuple[Doubles, Doubles]:
-    """Fit again towards targets that are free where they are cut off: the matrix and the bias [b, O].
-
-    The targets' change is read off the rows that were kept; all else is of all rows.
-    """
+    """Fit again towards targets that are free where they are cut off: the matrix and the bias [b, O]."""
     bias = system.intercept(matrix)
     x = np.concatenate([part[0] for part in rows.parts], axis=1)
     y = np.concatenate([part[1] for part in rows.parts], axis=1)
     others = [part[2] for part in rows.parts if part[2] is not None]
-    wanted = y + np.concatenate(others, axis=1) if others else y
-    # Where the target is free, to which side, and how far it may go to the other one.
-    edges = [
-        (cut, within, np.float32(bound) - wanted)
-        for cut, within, bound in (
-            (wanted <= bounds.low, np.minimum, bounds.low),
-            (wanted >= bounds.high, np.maximum, bounds.high),
-        )
-        if np.isfinite(bound)
-    ]
+    other = np.concatenate(others, axis=1) if others else np.zeros((1, 1, 1), np.float32)
+    wanted = y + other
     x = x - system.mean_x[:, None].astype(np.float32)
-    solved = system.solver(start, ridge)
-    ahead, bias_ahead = matrix, bias
-    for number in range(ROUNDS):
-        centre = bias_ahead + (system.mean_x[:, None] @ ahead)[:, 0]
-        gap = x @ ahead.astype(np.float32)
-        gap += centre[:, None].astype(np.float32)
-        gap -= y
-        moved = np.zeros_like(gap)
-        for cut, within, room in edges:
-            moved += within(gap, room) * cut
-        mean = moved.mean(1, dtype=np.float64)
-        xy = np.swapaxes(x, 1, 2) @ (moved - mean[:, None].astype(np.float32)) / x.shape[1]
-        before, bias_before = matrix, bias
-        matrix = solved(system.xy + xy)
-        bias = system.mean_y + mean - (system.mean_x[:, None] @ matrix)[:, 0]
-        # The next round begins beyond this one's end (Beck and Teboulle's FISTA).
-        momentum = number / (number + 3)
-        ahead = matrix + momentum * (matrix - before)
-        bias_ahead = bias + momentum * (bias - bias_before)
+    for _ in range(ROUNDS):
+        centre = bias + (system.mean_x[:, None] @ matrix)[:, 0]
+        have = x @ matrix.astype(np.float32) + centre[:, None].astype(np.float32) + other
+        target = np.where(wanted <= bounds.low, np.minimum(have, bounds.low), wanted)
+        target = np.where(wanted >= bounds.high, np.maximum(have, bounds.high), target) - other
+        mean = target.mean(1, dtype=np.float64)
+        xy = np.swapaxes(x, 1, 2) @ (target - mean[:, None].astype(np.float32)) / x.shape[1]
+        matrix = System(system.xx, xy.astype(np.float64), system.yy, system.mean_x, mean, True).solved(
+            start, ridge
+        )
+        bias = mean - (system.mean_x[:, None] @ matrix)[:, 0]
     return matrix, bias

@@ -8,26 +8,23 @@ lost, later ones make up for. A branch that ends in a sum is fitted to what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import onnx
 
 from conet_graph.calibration.branches import Branches
-from conet_graph.calibration.compensation import channel_axes, compensated, covariance
+from conet_graph.calibration.compensation import channel_axes, compensated
 from conet_graph.calibration.forms import Form
 from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, add_feed, chosen
 from conet_graph.calibration.large import ROWS, best_start, most_features
-from conet_graph.calibration.learned import Learned
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
-from conet_graph.calibration.rectified import Rows, rectified
+from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
-from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
@@ -44,7 +41,6 @@ def refit(
     tick: Tick = lambda share: None,
     *,
     quick: bool = False,
-    learned: Learned | None = None,
 ) -> Refit:
     """Refit a narrowed network.
 
@@ -55,23 +51,15 @@ def refit(
         feeds: calibration inputs, a dict for each run.
         tick: called after each layer, with the share of them that is done.
         quick: to compare widths: fewer strengths are tried, and no fit is made again for a rectifier.
-        learned: by earlier refits of the same network on the same inputs; added to.
 
     """
-    return _Refitter(graph, layout, model, feeds, quick, learned).run(tick)
+    return _Refitter(graph, layout, model, feeds, quick).run(tick)
 
 
 class _Refitter:
     def __init__(
-        self,
-        graph: Graph,
-        layout: Layout,
-        model: onnx.ModelProto,
-        feeds: Feeds,
-        quick: bool,
-        learned: Learned | None,
+        self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, quick: bool
     ) -> None:
-        self.learned = learned
         self.graph, self.layout, self.made, self.quick = graph, layout, Refit(), quick
         self.layers: list[Layer] = graph.result(LAYERS)
         self.pair = Pair(graph, layout, model, feeds)
@@ -152,10 +140,15 @@ class _Refitter:
             return
         starts = [start, *self._compensated(layer, form, start)]
         self.branches.remember(layer, starts)
-        ridges = FEW_RIDGES if self.quick else RIDGES
-        bias = self._bias(place, start)
-        choose = partial(chosen, seen, aside, starts, bias, place is not None, ridges)
-        start, ridge = self._pull(layer, name, starts, choose)
+        start, ridge, before, after = chosen(
+            seen,
+            aside,
+            starts,
+            self._bias(place, start),
+            place is not None,
+            FEW_RIDGES if self.quick else RIDGES,
+        )
+        self.made.layers.append(LayerFit(op.name, before, after, ridge))
         if ridge is None:
             return
         system = seen.plus(aside).system(place is not None)
@@ -168,24 +161,6 @@ class _Refitter:
         self.made.tensors[name] = stages.weight(name)
         if place is not None:
             self._put(place, bias.reshape(-1), name, len(sharing))
-
-    def _pull(
-        self,
-        layer: Layer,
-        name: str,
-        starts: list[Doubles],
-        choose: Callable[[], tuple[Doubles, float | None, float, float]],
-    ) -> tuple[Doubles, float | None]:
-        """What the fit of a layer is pulled towards, and how strongly; None where no fit helps."""
-        strengths = None if self.learned is None else self.learned.strengths
-        if strengths is not None and name in strengths:
-            number, ridge = strengths[name]
-            return starts[min(number, len(starts) - 1)], ridge
-        start, ridge, before, after = choose()
-        self.made.layers.append(LayerFit(layer.op.name, before, after, ridge))
-        if strengths is not None and Learned.is_large(start):
-            strengths[name] = next(k for k, one in enumerate(starts) if one is start), ridge
-        return start, ridge
 
     # -- weights that several layers share ------------------------------------------------------------
 
@@ -269,14 +244,7 @@ class _Refitter:
             original = original if stay is None else original[:, :, stay]
         if original.shape[2] != start.shape[2]:
             return []
-
-        def covariance_of(place: Ids) -> Doubles:
-            known = {} if self.learned is None else self.learned.covariances
-            if (value, in_axis) not in known:
-                known[value, in_axis] = covariance(maps, in_axis, place)
-            return known[value, in_axis]
-
-        made = compensated(form, start, original, units.classes[old], kept, covariance_of)
+        made = compensated(form, start, original, units.classes[old], kept, maps, in_axis)
         return [] if made is None else [made]
 
     def _moments(
@@ -284,7 +252,8 @@ class _Refitter:
     ) -> tuple[Moments, Moments]:
         """Second moments of what reaches layers with what they are to put out: to fit on, and to choose on.
 
-        The biases in ``own`` stay as they are: they are taken off. Rows are put into ``kept``, too.
+        The biases in ``own`` stay as they are: they are taken off. The rows themselves are put into
+        ``kept``, if they are few.
         """
         seen, aside = Moments(), Moments()
         for layer, bias in zip(sharing, own, strict=True):
@@ -317,9 +286,9 @@ class _Refitter:
             pick.limit = limit
             rows, targets = form.rows(x, y.shape, pick), form.targets(y, pick)
             targets = targets if own is None else targets - own[:, None].astype(np.float32)
-            if kept is not None:
+            if kept is not None and rows.size * self.count <= MOST_HELD:
                 other = None if met is None else form.targets(self.new.values[met.other][k], pick)
-                kept.add(rows, targets, other, self.count)
+                kept.add(rows, targets, other)
             add_feed(k, rows, targets, seen, aside)
 
     # -- biases ------------------------------------------------------------------------------------

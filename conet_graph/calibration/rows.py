@@ -12,7 +12,7 @@ ROWS, ROWS_A_FEATURE = 4096, 80
 QUICK = 0.4
 # Multiply-adds that the second moments of one layer may take, and the rows for each feature that they take
 # nonetheless.
-MOST_WORK, LEAST_A_FEATURE = 4e10, 6
+MOST_WORK, LEAST_A_FEATURE = 1e11, 6
 
 
 def most_rows(features: int, blocks: int, quick: bool = False) -> int:

@@ -15,7 +15,7 @@ from conet_graph.calibration.forms import Form
 from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Floats, Moments, add_feed, chosen
 from conet_graph.calibration.large import most_features
 from conet_graph.calibration.pair import Pair
-from conet_graph.calibration.rectified import Rows, rectified
+from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, most_rows
 from conet_graph.passes.classify_edges import Layer
 
@@ -72,8 +72,8 @@ def fitted_together(pair: Pair, branches: Sequence[Branch], quick: bool) -> Fitt
     seen, aside, held = Moments(), Moments(), Rows([])
     for k in range(len(pair.new.feeds)):
         x, y = rows.of(k)
-        if bounds is not None:
-            held.add(x, y, None, len(pair.new.feeds))
+        if bounds is not None and x.size * len(pair.new.feeds) <= MOST_HELD:
+            held.add(x, y, None)
         add_feed(k, x, y, seen, aside)
     seen.settle()
     aside.settle()
