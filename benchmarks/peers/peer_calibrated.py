@@ -19,7 +19,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -290,17 +290,10 @@ def main(arguments: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads())
     chosen = options(arguments)
-    with np.load(chosen.calibration) as stored, np.load(chosen.test) as test:
-        inputs, images, right = stored["x"], test["x"], test["y"]
+    inputs, images, right = arrays(chosen)
     model = sized(load_model(chosen.model), inputs.shape)
     wanted = runner(model.proto)(images)
-    known = set()
-    if chosen.rows.exists():
-        with chosen.rows.open() as file:
-            known = {tuple(row[c] for c in KEYS) for row in csv.DictReader(file)}
-    else:
-        chosen.rows.parent.mkdir(parents=True, exist_ok=True)
-        chosen.rows.write_text(",".join(COLUMNS) + "\n")
+    known = keys_in(chosen.rows, COLUMNS)
     methods = Methods(model, macs(model))
     cases = [(n, s, k) for n in chosen.samples for s in chosen.shares for k in chosen.seeds]
     for samples, share, seed in cases:
@@ -313,6 +306,21 @@ def main(arguments: list[str]) -> None:
             with chosen.rows.open("a") as file:
                 file.write(",".join(row) + "\n")
             print(*row, file=sys.stderr)
+
+
+def arrays(chosen: argparse.Namespace) -> tuple[Floats, Floats, NDArray[Any]]:
+    """The calibration inputs, the inputs to test on, and their right classes."""
+    with np.load(chosen.calibration) as stored, np.load(chosen.test) as test:
+        return stored["x"], test["x"], test["y"]
+
+
+def keys_in(rows: Path, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """Whose rows a file has; it is begun if there is none."""
+    if not rows.exists():
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        rows.write_text(",".join(columns) + "\n")
+    with rows.open() as file:
+        return {tuple(row[c] for c in KEYS) for row in csv.DictReader(file)}
 
 
 def drawn(inputs: Floats, samples: int, seed: int) -> Floats:

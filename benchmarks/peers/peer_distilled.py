@@ -11,7 +11,6 @@ original by the same settings. Rows are kept as CSV; a run that was cut goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -21,7 +20,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peer_calibrated import KEYS, Floats, Methods, Network, asked, drawn, macs, runner, sized, threads
+from peer_calibrated import (
+    KEYS,
+    Floats,
+    Methods,
+    Network,
+    arrays,
+    asked,
+    drawn,
+    keys_in,
+    macs,
+    runner,
+    sized,
+    threads,
+)
 from torch import nn
 
 from conet_graph.ir.load import LoadedModel, load_model
@@ -82,12 +94,8 @@ def main(arguments: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads())
     chosen = options(arguments)
-    with np.load(chosen.calibration) as stored, np.load(chosen.test) as test:
-        inputs, tested, right = stored["x"], test["x"], test["y"]
-    if not chosen.rows.exists():
-        chosen.rows.write_text(",".join(COLUMNS) + "\n")
-    with chosen.rows.open() as file:
-        known = {tuple(row[c] for c in KEYS) for row in csv.DictReader(file)}
+    inputs, tested, right = arrays(chosen)
+    known = keys_in(chosen.rows, COLUMNS)
     model = sized(load_model(chosen.model), inputs.shape)
     images = open_images(f"npz:{chosen.images}", inputs.shape[1:])
     methods = Methods(model, macs(model))

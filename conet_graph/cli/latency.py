@@ -75,11 +75,11 @@ def met_apart(
             table = given or (kept_table(path) if timing.table is None and path is not None else None)
             again = table is not None
 
-            def timed(done: int, of: int) -> None:
+            def tell_layers(done: int, of: int) -> None:
                 tell("timing layers", done / of)
 
             if table is None:
-                table = profiled(graph, conditions, alignment, path=path, tell=timed)
+                table = profiled(graph, conditions, alignment, path=path, tell=tell_layers)
             choices: dict[bytes, Choice] = {}
             chooser = None if data is None else Chooser(graph, data, tell)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,8 @@ class Taper(Rule):
         """The power that the losses of the first trials speak for."""
         if count < 2:
             return 1.0
-        tried = np.array([[self._tried(trial) - 1] for trial in range(count)])
+        shapes = {power: self._at(power) for power in POWERS[:count]}
+        tried = np.array([[self._tried(trial, shapes) - 1] for trial in range(count)])
         losses = np.array([self.loss(trial) for trial in range(count)])
         surface = fitted(tried, losses, np.eye(1), STEP)
 
@@ -90,11 +92,14 @@ class Taper(Rule):
         powers: list[float] = np.linspace(min(POWERS), max(POWERS), FINE).tolist()
         return max([1.0, *powers], key=sure_gain)
 
-    def _tried(self, trial: int) -> float:
-        """The power of a trial: the one whose turn it was, but for what a shorter search ended with."""
-        due, base = POWERS[trial % len(POWERS)], self._base()
+    def _tried(self, trial: int, shapes: Mapping[float, Widths]) -> float:
+        """The power of a trial: the one whose turn it was, but for what a shorter search ended with.
+
+        ``shapes``: the widths at each power.
+        """
+        due, base = POWERS[trial % len(POWERS)], shapes[1.0]
         widths = {name: state.width for name, state in self.store.states(trial).items()}
-        if widths == self._at(due):
+        if widths == shapes[due]:
             return due
         first, last = (np.log([these[name] for name in base]) for these in (base, widths))
         return float(np.polyfit(first, last, 1)[0])
