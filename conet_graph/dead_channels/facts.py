@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,10 @@ class Facts:
     def plain(self, *values: str) -> bool:
         """Whether nothing tells the positions of these values apart, on any axis."""
         return not any(self.of(value).along for value in values)
+
+    def axes(self, output: str, inputs: Iterable[str]) -> range:
+        """The axes of an output to look at: none where nothing tells positions of these inputs apart."""
+        return range(0 if self.plain(*inputs) else self.rank(output) or 0)
 
     def vector(self, value: str, count: int) -> Numbers | None:
         """A constant vector of ``count`` numbers (or one for all of them); None where it is none."""

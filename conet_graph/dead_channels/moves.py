@@ -23,17 +23,12 @@ def moved(facts: Facts, op: Operator) -> None:
     fact = facts.of(op.input(0))
     for output, name in enumerate(op.outputs):
         along = {}
-        for axis in _axes(facts, op, name):
+        for axis in facts.axes(name, op.inputs[:1]):
             ids = facts.ids(name, axis)
             found = None if ids is None else _carried(facts, op, ids)
             if found is not None:
                 along[axis] = found
         facts.say(op, fact.low, fact.high, along, output)
-
-
-def _axes(facts: Facts, op: Operator, output: str) -> range:
-    """The axes of an output to look at: none where nothing tells positions of the first input apart."""
-    return range(0 if facts.plain(op.input(0)) else facts.rank(output) or 0)
 
 
 def _carried(facts: Facts, op: Operator, ids: Ids) -> Along | None:
@@ -138,7 +133,7 @@ def pooled(facts: Facts, op: Operator) -> None:
     mean = "Average" in op.op_type or op.op_type in ("ReduceMean", "Resize", "Upsample")
     padded = bool(op.attr("count_include_pad", 0))
     fact, along = facts.of(op.input(0)), {}
-    for axis in _axes(facts, op, op.outputs[0]):
+    for axis in facts.axes(op.outputs[0], op.inputs[:1]):
         ids = facts.ids(op.outputs[0], axis)
         found = None if ids is None else _carried(facts, op, ids)
         if found is not None:
@@ -177,7 +172,7 @@ def padded(facts: Facts, op: Operator) -> None:
         moved(facts, op)
         return
     fact, along = facts.of(op.input(0)), {}
-    for axis in _axes(facts, op, op.outputs[0]):
+    for axis in facts.axes(op.outputs[0], op.inputs[:1]):
         ids = facts.ids(op.outputs[0], axis)
         mine = facts.ids(op.input(0), axis)
         # Channels that it adds hold the value alone, whatever they are tied to.

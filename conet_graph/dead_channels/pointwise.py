@@ -116,7 +116,7 @@ def several(facts: Facts, op: Operator) -> None:
         return  # before opset 7 axes were aligned in another way
     fold = BOUNDS[op.op_type]
     along = {}
-    for axis in range(0 if facts.plain(*names) else facts.rank(op.outputs[0]) or 0):
+    for axis in facts.axes(op.outputs[0], names):
         ids = facts.ids(op.outputs[0], axis)
         if ids is None:
             continue
