@@ -18,7 +18,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
-from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
+from conet_graph.rewriting.alignment import KEPT_IN_BLOCKS, NEAR, alignment_of, block_steps, step_ladder
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
@@ -57,9 +57,9 @@ class WidthRequest:
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
-    default of 8, and for a size without knowledge wide groups' of 16), in smaller steps where a group is
-    narrow or the target would be missed. With ``multiple_of`` they are multiples of that, whatever is missed.
-    ``widths`` are taken as they are.
+    default of 8, for a size without knowledge of 16 where that suits: ``alignment.block_steps``), in smaller
+    steps where a group is narrow or the target would be missed. With ``multiple_of`` they are multiples of
+    that, whatever is missed. ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -147,6 +147,7 @@ class _Chooser:
             alignment = replace(alignment, wide=1)
         self.ladder = step_ladder(graph, alignment)
         self.steps = self.ladder[0]
+        self.least_share = 0.0  # of a group's classes: what stays at least
 
     def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
         return below_the_living(self.graph, importance(self.graph, self.request.importance, seed))
@@ -289,8 +290,8 @@ class _Chooser:
     def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
         """The widths that come closest to a goal below, in the largest steps that come near it."""
         reached: Copies | None = None
-        for steps in self.ladder:
-            self.steps = steps
+        for steps, share in self._rungs():
+            self.steps, self.least_share = steps, share
             least = self._narrowest(counts)
             if reached is None:
                 if steps is not self.ladder[-1] and measure(least) > goal:
@@ -304,6 +305,13 @@ class _Chooser:
                 break
         assert reached is not None
         return reached
+
+    def _rungs(self) -> list[tuple[Copies, float]]:
+        """Steps, the largest first, and the share of a group's classes that stays while they are taken."""
+        request = self.request
+        as_asked = request.multiple_of or request.runtime or request.uniform or request.knowledge
+        blocks = [] if as_asked else block_steps(self.graph)
+        return [(steps, KEPT_IN_BLOCKS) for steps in blocks] + [(steps, 0.0) for steps in self.ladder]
 
     def _countable(self) -> Graph:
         """The network at sizes at which its layers' MACs are known: a share of some of them is no target."""
@@ -397,7 +405,9 @@ class _Chooser:
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
         for k in np.flatnonzero(self.movable).tolist():
-            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
+            step = int(self.steps[k])
+            share = int(np.ceil(self.least_share * counts[k] / step)) * step
+            least[k] = min(max(self._least(k, step), share), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:
