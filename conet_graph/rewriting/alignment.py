@@ -24,6 +24,7 @@ Counts = NDArray[np.int64]
 BLOCK = 16  # channels that the widest vector registers in use compute at once
 TIMES_WIDE = 3  # groups of so many blocks and more go by whole ones, where nothing else is asked for
 KEPT_IN_BLOCKS = 0.25  # of every width: what no group loses for the sake of whole blocks
+PAYS = 0.95  # of the work that runtimes do otherwise: what widths in whole blocks must stay below
 NEAR = 0.95  # the part of a target that widths in large steps must reach before smaller steps are tried
 
 
@@ -114,9 +115,7 @@ def block_steps(graph: Graph) -> list[Counts]:
     usual = step_ladder(graph, Alignment())[0]
     whole = _steps(groups, [_multiple(group, Alignment(BLOCK, grouped=BLOCK)) for group in groups])
     wide = np.array([group.width > BLOCK and _has_blocks(group) for group in groups], np.bool_)
-    stays = np.array(
-        [group.width <= BLOCK and not _is_read_by_windows(graph, group) for group in groups], np.bool_
-    )
+    stays = np.array([group.width <= BLOCK and not _in_windows(graph, group) for group in groups], np.bool_)
     return [np.where(wide | stays, whole, usual), np.where(wide, whole, usual)]
 
 
@@ -126,11 +125,14 @@ def _has_blocks(group: Group) -> bool:
     return all(group.width // layer.groups % BLOCK == 0 for layer in layers if _moves_whole(group, layer))
 
 
-def _is_read_by_windows(graph: Graph, group: Group) -> bool:
-    """Whether a layer sums the group's channels over more than one pixel."""
-    readers = (layer for layer in group.consumers if layer.groups == 1 and layer.op.op_type in CONVOLUTIONS)
-    shapes = (graph.shape(layer.op.input(layer.weight_slot)) or () for layer in readers)
-    return any(size != 1 for shape in shapes for size in shape[2:])
+def _in_windows(graph: Graph, group: Group) -> bool:
+    return any(layer.groups == 1 and has_window(graph, layer) for layer in group.consumers)
+
+
+def has_window(graph: Graph, layer: Layer) -> bool:
+    """Whether a layer is a convolution over more than one pixel."""
+    shape = graph.shape(layer.op.input(layer.weight_slot)) or ()
+    return layer.op.op_type in CONVOLUTIONS and any(size != 1 for size in shape[2:])
 
 
 def uneven(graph: Graph, widths: Mapping[str, int], alignment: Alignment) -> list[tuple[Group, int]]:

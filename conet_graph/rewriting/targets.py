@@ -18,7 +18,15 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
-from conet_graph.rewriting.alignment import KEPT_IN_BLOCKS, NEAR, alignment_of, block_steps, step_ladder
+from conet_graph.rewriting.alignment import (
+    KEPT_IN_BLOCKS,
+    NEAR,
+    PAYS,
+    alignment_of,
+    block_steps,
+    step_ladder,
+)
+from conet_graph.rewriting.block_work import BlockWork
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
@@ -288,9 +296,29 @@ class _Chooser:
         return self._fitted(counts, measure, goal, what)
 
     def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
-        """The widths that come closest to a goal below, in the largest steps that come near it."""
+        """The widths that come closest to a goal below, in whole blocks where that saves runtimes work."""
+        request = self.request
+        ladder = [(steps, 0.0) for steps in self.ladder]
+        reached = self._climbed(ladder, counts, measure, goal, what)
+        if request.multiple_of or request.runtime or request.uniform or self.known:
+            return reached
+        work = BlockWork(counting(self.graph, request.input_shapes).of(self.graph))
+        blocks = [(steps, KEPT_IN_BLOCKS) for steps in block_steps(self.graph)]
+        for rungs in (blocks[1:], blocks):
+            tried = self._climbed([*rungs, *ladder], counts, measure, goal, what)
+            if work.at(tried) < PAYS * work.at(reached):
+                reached = tried
+        return reached
+
+    def _climbed(
+        self, rungs: list[tuple[Copies, float]], counts: Copies, measure: Measure, goal: float, what: str
+    ) -> Copies:
+        """The widths that come closest to a goal below, in the largest steps that come near it.
+
+        Each rung: steps, and the share of every group's classes that stays while they are taken.
+        """
         reached: Copies | None = None
-        for steps, share in self._rungs():
+        for steps, share in rungs:
             self.steps, self.least_share = steps, share
             least = self._narrowest(counts)
             if reached is None:
@@ -305,13 +333,6 @@ class _Chooser:
                 break
         assert reached is not None
         return reached
-
-    def _rungs(self) -> list[tuple[Copies, float]]:
-        """Steps, the largest first, and the share of a group's classes that stays while they are taken."""
-        request = self.request
-        as_asked = request.multiple_of or request.runtime or request.uniform or request.knowledge
-        blocks = [] if as_asked else block_steps(self.graph)
-        return [(steps, KEPT_IN_BLOCKS) for steps in blocks] + [(steps, 0.0) for steps in self.ladder]
 
     def _countable(self) -> Graph:
         """The network at sizes at which its layers' MACs are known: a share of some of them is no target."""
