@@ -14,7 +14,7 @@ PIXELS = 64
 
 
 def work(kernel: int, kept: int, width: int = 32, groups: int = 1) -> float:
-    """A pixel's work of a layer on ``width`` channels of which ``kept`` stay, and of the 1x1 layers around."""
+    """A pixel's work of a layer on ``width`` channels, ``kept`` of which stay, and of its neighbours."""
     b = GraphBuilder()
     x = b.conv(b.input("x", ["N", 16, 8, 8]), width)
     x = b.conv(x, width if groups > 1 else 16, kernel, group=groups)
