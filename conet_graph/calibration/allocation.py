@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.calibration.output_error import Judge
-from conet_graph.calibration.refit import refit
+from conet_graph.calibration.refit import Covariances, refit
 from conet_graph.calibration.stages import Feeds
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
@@ -38,6 +38,7 @@ class Trials:
     feeds: Feeds
     judge: Judge
     known: dict[bytes, float] = field(default_factory=dict)
+    covariances: Covariances = field(default_factory=dict)
 
     def error(self, copies: Copies) -> float:
         """The error of the outputs with these copies of each class."""
@@ -45,7 +46,7 @@ class Trials:
         if key not in self.known:
             layout = lay_out(self.graph, copies)
             model = rewrite_model(self.graph, layout)
-            made = refit(self.graph, layout, model, self.feeds, quick=True)
+            made = refit(self.graph, layout, model, self.feeds, quick=True, covariances=self.covariances)
             self.known[key] = self.judge.error(made.applied(model))
         return self.known[key]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import LEAST_GAIN, own_bias
+from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.together import Branch, fitted_together
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import WEIGHTED, bias_factor

@@ -7,13 +7,13 @@ what such a fit is pulled towards where inputs are few.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from conet_graph.calibration.forms import Form, places_of
-from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.rows import Picks
+from conet_graph.calibration.solving import Doubles, solver_of
 from conet_graph.calibration.stages import Array
 from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, is_turned
 from conet_graph.passes.channels.units import Ids
@@ -36,7 +36,12 @@ def channel_axes(layer: Layer) -> tuple[int, int]:
 
 
 def compensated(
-    form: Form, start: Doubles, original: Doubles, classes: Ids, kept: Ids, maps: Sequence[Array], axis: int
+    form: Form,
+    start: Doubles,
+    original: Doubles,
+    classes: Ids,
+    kept: Ids,
+    covariance_of: Callable[[Ids], Doubles],
 ) -> Doubles | None:
     """The weights that stay, with what the others add by way of them.
 
@@ -46,8 +51,7 @@ def compensated(
         original: all weights [1, F, O], of the outputs that stay.
         classes: the class of each channel of the original's input.
         kept: old position of each new channel.
-        maps: the original's input.
-        axis: its channels.
+        covariance_of: the covariances of classes of the original's input channels, by the places of each.
 
     Returns:
         [1, F', O]; None where no channel went, or channels of a class do not lie alike.
@@ -64,10 +68,10 @@ def compensated(
     kept_classes, gone = np.flatnonzero(stays[:, 0]), np.flatnonzero(~stays[:, 0])
     if not len(kept_classes):
         return None
-    moments = _covariance(maps, axis, place)
+    moments = covariance_of(place)
     inner = moments[np.ix_(kept_classes, kept_classes)]
     inner[np.diag_indices_from(inner)] += DAMPING * np.trace(inner) / len(inner) + 1e-20
-    shares = np.linalg.solve(inner, moments[np.ix_(kept_classes, gone)])
+    shares = solver_of(inner[None])(moments[np.ix_(kept_classes, gone)][None])[0]
     per, outputs = form.per_channel, start.shape[2]
     lost = original[0].reshape(-1, per, outputs)[place[gone]]  # [gone, n, per, O]
     added = np.tensordot(shares, lost, 1)
@@ -79,15 +83,22 @@ def compensated(
     return found
 
 
-def _covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
-    """Covariances of classes of channels, over all places."""
+def covariance(maps: Sequence[Array], axis: int, place: Ids) -> Doubles:
+    """Covariances of classes of channels, over all places.
+
+    Args:
+        maps: a value, an array a feed.
+        axis: its channels.
+        place: where the channels of each class lie [class, n-th channel of it].
+
+    """
     # Channels of a class lie at as many places: each is a row of its own.
     limit = ROWS_A_CLASS * len(place) // len(maps) // place.shape[1] + 1
     parts = []
     for k, array in enumerate(maps):
         table = places_of(array, axis, Picks([k], limit))[:, place]
         parts.append(np.moveaxis(table, 1, 2).reshape(-1, len(place)))
-    rows = np.concatenate(parts).astype(np.float64)
-    rows -= rows.mean(0)
-    made: Doubles = rows.T @ rows / max(len(rows), 1)
+    rows = np.concatenate(parts)
+    rows -= rows.mean(0, dtype=np.float64).astype(np.float32)
+    made: Doubles = (rows.T @ rows).astype(np.float64) / max(len(rows), 1)
     return made

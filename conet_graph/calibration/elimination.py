@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.statistics import Reading
 from conet_graph.passes.channels.units import Ids
 
@@ -22,6 +22,10 @@ from conet_graph.passes.channels.units import Ids
 DAMPING = 1e-3
 # Classes among which the next ones to go are sought at once: a share of those that are left, and at most.
 SOUGHT, MOST_SOUGHT = 8, 128
+# Of so many classes, one goes at once, wherever others have come to stand meanwhile.
+AT_ONCE = 128
+# Share of the features which, once gone, are cut out of the tables.
+EMPTY = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class _State:
         weight: what the features are multiplied with [F, O].
         share: what a unit of the output's energy counts.
         features: of each class that is left.
+        gone: features that are still there, as zeros.
 
     """
 
@@ -51,6 +56,7 @@ class _State:
     weight: Doubles
     share: float
     features: dict[int, Ids]
+    gone: int = 0
 
     @staticmethod
     def of(reading: Reading, block: int, wanted: Ids, weight: float) -> _State:
@@ -60,12 +66,13 @@ class _State:
         scale = np.trace(moments) / max(len(moments), 1)
         moments[np.diag_indices_from(moments)] += DAMPING * scale + 1e-20
         place = {int(c): np.flatnonzero(classes == c) for c in wanted}
-        return _State(
+        whole = _State(
             np.linalg.inv(moments),
             reading.weight[block].astype(np.float64),
             weight / max(reading.spread, 1e-30),
             {c: found for c, found in place.items() if len(found)},
         )
+        return whole.part(list(whole.features))  # what features of other groups say is in the inverse
 
     def part(self, classes: Sequence[int]) -> _State:
         """These classes alone: what they cost as they go needs no others."""
@@ -106,6 +113,11 @@ class _State:
         self.inverse[index], self.inverse[:, index] = 0.0, 0.0
         self.inverse[index, index] = 1.0
         self.weight[index] = 0.0
+        self.gone += len(index)
+        if self.gone > EMPTY * len(self.inverse):
+            smaller = self.part(list(self.features))
+            self.inverse, self.weight, self.features = smaller.inverse, smaller.weight, smaller.features
+            self.gone = 0
 
 
 def eliminate(
@@ -149,7 +161,7 @@ def _next(states: Sequence[_State], left: list[int]) -> list[tuple[int, float]]:
     """The next classes to go, in their order, and what each costs.
 
     As a rule a class costs more once others are gone. So the cheapest few are taken out by themselves, as
-    long as one of them costs less than the others did at first.
+    long as one of them costs less than the others did at first; of a large group some go anyway.
     """
     costs = np.sum([state.costs(left) for state in states], axis=0)
     cheapest = np.argsort(costs, kind="stable")
@@ -161,7 +173,7 @@ def _next(states: Sequence[_State], left: list[int]) -> list[tuple[int, float]]:
     while some:
         costs = np.sum([part.costs(some) for part in parts], axis=0)
         least = int(np.argmin(costs))
-        if found and costs[least] > limit:
+        if len(found) > len(left) // AT_ONCE and costs[least] > limit:
             break
         klass = some.pop(least)
         found.append((klass, float(costs[least])))

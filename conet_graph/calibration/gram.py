@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conet_graph.calibration.solving import Doubles, Solver, solver_of
+
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 # Strengths of the pull towards the weights there are, as shares of the features' mean square.
 RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -18,6 +19,8 @@ RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FEW_RIDGES = (1e-4, 1e-2, 1.0)
 # One feed in so many is kept aside from a fit to choose its ridge on.
 CHECKED = 4
+# Outputs by which a strength is chosen, about: one that is best for so many is best for all.
+PROBED = 48
 # Rows are held back until there are so many: products of tall tables are fast, of short ones slow.
 ROWS_HELD = 4096
 
@@ -130,17 +133,28 @@ class System:
 
     def solved(self, start: Doubles, ridge: float) -> Doubles:
         """The matrix [b, F, O] of least error, pulled towards ``start`` with a strength of ``ridge``."""
-        return self.solved_from([start], ridge)[0]
+        return start + self.solver(ridge)(self.gap(start))
 
-    def solved_from(self, starts: Sequence[Doubles], ridge: float) -> list[Doubles]:
-        """The same for several starts: the features' moments are taken apart once for all of them."""
+    def of_outputs(self, some: slice) -> System:
+        """The system of some of the outputs."""
+        return replace(self, xy=self.xy[:, :, some], yy=self.yy[:, some], mean_y=self.mean_y[:, some])
+
+    def gap(self, start: Doubles) -> Doubles:
+        """What the products with the targets lack with a matrix: no fit is needed where it is zero."""
+        made: Doubles = self.xy - self.xx @ start
+        return made
+
+    def solver(self, ridge: float) -> Solver:
+        """What gives the step [b, F, n] that closes gaps [b, F, n], with a pull of such a strength.
+
+        The features' moments are taken apart once, however often it is asked.
+        """
         scale = np.trace(self.xx, axis1=1, axis2=2) / max(self.xx.shape[1], 1)
         pull = ridge * scale + 1e-12 * scale.max(initial=0.0) + 1e-30
-        left = self.xx + pull[:, None, None] * np.eye(self.xx.shape[1])
-        steps = np.linalg.solve(left, np.concatenate([self.xy - self.xx @ start for start in starts], axis=2))
-        return [
-            start + step for start, step in zip(starts, np.split(steps, len(starts), axis=2), strict=True)
-        ]
+        left: Doubles = self.xx.copy()
+        diagonal = np.arange(left.shape[1])
+        left[:, diagonal, diagonal] += pull[:, None]
+        return solver_of(left)
 
     def error(self, matrix: Doubles, bias: Doubles | None = None) -> Doubles:
         """Mean square error of each output [b, O] with a matrix; the best bias where none is given."""
@@ -178,19 +192,53 @@ def chosen(
 ) -> tuple[Doubles, float | None, float, float]:
     """What does best on rows the fit has not seen: a start, a ridge, and the errors before and after.
 
-    The first start are the weights there are; a ridge of None leaves them.
+    The first start are the weights there are; a ridge of None leaves them. Of many outputs some are looked at
+    to choose, and all to say whether what was chosen helps.
     """
     fit = seen.system(with_bias)
     judge = aside.system(with_bias) if aside.count else fit
     whole = float(judge.spread.sum()) or 1.0
     before = float(judge.error(starts[0], bias).sum()) / whole
-    best: tuple[Doubles, float | None, float] = (starts[0], None, before)
-    for ridge in ridges if aside.count else (1e-2,):
-        for start, matrix in zip(starts, fit.solved_from(starts, ridge), strict=True):
-            error = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
-            if math.isfinite(error) and error < best[2]:
-                best = (start, ridge, error)
-    return best[0], best[1], before, best[2]
+    outputs = fit.xy.shape[2]
+    some = slice(None, None, max(outputs // PROBED, 1))
+    fit_some, judge_some = fit.of_outputs(some), judge.of_outputs(some)
+    starts_some = [start[:, :, some] for start in starts]
+    gaps = np.concatenate([fit_some.gap(start) for start in starts_some], axis=2)
+    best = (0, ridges[0], math.inf)
+
+    def tried(ridge: float) -> float:
+        nonlocal best
+        steps = np.split(fit_some.solver(ridge)(gaps), len(starts), axis=2)
+        least = math.inf
+        for number, (start, step) in enumerate(zip(starts_some, steps, strict=True)):
+            matrix = start + step
+            error = float(judge_some.error(matrix, fit_some.intercept(matrix)).sum())
+            if math.isfinite(error):
+                least = min(least, error)
+                best = (number, ridge, error) if error < best[2] else best
+        return least
+
+    _descend(ridges if aside.count else (1e-2,), tried)
+    start, ridge = starts[best[0]], best[1]
+    matrix = fit.solved(start, ridge)
+    after = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
+    helps = math.isfinite(after) and after < before
+    return (start, ridge, before, after) if helps else (starts[0], None, before, before)
+
+
+def _descend(strengths: Sequence[float], tried: Callable[[float], float]) -> None:
+    """Try strengths from the middle one on, to either side as long as that helps: errors have one valley."""
+    here = len(strengths) // 2
+    least = tried(strengths[here])
+    for step in (-1, 1):
+        walked = False
+        while 0 <= here + step < len(strengths):
+            error = tried(strengths[here + step])
+            if error >= least:
+                break
+            here, least, walked = here + step, error, True
+        if walked:
+            return
 
 
 def shrunk(parts: Sequence[Moments], system: System) -> Doubles:

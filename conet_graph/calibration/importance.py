@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from conet_graph.calibration.elimination import eliminate
 from conet_graph.calibration.gradients import GRADIENTS, sensitivities
-from conet_graph.calibration.gram import Doubles
 from conet_graph.calibration.inputs import Calibration
 from conet_graph.calibration.memory import within_memory
+from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.stages import Feeds
 from conet_graph.calibration.statistics import Reading, readings
 from conet_graph.costs.cost_model import CostModel

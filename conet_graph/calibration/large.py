@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.solving import Doubles
 
 Floats = NDArray[np.float32]
 
@@ -40,11 +40,12 @@ def best_start(
 
     """
     gaps: list[list[NDArray[np.float64]]] = [[] for _ in starts]
+    matrices = [start.astype(np.float32) for start in starts]
     targets = []
     for x, y in rows:
         targets.append(y)
-        for k, start in enumerate(starts):
-            gaps[k].append((y - x @ start.astype(np.float32)).astype(np.float64))
+        for k, matrix in enumerate(matrices):
+            gaps[k].append((y - x @ matrix).astype(np.float64))
     wanted = np.concatenate(targets, axis=1)
     whole = float(wanted.var(1).sum()) or 1.0
     held = np.concatenate(gaps[0], axis=1)

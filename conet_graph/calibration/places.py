@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.calibration.gram import Doubles
+from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PLAIN_PRODUCTS, RECURRENT, WEIGHTED, bias_factor

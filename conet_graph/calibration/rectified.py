@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conet_graph.calibration.gram import Doubles, System
+from conet_graph.calibration.gram import System
+from conet_graph.calibration.solving import Doubles, Solver
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.shapes.constant_values import value_of
 
@@ -72,25 +73,47 @@ class Rows:
 
 
 def rectified(
-    rows: Rows, system: System, matrix: Doubles, start: Doubles, ridge: float, bounds: Bounds
+    rows: Rows, system: System, solve: Solver, start: Doubles, bounds: Bounds
 ) -> tuple[Doubles, Doubles]:
-    """Fit again towards targets that are free where they are cut off: the matrix and the bias [b, O]."""
+    """Fit towards targets that are free where they are cut off.
+
+    Args:
+        rows: those of the system.
+        system: the fit's.
+        solve: its solver, with the strength of the pull.
+        start: the matrix it is pulled towards.
+        bounds: what is cut off.
+
+    Returns:
+        The matrix and the bias [b, O].
+
+    """
+    held = system.xx @ start
+    matrix = start + solve(system.xy - held)
     bias = system.intercept(matrix)
     x = np.concatenate([part[0] for part in rows.parts], axis=1)
     y = np.concatenate([part[1] for part in rows.parts], axis=1)
     others = [part[2] for part in rows.parts if part[2] is not None]
     other = np.concatenate(others, axis=1) if others else np.zeros((1, 1, 1), np.float32)
     wanted = y + other
+    cuts = [
+        (wanted <= bounds.low, np.minimum, bounds.low),
+        (wanted >= bounds.high, np.maximum, bounds.high),
+    ]
     x = x - system.mean_x[:, None].astype(np.float32)
     for _ in range(ROUNDS):
         centre = bias + (system.mean_x[:, None] @ matrix)[:, 0]
-        have = x @ matrix.astype(np.float32) + centre[:, None].astype(np.float32) + other
-        target = np.where(wanted <= bounds.low, np.minimum(have, bounds.low), wanted)
-        target = np.where(wanted >= bounds.high, np.maximum(have, bounds.high), target) - other
+        have = x @ matrix.astype(np.float32)
+        have += centre[:, None].astype(np.float32)
+        have += other
+        target = wanted.copy()
+        for cut, nearer, bound in cuts:
+            if np.isfinite(bound):
+                np.copyto(target, nearer(have, np.float32(bound)), where=cut)
+        target -= other
         mean = target.mean(1, dtype=np.float64)
-        xy = np.swapaxes(x, 1, 2) @ (target - mean[:, None].astype(np.float32)) / x.shape[1]
-        matrix = System(system.xx, xy.astype(np.float64), system.yy, system.mean_x, mean, True).solved(
-            start, ridge
-        )
+        target -= mean[:, None].astype(np.float32)
+        xy = (np.swapaxes(x, 1, 2) @ target).astype(np.float64) / x.shape[1]
+        matrix = start + solve(xy - held)
         bias = mean - (system.mean_x[:, None] @ matrix)[:, 0]
     return matrix, bias

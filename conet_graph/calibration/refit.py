@@ -13,24 +13,27 @@ import numpy as np
 import onnx
 
 from conet_graph.calibration.branches import Branches
-from conet_graph.calibration.compensation import channel_axes, compensated
+from conet_graph.calibration.compensation import channel_axes, compensated, covariance
 from conet_graph.calibration.forms import Form
-from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Moments, add_feed, chosen
+from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Moments, add_feed, chosen
 from conet_graph.calibration.large import ROWS, best_start, most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.places import BiasPlace, bias_place, own_bias
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, first_row, most_rows
+from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.stages import Array, Feeds
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
+from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
 
 Tick = Callable[[float], None]
+Covariances = dict[tuple[str, int], Doubles]
 
 
 def refit(
@@ -41,6 +44,7 @@ def refit(
     tick: Tick = lambda share: None,
     *,
     quick: bool = False,
+    covariances: Covariances | None = None,
 ) -> Refit:
     """Refit a narrowed network.
 
@@ -51,16 +55,26 @@ def refit(
         feeds: calibration inputs, a dict for each run.
         tick: called after each layer, with the share of them that is done.
         quick: to compare widths: fewer strengths are tried, and no fit is made again for a rectifier.
+        covariances: of the original's values on these inputs, by the value and the axis of its channels, as
+            earlier refits have found them; added to.
 
     """
-    return _Refitter(graph, layout, model, feeds, quick).run(tick)
+    known = {} if covariances is None else covariances
+    return _Refitter(graph, layout, model, feeds, quick, known).run(tick)
 
 
 class _Refitter:
     def __init__(
-        self, graph: Graph, layout: Layout, model: onnx.ModelProto, feeds: Feeds, quick: bool
+        self,
+        graph: Graph,
+        layout: Layout,
+        model: onnx.ModelProto,
+        feeds: Feeds,
+        quick: bool,
+        covariances: Covariances,
     ) -> None:
         self.graph, self.layout, self.made, self.quick = graph, layout, Refit(), quick
+        self.covariances = covariances
         self.layers: list[Layer] = graph.result(LAYERS)
         self.pair = Pair(graph, layout, model, feeds)
         self.old, self.new = self.pair.old, self.pair.new
@@ -152,10 +166,12 @@ class _Refitter:
         if ridge is None:
             return
         system = seen.plus(aside).system(place is not None)
-        matrix = system.solved(start, ridge)
-        bias = system.intercept(matrix)
+        solve = system.solver(ridge)
         if bounds is not None and rows.parts:
-            matrix, bias = rectified(rows, system, matrix, start, ridge, bounds)
+            matrix, bias = rectified(rows, system, solve, start, bounds)
+        else:
+            matrix = start + solve(system.gap(start))
+            bias = system.intercept(matrix)
         self.made.before[name] = checksum(weight)
         stages.set_weight(name, form.weight((matrix / form.gain).astype(np.float32), weight.shape))
         self.made.tensors[name] = stages.weight(name)
@@ -244,7 +260,13 @@ class _Refitter:
             original = original if stay is None else original[:, :, stay]
         if original.shape[2] != start.shape[2]:
             return []
-        made = compensated(form, start, original, units.classes[old], kept, maps, in_axis)
+
+        def covariance_of(place: Ids) -> Doubles:
+            if (value, in_axis) not in self.covariances:
+                self.covariances[value, in_axis] = covariance(maps, in_axis, place)
+            return self.covariances[value, in_axis]
+
+        made = compensated(form, start, original, units.classes[old], kept, covariance_of)
         return [] if made is None else [made]
 
     def _moments(

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from conet_graph.calibration.forms import Form
-from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Doubles, Floats, Moments, add_feed, chosen
+from conet_graph.calibration.gram import FEW_RIDGES, RIDGES, Floats, Moments, add_feed, chosen
 from conet_graph.calibration.large import most_features
 from conet_graph.calibration.pair import Pair
 from conet_graph.calibration.rectified import MOST_HELD, Rows, rectified
 from conet_graph.calibration.rows import Picks, most_rows
+from conet_graph.calibration.solving import Doubles
 from conet_graph.passes.classify_edges import Layer
 
 
@@ -90,10 +91,12 @@ def fitted_together(pair: Pair, branches: Sequence[Branch], quick: bool) -> Fitt
     if ridge is None:
         return None
     system = seen.plus(aside).system(True)
-    matrix = system.solved(start, ridge)
-    new_bias = system.intercept(matrix)
+    solve = system.solver(ridge)
     if bounds is not None and held.parts:
-        matrix, new_bias = rectified(held, system, matrix, start, ridge, bounds)
+        matrix, new_bias = rectified(held, system, solve, start, bounds)
+    else:
+        matrix = start + solve(system.gap(start))
+        new_bias = system.intercept(matrix)
     parts = np.split(matrix, np.cumsum([b.starts[0].shape[1] for b in branches])[:-1], axis=1)
     matrices = [part / size for part, size in zip(parts, rows.sizes, strict=True)]
     return Fitted(matrices, new_bias - bias, ridge, before_it, after)

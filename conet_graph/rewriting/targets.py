@@ -18,7 +18,15 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
-from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
+from conet_graph.rewriting.alignment import (
+    KEPT_IN_BLOCKS,
+    NEAR,
+    PAYS,
+    alignment_of,
+    block_steps,
+    step_ladder,
+)
+from conet_graph.rewriting.block_work import BlockWork
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
@@ -57,9 +65,9 @@ class WidthRequest:
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
-    default of 8, and for a size without knowledge wide groups' of 16), in smaller steps where a group is
-    narrow or the target would be missed. With ``multiple_of`` they are multiples of that, whatever is missed.
-    ``widths`` are taken as they are.
+    default of 8, for a size without knowledge of 16 where that suits: ``alignment.block_steps``), in smaller
+    steps where a group is narrow or the target would be missed. With ``multiple_of`` they are multiples of
+    that, whatever is missed. ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -147,6 +155,7 @@ class _Chooser:
             alignment = replace(alignment, wide=1)
         self.ladder = step_ladder(graph, alignment)
         self.steps = self.ladder[0]
+        self.least_share = 0.0  # of a group's classes: what stays at least
 
     def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
         return below_the_living(self.graph, importance(self.graph, self.request.importance, seed))
@@ -287,10 +296,30 @@ class _Chooser:
         return self._fitted(counts, measure, goal, what)
 
     def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
-        """The widths that come closest to a goal below, in the largest steps that come near it."""
+        """The widths that come closest to a goal below, in whole blocks where that saves runtimes work."""
+        request = self.request
+        ladder = [(steps, 0.0) for steps in self.ladder]
+        reached = self._climbed(ladder, counts, measure, goal, what)
+        if request.multiple_of or request.runtime or request.uniform or self.known:
+            return reached
+        work = BlockWork(counting(self.graph, request.input_shapes).of(self.graph))
+        blocks = [(steps, KEPT_IN_BLOCKS) for steps in block_steps(self.graph)]
+        for rungs in (blocks[1:], blocks):
+            tried = self._climbed([*rungs, *ladder], counts, measure, goal, what)
+            if work.at(tried) < PAYS * work.at(reached):
+                reached = tried
+        return reached
+
+    def _climbed(
+        self, rungs: list[tuple[Copies, float]], counts: Copies, measure: Measure, goal: float, what: str
+    ) -> Copies:
+        """The widths that come closest to a goal below, in the largest steps that come near it.
+
+        Each rung: steps, and the share of every group's classes that stays while they are taken.
+        """
         reached: Copies | None = None
-        for steps in self.ladder:
-            self.steps = steps
+        for steps, share in rungs:
+            self.steps, self.least_share = steps, share
             least = self._narrowest(counts)
             if reached is None:
                 if steps is not self.ladder[-1] and measure(least) > goal:
@@ -397,7 +426,9 @@ class _Chooser:
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
         for k in np.flatnonzero(self.movable).tolist():
-            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
+            step = int(self.steps[k])
+            share = int(np.ceil(self.least_share * counts[k] / step)) * step
+            least[k] = min(max(self._least(k, step), share), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:

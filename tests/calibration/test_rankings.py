@@ -12,7 +12,7 @@ from conet_graph.calibration.elimination import eliminate
 from conet_graph.calibration.gradients import GRADIENTS, sensitivities
 from conet_graph.calibration.gram import Moments, shrunk
 from conet_graph.calibration.importance import RANKINGS, knowledge_of
-from conet_graph.calibration.statistics import readings
+from conet_graph.calibration.statistics import Reading, readings
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
@@ -117,6 +117,27 @@ def test_channels_sought_a_few_at_a_time_go_as_one_after_the_other(
     assert (few.order == one.order).mean() > 0.8
     # What is twice there goes once for nothing.
     assert few.losses[twins] < 0.05 * few.losses[-1]
+
+
+@pytest.mark.parametrize("per", [1, 4])
+def test_losses_are_those_of_the_best_fit_without_what_is_gone(per: int) -> None:
+    # Of each class so many features; those of class -1 stay, and help to rebuild the others.
+    rng = np.random.default_rng(5)
+    classes = np.repeat([*range(40), -1, -1], per)
+    mixed = rng.standard_normal((len(classes), len(classes))) * np.exp(-np.arange(len(classes)) / 20)
+    moments = mixed @ mixed.T / len(classes)
+    weight = rng.standard_normal((len(classes), 3))
+    reading = Reading(
+        None, classes[None], moments[None].astype(np.float32), weight[None].astype(np.float32), 1.0
+    )
+    made = eliminate(np.arange(40), [(reading, 1.0)])
+    assert made is not None
+    damped = moments + np.eye(len(classes)) * elimination.DAMPING * np.trace(moments) / len(classes)
+    inverse = np.linalg.inv(damped)
+    for gone in (1, 7, 25, 40):
+        out = np.isin(classes, made.order[:gone])
+        lost = weight[out].T @ np.linalg.solve(inverse[np.ix_(out, out)], weight[out])
+        assert made.losses[gone] == pytest.approx(np.trace(lost), rel=1e-3)
 
 
 def parts_of(rows: Array, count: int) -> list[Moments]:
