@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import root_constant
 from conet_graph.costs.cost import (
+    attention_macs,
+    attention_parts,
     einsum_letters,
     is_weight,
     layer_macs,
@@ -163,11 +165,22 @@ class CostModel:
         for op in products_of_maps(self.graph, layers):
             facts = PRODUCTS.get(op.op_type)
             if facts is None:
-                terms += self._einsum_terms(op)
+                terms += self._attention_terms(op) if op.op_type == "Attention" else self._einsum_terms(op)
                 continue
             macs = product_macs(self.graph, op, facts.data, facts.weight)
             if macs is not None:
                 terms.append(self._product(op, facts.data, macs))
+        return terms
+
+    def _attention_terms(self, op: Operator) -> list[Term]:
+        """Both products of an Attention; none where a size is not known."""
+        terms: list[Term] = []
+        keys = op.input(1)
+        for part in attention_parts(op):
+            macs = attention_macs(self.graph, op, part)
+            if macs is not None:
+                rows = [*self._tensor_term(part)[1][1:], self._lengths.row(keys, self._rank(keys) - 2)]
+                terms.append(self._scaled(macs, rows))
         return terms
 
     def _einsum_terms(self, op: Operator) -> list[Term]:
