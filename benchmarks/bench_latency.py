@@ -1,11 +1,11 @@
 """Times of narrowed networks: at half the work, as predicted, and for a given time.
 
-    python benchmarks/bench_latency.py [FILE.onnx ...] [--runs 3] [--rows build/latency/rows.csv]
+    python benchmarks/bench_latency.py [FILE.onnx ...] [--runs 3] [--rows build/latency/rows.csv] [--half]
 
 Networks are timed in turn with their originals, in one process; a ratio is the median over rounds. A row is
 written for each measurement, and what has a row is not measured again. Kinds of rows: *half*, the time left
-at half the multiply-accumulates; *unseen*, what the latency table predicts for networks that it has not seen;
-*goal*, what comes of goals for the time.
+at half the multiply-accumulates (with ``--half`` the only one); *unseen*, what the latency table predicts for
+networks that it has not seen; *goal*, what comes of goals for the time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.input_shapes import counting
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
@@ -87,8 +88,8 @@ def counts_of(graph: Graph, copies: Copies) -> Copies:
 
 
 def share_of_macs(graph: Graph, copies: Copies) -> float:
-    """Multiply-accumulates left, as a share."""
-    model = CostModel(graph)
+    """Multiply-accumulates left, as a share; free sizes are those that ``rewrite`` assumes."""
+    model = CostModel(counting(graph, {}).of(graph))
     whole = np.ones_like(copies)
     left, all_ = (model.macs(counts_of(graph, c).astype(np.float64)) for c in (copies, whole))
     return float(left / all_)
@@ -104,11 +105,13 @@ class Bench:
     conditions: Conditions
     rows: Rows
 
-    def measure(self) -> None:
+    def measure(self, only_half: bool) -> None:
         """All that has no row yet."""
         for setting, multiple in HALVED.items():
             if self._case("half", setting) not in self.rows:
                 self._half(setting, multiple)
+        if only_half:
+            return
         asked = [self._case("goal", goal) for goal in GOALS]
         asked += [self._case("unseen", setting) for setting, _ in self._unseen()]
         if all(case in self.rows for case in asked):
@@ -218,13 +221,14 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, default=sorted(SAMPLES.glob("*.onnx")))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--half", action="store_true")
     parser.add_argument("--rows", type=Path, default=Path("build/latency/rows.csv"))
     options = parser.parse_args()
     rows = Rows(options.rows)
     for run in range(options.runs):
         for path in options.files:
             graph = analysed(load_model(path))
-            Bench(graph, path.stem, run, Conditions(threads=options.threads), rows).measure()
+            Bench(graph, path.stem, run, Conditions(threads=options.threads), rows).measure(options.half)
     summary(rows.all)
 
 

@@ -56,7 +56,7 @@ def _place(row: dict[str, Any]) -> tuple[str, int, str]:
 def _table(
     place: tuple[str, int, str], rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]
 ) -> str:
-    mine = [row for row in rows if _place(row) == place]
+    mine = [row for row in rows if _place(row) == place or _is_reference(row, place)]
     kinds = {kind: [row for row in mine if row["kind"] == kind] for kind in dict.fromkeys(_kinds(mine))}
     reference = {row["seed"]: row["accuracy"] for row in kinds.get(REFERENCE, [])}
     tests = {}
@@ -70,6 +70,11 @@ def _table(
         searches = [row for row in found if (_place(row), row["kind"]) == (place, kind)]
         lines.append(_line(kind, these, tests.get(kind), corrected.get(kind), searches))
     return "\n".join(lines)
+
+
+def _is_reference(row: dict[str, Any], place: tuple[str, int, str]) -> bool:
+    """Whether it is of compound scaling, which fills all budgets of its base width at once."""
+    return row["kind"] == REFERENCE and _place(row)[:2] == place[:2]
 
 
 def _line(

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,9 @@ _KNOWN: tuple[type[Exception], ...] = (
 )
 # Seconds between two looks for signals, and bytes that are read at once.
 LOOK, PIECE = 0.2, 2**20
+# Seconds that a command waits to be stopped itself once its child has been: who ends all of a command's
+# processes ends one after the other.
+GRACE = 1.0
 # Held back while forking: a child must not run its parent's handlers, a parent must know its child first.
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -59,6 +63,7 @@ def in_child(work: Callable[[], bytes]) -> bytes:
 
     Raises:
         Crashed: the child ended without an answer.
+        KeyboardInterrupt: somebody stopped the child.
         InvalidModel, BadUsage, Refused, VerificationFailed, MemoryError: as ``work`` raised them.
         FailedInChild: ``work`` raised something else.
         Refused: no process can be started.
@@ -87,6 +92,9 @@ def in_child(work: Callable[[], bytes]) -> bytes:
                 with suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
                 _ended(child)
+    if status >= 0 and os.WIFSIGNALED(status) and os.WTERMSIG(status) in _STOPPING:
+        time.sleep(GRACE)  # ended by the handler of our own signal, if that comes
+        raise KeyboardInterrupt
     return _understood(told, status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.rewidth import lay_out, rewrite_model
-from conet_graph.rewriting.alignment import PRESETS, Alignment, alignment_of, breaking, step_ladder
+from conet_graph.rewriting.alignment import (
+    PRESETS,
+    Alignment,
+    alignment_of,
+    block_steps,
+    breaking,
+    step_ladder,
+)
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from tests.graphs import GraphBuilder
 
@@ -72,6 +80,51 @@ def test_work_is_halved_in_larger_steps_and_a_scale_is_taken_as_it_is() -> None:
     assert widths(chain(48, 112), scale=0.5) == [24, 56]
     # 16 of the only 48 channels are too far below the half.
     assert widths(chain(48), macs=0.5) == [24]
+
+
+def separable(*widths: int) -> Graph:
+    """A depthwise 3x3 and a 1x1 convolution to each of the widths, after a 3x3 one to the first."""
+    b = GraphBuilder()
+    x = b.conv(b.input("x", ["N", 3, 8, 8]), widths[0], 3)
+    for before, width in pairwise(widths):
+        x = b.conv(b.conv(x, before, 3, group=before), width)
+    b.output(b.conv(x, 10))
+    return graph_of(b.build())
+
+
+def plain(*widths: int) -> Graph:
+    """3x3 convolutions."""
+    b = GraphBuilder()
+    x = b.input("x", ["N", 3, 8, 8])
+    for width in [*widths, 10]:
+        x = b.conv(x, width, 3)
+    b.output(x)
+    return graph_of(b.build())
+
+
+def test_work_goes_in_whole_blocks() -> None:
+    """Half a block of 16 channels saves time only in windows that read it."""
+    found = widths(separable(16, 64, 16, 96, 64), macs=0.5)
+    assert found[0] == found[2] == 16
+    assert [w % 16 for w in found] == [0, 0, 0, 0, 0]
+    assert widths(plain(16, 64, 16), macs=0.5)[0] == 8
+
+
+def test_whole_blocks_are_given_up_for_a_target_or_a_balance() -> None:
+    # Nothing but narrow groups; a quarter of the wide one is the least that goes for the sake of others.
+    assert min(widths(separable(16, 16, 16, 16), macs=0.5)) < 16
+    assert min(widths(separable(16, 16, 64, 16, 16, 16), macs=0.4)) < 16
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "step"),
+    [(4, 64, 64), (2, 64, 32), (8, 64, 8), (6, 48, 24)],  # 16, 32, 8 and 8 channels in each group
+)
+def test_grouped_convolutions_keep_the_blocks_that_they_have(groups: int, width: int, step: int) -> None:
+    graph = grouped(groups, width)
+    moving = [g.multiple for g in graph.result(CHANNELS).groups if g.free]
+    for steps in block_steps(graph):
+        assert [int(s) * each for s, each in zip(steps, moving, strict=False)] == [step] * len(moving)
 
 
 def test_a_multiple_that_is_asked_for_is_kept() -> None:

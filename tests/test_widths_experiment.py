@@ -79,6 +79,17 @@ def test_the_table_compares_seed_by_seed_and_each_budget_alone() -> None:
     assert "found" not in second
 
 
+def test_compound_scaling_is_the_same_whichever_budgets_hold() -> None:
+    from widths_table import tables
+
+    rows = [row("compound", seed, 0.5 + seed / 10) for seed in (0, 1)]
+    rows += [{**row("flat", seed, 0.6 + seed / 8), "match": "params"} for seed in (0, 1)]
+    _, second = tables(rows, []).split("\n\nn, base width 8, at equal parameters:")
+    assert "compound (2) | 55.00" in second
+    assert "| flat (2) | 66.25" in second
+    assert "+11.25" in second
+
+
 def images(tmp_path: Path) -> Path:
     from widths_training import sample
 

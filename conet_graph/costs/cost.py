@@ -164,7 +164,7 @@ def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | No
 
 
 def products_of_maps(graph: Graph, layers: Container[int]) -> Iterator[Operator]:
-    """Products of two feature maps (attention and the like), and every Einsum that is no layer.
+    """Products of two feature maps, Attention, and every Einsum that is no layer.
 
     Args:
         graph: the network.
@@ -172,7 +172,7 @@ def products_of_maps(graph: Graph, layers: Container[int]) -> Iterator[Operator]
 
     """
     for op in graph.operators:
-        if op.op_type not in PRODUCTS and op.op_type != "Einsum":
+        if op.op_type not in PRODUCTS and op.op_type not in ("Attention", "Einsum"):
             continue
         # What makes a weight is done once, not for each input.
         if op.index not in layers and op.domain in KNOWN_DOMAINS and op.outputs[0] not in graph.derived:
@@ -184,8 +184,24 @@ def _macs_of_maps(graph: Graph, op: Operator) -> int | None:
     known = PRODUCTS.get(op.op_type)
     if known is not None:
         return product_macs(graph, op, known.data, known.weight)
+    if op.op_type == "Attention":
+        found = [attention_macs(graph, op, part) for part in attention_parts(op)]
+        return None if None in found else sum(n for n in found if n is not None)
     letters = einsum_letters(graph, op)
     return None if letters is None else _product(size for _, _, size in letters.values())
+
+
+def attention_parts(op: Operator) -> tuple[str, str]:
+    """What the two products of an Attention each have a multiply-accumulate for, once for every key."""
+    return op.input(0), op.outputs[0]
+
+
+def attention_macs(graph: Graph, op: Operator, part: str) -> int | None:
+    """Multiply-accumulates of one of the products: Q with all keys, or the scores with all values."""
+    keys, shape = graph.shape(op.input(1)), graph.shape(part)
+    if keys is None or shape is None or len(keys) < 2:
+        return None
+    return _product([_batch(shape[:1]), *shape[1:], keys[-2]])
 
 
 def einsum_letters(graph: Graph, op: Operator) -> dict[str, tuple[int, int, Dim]] | None:

@@ -13,12 +13,13 @@ import onnx
 from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import layer_names
+from conet_graph.costs.operator_widths import Widths
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.overridable import constant_weights
 from conet_graph.ir.save import save_model
 from conet_graph.latency.events import configure_profile, marked, operator_times
-from conet_graph.latency.prediction import Widths, shapes_of
+from conet_graph.latency.prediction import shapes_of
 from conet_graph.latency.sessions import Conditions, Timed, opened, rounds
 from conet_graph.latency.table import Row, Table
 from conet_graph.passes.tie_channels import CHANNELS

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
+from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS, Group
 
 Counts = NDArray[np.int64]
 
-BY_DEFAULT_WIDE, TIMES_WIDE = 16, 3  # groups of 48 channels and more by 16, where nothing else is asked for
+BLOCK = 16  # channels that the widest vector registers in use compute at once
+TIMES_WIDE = 3  # groups of so many blocks and more go by whole ones, where nothing else is asked for
+KEPT_IN_BLOCKS = 0.25  # of every width: what no group loses for the sake of whole blocks
+PAYS = 0.95  # of the work that runtimes do otherwise: what widths in whole blocks must stay below
 NEAR = 0.95  # the part of a target that widths in large steps must reach before smaller steps are tried
 
 
@@ -63,7 +68,7 @@ def alignment_of(multiple_of: int | None, runtime: str | None) -> Alignment:
         if multiple_of < 1:
             raise BadUsage("--multiple-of and --min-width are 1 or more.")
         return Alignment(multiple_of, strict=True)
-    return Alignment(wide=BY_DEFAULT_WIDE) if runtime is None else preset(runtime)
+    return Alignment(wide=BLOCK) if runtime is None else preset(runtime)
 
 
 def preset(runtime: str) -> Alignment:
@@ -96,6 +101,38 @@ def step_ladder(graph: Graph, alignment: Alignment) -> list[Counts]:
         if max(multiples, default=1) == 1:
             return ladder
         multiples = [max(m // 2, 1) for m in multiples]
+
+
+def block_steps(graph: Graph) -> list[Counts]:
+    """Steps of whole blocks, for a network whose work is to be less: what is tried before the ladder.
+
+    Half a block of channels costs as much as a whole one, or more, in the layer that writes them and in 1x1
+    and depthwise layers that read them; only windows over several pixels then take half as long. So at first
+    groups of a block and less go by the usual steps where windows read them, and stay as they are elsewhere;
+    then all of them go by the usual steps. A grouped convolution keeps whole blocks if it has them.
+    """
+    groups = graph.result(CHANNELS).groups
+    usual = step_ladder(graph, Alignment())[0]
+    whole = _steps(groups, [_multiple(group, Alignment(BLOCK, grouped=BLOCK)) for group in groups])
+    wide = np.array([group.width > BLOCK and _has_blocks(group) for group in groups], np.bool_)
+    stays = np.array([group.width <= BLOCK and not _in_windows(graph, group) for group in groups], np.bool_)
+    return [np.where(wide | stays, whole, usual), np.where(wide, whole, usual)]
+
+
+def _has_blocks(group: Group) -> bool:
+    """Whether no grouped convolution on the channels has groups of less than a block now."""
+    layers = [*group.producers, *group.consumers]
+    return all(group.width // layer.groups % BLOCK == 0 for layer in layers if _moves_whole(group, layer))
+
+
+def _in_windows(graph: Graph, group: Group) -> bool:
+    return any(layer.groups == 1 and has_window(graph, layer) for layer in group.consumers)
+
+
+def has_window(graph: Graph, layer: Layer) -> bool:
+    """Whether a layer is a convolution over more than one pixel."""
+    shape = graph.shape(layer.op.input(layer.weight_slot)) or ()
+    return layer.op.op_type in CONVOLUTIONS and any(size != 1 for size in shape[2:])
 
 
 def uneven(graph: Graph, widths: Mapping[str, int], alignment: Alignment) -> list[tuple[Group, int]]:
@@ -132,9 +169,14 @@ def _multiple(group: Group, alignment: Alignment) -> int:
     """The number of channels of which a group's width is to be a multiple."""
     multiple = alignment.multiple
     for layer in [*group.producers, *group.consumers]:
-        if layer.groups > 1 and group.multiple % layer.groups == 0:
+        if _moves_whole(group, layer):
             multiple = int(np.lcm(multiple, alignment.grouped * layer.groups))
     return multiple
+
+
+def _moves_whole(group: Group, layer: Layer) -> bool:
+    """Whether all groups of a grouped convolution, which is not depthwise, change alike."""
+    return layer.groups > 1 and group.multiple % layer.groups == 0
 
 
 def _fitting(group: Group, multiple: int) -> int:

@@ -18,7 +18,15 @@ from conet_graph.ir.graph import Graph
 from conet_graph.passes.channels.distinct import distinct
 from conet_graph.passes.classify_edges import LAYERS
 from conet_graph.passes.tie_channels import CHANNELS, out_axis
-from conet_graph.rewriting.alignment import NEAR, alignment_of, step_ladder
+from conet_graph.rewriting.alignment import (
+    KEPT_IN_BLOCKS,
+    NEAR,
+    PAYS,
+    alignment_of,
+    block_steps,
+    step_ladder,
+)
+from conet_graph.rewriting.block_work import BlockWork, Macs
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
@@ -57,9 +65,9 @@ class WidthRequest:
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
-    default of 8, and for a size without knowledge wide groups' of 16), in smaller steps where a group is
-    narrow or the target would be missed. With ``multiple_of`` they are multiples of that, whatever is missed.
-    ``widths`` are taken as they are.
+    default of 8, for MACs without knowledge of 16 where that pays: ``alignment.block_steps``), in smaller
+    steps where a group is narrow or the target would be missed. With ``multiple_of`` they are multiples of
+    that, whatever is missed. ``widths`` are taken as they are.
     """
 
     scale: float | None = None
@@ -284,11 +292,18 @@ class _Chooser:
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
-        return self._fitted(counts, measure, goal, what)
+        reached = self._fitted(counts, measure, goal, what)
+        return reached if request.macs is None else self._in_blocks(reached, counts, measure, goal)
 
-    def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
-        """The widths that come closest to a goal below, in the largest steps that come near it."""
-        reached: Copies | None = None
+    def _fitted(
+        self, counts: Copies, measure: Measure, goal: float, what: str, reached: Copies | None = None
+    ) -> Copies:
+        """The widths that come closest to a goal below, in the largest steps that come near it.
+
+        ``reached`` is what to go on from: widths that meet the goal already.
+        """
+        if reached is not None and measure(reached) >= NEAR * goal:
+            return reached
         for steps in self.ladder:
             self.steps = steps
             least = self._narrowest(counts)
@@ -303,6 +318,25 @@ class _Chooser:
             if measure(reached) >= NEAR * goal:
                 break
         assert reached is not None
+        return reached
+
+    def _in_blocks(self, reached: Copies, counts: Copies, measure: Measure, goal: float) -> Copies:
+        """Widths in whole blocks, of the least loss, where they save runtimes work; else what was reached."""
+        request, model = self.request, self._costs()
+        if request.multiple_of or request.runtime or request.uniform or self.known:
+            return reached
+        work = BlockWork(model.graph)
+        for steps in block_steps(self.graph):
+            self.steps = steps
+            share = np.ceil(KEPT_IN_BLOCKS * counts / steps).astype(np.int64) * steps
+            least = np.minimum(np.maximum(self._narrowest(counts), share), counts)
+            loss = ranking_loss(self.scores, self.groups)
+            kept = Knapsack(Macs(model), loss, self.movable, least, counts, steps, rounds=0).fill(goal)
+            if kept is None:
+                continue
+            tried = self._fitted(counts, measure, goal, "MACs", kept)
+            if work.at(tried) < PAYS * work.at(reached):
+                reached = tried
         return reached
 
     def _countable(self) -> Graph:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.errors import BadUsage, Refused
 from conet_graph.search.sweep import ANSWERS, ATTEMPTS, Arguments, Job, Tell
 
 # What a task that died with its worker or machine counts as: SIGKILL.
@@ -39,6 +39,7 @@ class RayCluster:
 
         Raises:
             BadUsage: Ray is not installed, or the cluster cannot be reached.
+            Refused: Ray does not start.
 
         """
         try:
@@ -48,7 +49,9 @@ class RayCluster:
         try:
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise BadUsage(f"The Ray cluster cannot be reached: {error}.") from None
+            raise BadUsage(f"The Ray cluster cannot be reached: {_sentence(error)}.") from None
+        except Exception as error:  # what Ray raises where its own processes are not up in time
+            raise Refused(f"Ray does not start, it says: {_sentence(error)}; try again later.") from None
         try:
             self._drain(ray, list(jobs), model, rest, tell)
         finally:
@@ -75,6 +78,11 @@ class RayCluster:
                 tell(job, code)
             else:
                 waiting[submit(job)] = (job, attempt + 1)
+
+
+def _sentence(error: Exception) -> str:
+    """The first of what an error says."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 def _search(run: Callable[[Arguments], int], job: Job, model: Path, rest: list[str]) -> int:

@@ -7,6 +7,7 @@ from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import gathered
 from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules import (
+    attention,
     concat_split,
     conv,
     elementwise,
@@ -31,6 +32,7 @@ from conet_graph.passes.rules.registry import Rule
 RULES = gathered(
     family.RULES
     for family in (
+        attention,
         concat_split,
         conv,
         elementwise,

@@ -64,6 +64,8 @@ def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[in
         return 1, set(range(rank)) - {1}
     if op.op_type in PRODUCTS and slot in (PRODUCTS[op.op_type].data, PRODUCTS[op.op_type].weight):
         return summed_axis(op, slot, rank), set(range(rank - 2))
+    if op.op_type == "Attention" and slot < 3:
+        return rank - 1, set(range(rank - 2))
     return -1, set()
 
 

@@ -33,6 +33,7 @@ REFUSED = (
     "is quantised in blocks",
     "takes maxima of regions",
     "is declared with a size of 0",
+    "keeps keys and values between runs",
 )
 # ONNX Runtime and PyTorch agree on these, against the expectation that is shipped with onnx.
 ELSEWHERE = {
@@ -77,7 +78,7 @@ def test_operators_of_onnx_own_tests() -> None:
         if what and case.name not in ELSEWHERE:
             wrong.append(what)
     assert not wrong, "\n".join(wrong)
-    assert refused < 80 < 800 < len(CASES)
+    assert refused < 120 < 900 < len(CASES)
 
 
 def _on_gpu(model: onnx.ModelProto, given: list[Any]) -> str:

@@ -110,13 +110,22 @@ def test_an_error_of_ours_is_passed_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to_all", [False, True])
-def test_an_interruption_ends_both(number: int, to_all: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("child_first", [None, 0.0, 0.3])
+def test_an_interruption_ends_both(number: int, child_first: float | None, tmp_path: Path) -> None:
     process = start(tmp_path, HANG, *HALVED)
     wait_for(tmp_path / "child")
-    if to_all:  # as a terminal does
+    if child_first is not None:  # as a terminal does, or who stops one process after the other
         os.kill(int((tmp_path / "child").read_text()), number)
+        time.sleep(child_first)
     process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "conet-graph: Interrupted.\n")
+    assert only_the_old_output(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_child_that_is_stopped_alone_stops_the_command(number: int, tmp_path: Path) -> None:
+    process = start(tmp_path, f"os.kill(os.getpid(), {number:d})", *HALVED)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "conet-graph: Interrupted.\n")
     assert only_the_old_output(tmp_path)

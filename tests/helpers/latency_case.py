@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 from rewidth_case import graph_of
 
+from conet_graph.costs.operator_widths import Widths
 from conet_graph.ir.graph import Graph
-from conet_graph.latency.prediction import Widths, shapes_of
+from conet_graph.latency.prediction import shapes_of
 from conet_graph.latency.table import Row, Table
 from conet_graph.passes.tie_channels import CHANNELS
 from tests.graphs import GraphBuilder

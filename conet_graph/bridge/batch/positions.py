@@ -129,6 +129,17 @@ def einsum(seen: Seen) -> Direct | None:
     return None
 
 
+@handles(RULES, "Attention")
+def attention(seen: Seen) -> Direct | None:
+    """Images are the first axis of Q, K and V; a mask is the same for all of them."""
+    length, slots = seen.length(0, 0), seen.batched()
+    if slots != [0, 1, 2] or length is None or any(seen.length(slot, 0) != length for slot in slots):
+        return None
+    if 3 in seen.slots() and seen.rank(3) == 4 and seen.length(3, 0) != 1:
+        return None
+    return Direct({slot: Held(0, length) for slot in slots}, Held(0, length))
+
+
 @handles(RULES, "QuantizeLinear", "DequantizeLinear")
 def quantiser(seen: Seen) -> Direct | None:
     """One scale for all, or one along another axis."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conet_graph.bridge.converters import (
     arrange,
+    attention,
     conv,
     elementwise,
     matmul,
@@ -25,6 +26,7 @@ CONVERTERS = gathered(
     family.CONVERTERS
     for family in (
         arrange,
+        attention,
         conv,
         elementwise,
         matmul,
