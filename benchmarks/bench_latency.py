@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.costs.input_shapes import counting
 from conet_graph.ir.errors import Refused
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.load import load_model
@@ -87,8 +88,8 @@ def counts_of(graph: Graph, copies: Copies) -> Copies:
 
 
 def share_of_macs(graph: Graph, copies: Copies) -> float:
-    """Multiply-accumulates left, as a share."""
-    model = CostModel(graph)
+    """Multiply-accumulates left, as a share; free sizes are those that ``rewrite`` assumes."""
+    model = CostModel(counting(graph, {}).of(graph))
     whole = np.ones_like(copies)
     left, all_ = (model.macs(counts_of(graph, c).astype(np.float64)) for c in (copies, whole))
     return float(left / all_)

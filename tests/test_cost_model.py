@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -139,3 +141,19 @@ def test_a_wrong_prediction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CostModel, "macs", lambda self, counts: 1.0)
     with pytest.raises(AssertionError):
         assert_agrees(one_channel(), 0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["digits", "resnet20"])
+def test_macs_along_one_group_are_differences_of_the_whole(name: str) -> None:
+    graph = graph_of(onnx.load(Path(__file__).parents[1] / "models" / "samples" / f"{name}.onnx"))
+    model, groups = CostModel(graph), graph.result(CHANNELS).groups
+    counts, _ = counts_and_copies(graph, 3, 1.0)
+    for number, group in enumerate(groups):
+        if not group.free:
+            continue
+        kept = np.array([1.0, counts[number], len(group.classes)])
+        other = np.tile(counts, (3, 1))
+        other[:, number] = kept
+        wanted = [model.macs(each) - model.macs(counts) for each in other]
+        assert model.macs_along(counts, number, kept) == pytest.approx(wanted)
+        assert number in model.neighbours(number)

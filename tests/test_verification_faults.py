@@ -18,6 +18,7 @@ from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
 from conet_graph.verification import reference as reference_module
+from conet_graph.verification import validity
 from conet_graph.verification.report import Report
 from conet_graph.verification.verification import verify
 
@@ -133,3 +134,32 @@ def test_where_the_file_has_no_such_node_its_analysed_form_is_compared(
     assert not report.ok
     assert report.equality == "failed"
     assert np.all(["analysed" in told for told in report.failures])
+
+
+@pytest.mark.parametrize(
+    ("times", "is_ours"),
+    [(1, True), (2, False), (7, False)],  # an Expand that ONNX Runtime runs, and two that nobody can
+)
+def test_what_onnx_sees_first_in_the_rewritten_file_is_ours_where_the_original_runs(
+    times: int, is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[2,3,8,8] x) => (float[N,M,H,W] y)
+    <float[8,3,1,1] k, float[4,8,1,1] l, int64[4] times = {{{times}, 1, 1, 1}}> {{
+        c = Conv(x, k)
+        d = Conv(c, l)
+        shape = Shape(d)
+        target = Mul(shape, times)
+        y = Expand(d, target)
+    }}"""
+    graph = analysed(LoadedModel(filled(text)))
+    plan, layout = planned(graph, choose_copies(graph, WidthRequest(scale=0.5)), "keep", noise=False, seed=0)
+    made = rewritten(graph, plan, layout)
+
+    def planted(model: onnx.ModelProto) -> str | None:
+        return "planted" if model is made else None
+
+    monkeypatch.setattr(validity, "_shape_fault", planted)
+    report = verify(graph, made, plan)
+    assert report.failures[0] == "strict shape inference, which the original passes: planted"
+    assert report.original_is_sound == is_ours
+    assert (len(report.failures) == 1) == is_ours

@@ -204,23 +204,25 @@ def chosen(
     fit_some, judge_some = fit.of_outputs(some), judge.of_outputs(some)
     starts_some = [start[:, :, some] for start in starts]
     gaps = np.concatenate([fit_some.gap(start) for start in starts_some], axis=2)
-    best = (0, ridges[0], math.inf)
+    best: tuple[int, float, float, Solver] | None = None
 
     def tried(ridge: float) -> float:
         nonlocal best
-        steps = np.split(fit_some.solver(ridge)(gaps), len(starts), axis=2)
-        least = math.inf
+        solve, least = fit_some.solver(ridge), math.inf
+        steps = np.split(solve(gaps), len(starts), axis=2)
         for number, (start, step) in enumerate(zip(starts_some, steps, strict=True)):
             matrix = start + step
             error = float(judge_some.error(matrix, fit_some.intercept(matrix)).sum())
             if math.isfinite(error):
                 least = min(least, error)
-                best = (number, ridge, error) if error < best[2] else best
+                best = (number, ridge, error, solve) if best is None or error < best[2] else best
         return least
 
     _descend(ridges if aside.count else (1e-2,), tried)
-    start, ridge = starts[best[0]], best[1]
-    matrix = fit.solved(start, ridge)
+    if best is None:
+        return starts[0], None, before, before
+    start, ridge, solve = starts[best[0]], best[1], best[3]
+    matrix = start + solve(fit.gap(start))
     after = float(judge.error(matrix, fit.intercept(matrix)).sum()) / whole
     helps = math.isfinite(after) and after < before
     return (start, ridge, before, after) if helps else (starts[0], None, before, before)

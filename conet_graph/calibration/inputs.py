@@ -233,7 +233,8 @@ def _feeds(arrays: Mapping[str, Array], wanted: Mapping[str, _Wanted], count: in
     if any(array.ndim > len(wanted[name].shape) for name, array in arrays.items()):
         return [
             {
-                name: array[k] if array.ndim > len(wanted[name].shape) else array[k : k + 1]
+                # An entry for an input without axes is a number of numpy's, which ONNX Runtime does not take.
+                name: np.asarray(array[k]) if array.ndim > len(wanted[name].shape) else array[k : k + 1]
                 for name, array in arrays.items()
             }
             for k in range(count)

@@ -72,7 +72,7 @@ def choose(graph: Graph, request: WidthRequest, data: Calibration, progress: Pro
 
     """
     if not any(group.free for group in graph.result(CHANNELS).groups):
-        choose_copies(graph, request)  # says why
+        choose_copies(graph, replace(request, importance="l2"))  # says why
     return Chooser(graph, data, progress).choose(request)
 
 

@@ -20,7 +20,8 @@ from conet_graph.passes.shapes.constant_values import value_of
 
 Floats = NDArray[np.float32]
 
-ROUNDS = 4
+# Rounds at least and at most, and the multiply-adds that are worth more than the least.
+ROUNDS, MOST_WORK = (4, 8), 4e10
 # Numbers in the rows that are kept for it; layers with more are fitted without.
 MOST_HELD = 4e7
 
@@ -85,35 +86,70 @@ def rectified(
         bounds: what is cut off.
 
     Returns:
-        The matrix and the bias [b, O].
+        The matrix and the bias [b, O]; those of the plain fit where the rounds bring nothing nearer.
 
     """
+    table = _Table(rows, system, bounds)
     held = system.xx @ start
     matrix = start + solve(system.xy - held)
     bias = system.intercept(matrix)
-    x = np.concatenate([part[0] for part in rows.parts], axis=1)
-    y = np.concatenate([part[1] for part in rows.parts], axis=1)
-    others = [part[2] for part in rows.parts if part[2] is not None]
-    other = np.concatenate(others, axis=1) if others else np.zeros((1, 1, 1), np.float32)
-    wanted = y + other
-    cuts = [
-        (wanted <= bounds.low, np.minimum, bounds.low),
-        (wanted >= bounds.high, np.maximum, bounds.high),
-    ]
-    x = x - system.mean_x[:, None].astype(np.float32)
-    for _ in range(ROUNDS):
-        centre = bias + (system.mean_x[:, None] @ matrix)[:, 0]
-        have = x @ matrix.astype(np.float32)
-        have += centre[:, None].astype(np.float32)
-        have += other
-        target = wanted.copy()
-        for cut, nearer, bound in cuts:
-            if np.isfinite(bound):
-                np.copyto(target, nearer(have, np.float32(bound)), where=cut)
-        target -= other
+    plain = before = ahead = Fit(matrix, bias)
+    least = np.inf
+    for number in range(table.rounds(system)):
+        target, error = table.nearest(ahead)
+        least = error if number == 0 else least
         mean = target.mean(1, dtype=np.float64)
         target -= mean[:, None].astype(np.float32)
-        xy = (np.swapaxes(x, 1, 2) @ target).astype(np.float64) / x.shape[1]
+        xy = (np.swapaxes(table.x, 1, 2) @ target).astype(np.float64) / table.x.shape[1]
         matrix = start + solve(xy - held)
         bias = mean - (system.mean_x[:, None] @ matrix)[:, 0]
-    return matrix, bias
+        # The next round begins beyond this one's end (Beck and Teboulle's FISTA).
+        momentum = number / (number + 3)
+        now = Fit(matrix, bias)
+        ahead = Fit(matrix + momentum * (matrix - before.matrix), bias + momentum * (bias - before.bias))
+        before = now
+    helps = table.nearest(before)[1] < least
+    return (before.matrix, before.bias) if helps else (plain.matrix, plain.bias)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A matrix [b, F, O] and a bias [b, O]."""
+
+    matrix: Doubles
+    bias: Doubles
+
+
+class _Table:
+    """The rows of a fit side by side: features about their mean [b, n, F], and what is wanted behind them."""
+
+    def __init__(self, rows: Rows, system: System, bounds: Bounds) -> None:
+        self.mean_x = system.mean_x[:, None]
+        self.x = np.concatenate([part[0] for part in rows.parts], axis=1)
+        self.x -= self.mean_x.astype(np.float32)
+        y = np.concatenate([part[1] for part in rows.parts], axis=1)
+        others = [part[2] for part in rows.parts if part[2] is not None]
+        self.other = np.concatenate(others, axis=1) if others else np.zeros((1, 1, 1), np.float32)
+        self.wanted = y + self.other
+        cuts = [
+            (self.wanted <= bounds.low, np.minimum, bounds.low),
+            (self.wanted >= bounds.high, np.maximum, bounds.high),
+        ]
+        self.cuts = [cut for cut in cuts if np.isfinite(cut[2])]
+
+    def rounds(self, system: System) -> int:
+        """How often the fit is made again: of a large layer less often."""
+        one = 2 * self.x.size * system.xy.shape[2]
+        return int(np.clip(MOST_WORK // max(one, 1), *ROUNDS))
+
+    def nearest(self, fit: Fit) -> tuple[Floats, float]:
+        """The outputs nearest to a fit's that count as right [b, n, O], and their mean square distance."""
+        have = self.x @ fit.matrix.astype(np.float32)
+        have += (fit.bias[:, None] + self.mean_x @ fit.matrix).astype(np.float32)
+        have += self.other
+        target = self.wanted.copy()
+        for cut, nearer, bound in self.cuts:
+            np.copyto(target, nearer(have, np.float32(bound)), where=cut)
+        have -= target
+        target -= self.other
+        return target, float(np.square(have, out=have).mean(dtype=np.float64))

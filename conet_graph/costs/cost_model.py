@@ -86,6 +86,37 @@ class CostModel:
         # Rounded: they are whole, and a target that is met exactly must not be missed by 1e-10.
         return float(np.rint(self._macs.terms(self._lengths.at(counts))).sum())
 
+    def macs_along(self, counts: Counts, group: int, kept: Counts) -> Counts:
+        """MACs less those at ``counts``, where one group keeps each of some numbers of classes."""
+        terms = self._macs_of[group]
+        rows, lengths = self._macs.rows[terms], self._lengths.at(counts)
+        more = np.append(self._gains[:, group], 0.0)[rows] * (kept - counts[group])[:, None, None]
+        products = np.prod(np.rint(lengths[rows] + more), axis=-1)
+        now = np.prod(lengths[rows], axis=-1)
+        found: Counts = (products - now) @ self._macs.factors[terms]
+        return found
+
+    def neighbours(self, group: int) -> list[int]:
+        """The groups that layers share with a group, itself among them."""
+        rows = np.unique(self._macs.rows[self._macs_of[group]])
+        moving = np.flatnonzero(np.any(self._gains[rows[rows >= 0]] != 0, axis=0))
+        return sorted({group, *moving.tolist()})
+
+    @cached_property
+    def _gains(self) -> Counts:
+        """Positions of each length that a class of each group brings."""
+        gains = np.zeros((len(self._lengths.fixed), len(self.channels.groups)))
+        for row, group, positions in self._lengths.entries:
+            gains[row, group] += positions
+        return gains
+
+    @cached_property
+    def _macs_of(self) -> list[Ids]:
+        """For each group the layers whose MACs change with it."""
+        moves = np.concatenate([self._gains != 0, np.zeros((1, len(self.channels.groups)), np.bool_)])
+        touched = np.asarray(moves[self._macs.rows].any(axis=1))
+        return [np.flatnonzero(touched[:, group]) for group in range(len(self.channels.groups))]
+
     def _sizes(self, counts: Counts) -> Counts:
         sizes = self._weights.terms(self._lengths.at(counts))
         left_out = self._only_if_several & (sizes <= 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from conet_graph.analysis.layers import layers_of
 from conet_graph.costs.cost import layer_macs
+from conet_graph.costs.cost_model import CostModel
 from conet_graph.costs.operator_widths import Counts, Numbers, Widths
 from conet_graph.ir.graph import Graph
 from conet_graph.rewriting.alignment import BLOCK, has_window
@@ -44,3 +47,22 @@ class BlockWork:
 
 def _whole(widths: Numbers) -> Numbers:
     return np.ceil(widths / BLOCK) * BLOCK
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates in the place of a time: what the knapsack has a budget of."""
+
+    model: CostModel
+
+    def milliseconds(self, counts: Counts) -> float:
+        """The whole network's."""
+        return self.model.macs(counts.astype(np.float64))
+
+    def along(self, counts: Counts, group: int, kept: Counts) -> Numbers:
+        """Those of the whole network less what they are now, where one group keeps each of some counts."""
+        return self.model.macs_along(counts.astype(np.float64), group, kept.astype(np.float64))
+
+    def neighbours(self, group: int) -> list[int]:
+        """The groups that share a layer with a group."""
+        return self.model.neighbours(group)

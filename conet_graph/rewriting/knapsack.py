@@ -60,7 +60,8 @@ def ranking_loss(scores: Numbers, groups: Sequence[Group]) -> Loss:
 class Knapsack:
     """Groups that may be narrowed, step by step.
 
-    ``steps`` is how many classes of a group come and go at once, ``least`` how many stay at least.
+    ``steps`` is how many classes of a group come and go at once, ``least`` how many stay at least,
+    ``rounds`` how often exchanges between groups are looked for.
     """
 
     time: TimeModel
@@ -69,6 +70,7 @@ class Knapsack:
     least: Counts
     most: Counts
     steps: Counts
+    rounds: int = ROUNDS
 
     def fill(self, budget: float) -> Counts | None:
         """The widths of least loss that take no longer than the budget; None if none are fast enough."""
@@ -77,7 +79,7 @@ class Knapsack:
             return None
         counts = self._narrowed(counts, budget)
         counts = self._widened(counts, budget)
-        for _ in range(ROUNDS if np.count_nonzero(self.movable) <= MANY else 0):
+        for _ in range(self.rounds if np.count_nonzero(self.movable) <= MANY else 0):
             better = self._exchanged(counts, budget)
             if better is None:
                 break

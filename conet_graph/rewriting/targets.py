@@ -26,7 +26,7 @@ from conet_graph.rewriting.alignment import (
     block_steps,
     step_ladder,
 )
-from conet_graph.rewriting.block_work import BlockWork
+from conet_graph.rewriting.block_work import BlockWork, Macs
 from conet_graph.rewriting.fitting import CLOSE, Fit
 from conet_graph.rewriting.knapsack import Knapsack, Loss, TimeModel, ranking_loss
 from conet_graph.rewriting.knowledge import Knowledge
@@ -65,7 +65,7 @@ class WidthRequest:
     least loss (known, or else by the ranking) that take no longer than ``latency_ms``.
 
     Widths that a target chooses are multiples of what suits ``runtime`` (a name of ``alignment.PRESETS``; by
-    default of 8, for a size without knowledge of 16 where that suits: ``alignment.block_steps``), in smaller
+    default of 8, for MACs without knowledge of 16 where that pays: ``alignment.block_steps``), in smaller
     steps where a group is narrow or the target would be missed. With ``multiple_of`` they are multiples of
     that, whatever is missed. ``widths`` are taken as they are.
     """
@@ -155,7 +155,6 @@ class _Chooser:
             alignment = replace(alignment, wide=1)
         self.ladder = step_ladder(graph, alignment)
         self.steps = self.ladder[0]
-        self.least_share = 0.0  # of a group's classes: what stays at least
 
     def _by_weights(self, seed: int = 0) -> NDArray[np.float64]:
         return below_the_living(self.graph, importance(self.graph, self.request.importance, seed))
@@ -293,33 +292,20 @@ class _Chooser:
         if measure(counts) <= goal:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
-        return self._fitted(counts, measure, goal, what)
+        reached = self._fitted(counts, measure, goal, what)
+        return reached if request.macs is None else self._in_blocks(reached, counts, measure, goal)
 
-    def _fitted(self, counts: Copies, measure: Measure, goal: float, what: str) -> Copies:
-        """The widths that come closest to a goal below, in whole blocks where that saves runtimes work."""
-        request = self.request
-        ladder = [(steps, 0.0) for steps in self.ladder]
-        reached = self._climbed(ladder, counts, measure, goal, what)
-        if request.multiple_of or request.runtime or request.uniform or self.known:
-            return reached
-        work = BlockWork(counting(self.graph, request.input_shapes).of(self.graph))
-        blocks = [(steps, KEPT_IN_BLOCKS) for steps in block_steps(self.graph)]
-        for rungs in (blocks[1:], blocks):
-            tried = self._climbed([*rungs, *ladder], counts, measure, goal, what)
-            if work.at(tried) < PAYS * work.at(reached):
-                reached = tried
-        return reached
-
-    def _climbed(
-        self, rungs: list[tuple[Copies, float]], counts: Copies, measure: Measure, goal: float, what: str
+    def _fitted(
+        self, counts: Copies, measure: Measure, goal: float, what: str, reached: Copies | None = None
     ) -> Copies:
         """The widths that come closest to a goal below, in the largest steps that come near it.
 
-        Each rung: steps, and the share of every group's classes that stays while they are taken.
+        ``reached`` is what to go on from: widths that meet the goal already.
         """
-        reached: Copies | None = None
-        for steps, share in rungs:
-            self.steps, self.least_share = steps, share
+        if reached is not None and measure(reached) >= NEAR * goal:
+            return reached
+        for steps in self.ladder:
+            self.steps = steps
             least = self._narrowest(counts)
             if reached is None:
                 if steps is not self.ladder[-1] and measure(least) > goal:
@@ -332,6 +318,25 @@ class _Chooser:
             if measure(reached) >= NEAR * goal:
                 break
         assert reached is not None
+        return reached
+
+    def _in_blocks(self, reached: Copies, counts: Copies, measure: Measure, goal: float) -> Copies:
+        """Widths in whole blocks, of the least loss, where they save runtimes work; else what was reached."""
+        request, model = self.request, self._costs()
+        if request.multiple_of or request.runtime or request.uniform or self.known:
+            return reached
+        work = BlockWork(model.graph)
+        for steps in block_steps(self.graph):
+            self.steps = steps
+            share = np.ceil(KEPT_IN_BLOCKS * counts / steps).astype(np.int64) * steps
+            least = np.minimum(np.maximum(self._narrowest(counts), share), counts)
+            loss = ranking_loss(self.scores, self.groups)
+            kept = Knapsack(Macs(model), loss, self.movable, least, counts, steps, rounds=0).fill(goal)
+            if kept is None:
+                continue
+            tried = self._fitted(counts, measure, goal, "MACs", kept)
+            if work.at(tried) < PAYS * work.at(reached):
+                reached = tried
         return reached
 
     def _countable(self) -> Graph:
@@ -426,9 +431,7 @@ class _Chooser:
     def _narrowest(self, counts: Copies) -> Copies:
         least = counts.copy()
         for k in np.flatnonzero(self.movable).tolist():
-            step = int(self.steps[k])
-            share = int(np.ceil(self.least_share * counts[k] / step)) * step
-            least[k] = min(max(self._least(k, step), share), counts[k])
+            least[k] = min(self._least(k, int(self.steps[k])), counts[k])
         return least
 
     def _drop_order(self, counts: Copies, least: Copies) -> Copies:

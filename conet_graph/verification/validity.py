@@ -15,6 +15,7 @@ from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import copy_light
 from conet_graph.ir.schemas import STILL_RUN
 from conet_graph.passes import structured
+from conet_graph.verification.pair import file_session, runs
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
 
@@ -56,6 +57,11 @@ def check_valid(
         report.shape_inference = fault
         if _shape_fault(graph.loaded.proto) is None:
             report.fail(f"strict shape inference, which the original passes: {fault}")
+            original = file_session(graph, path.parent)
+            if original is None or not runs(original, 1):
+                # What onnx sees in the rewritten file was wrong in the original, out of its sight.
+                report.fail("ONNX Runtime does not run the original")
+                report.original_is_sound = False
 
 
 def _passes_checker(graph: Graph) -> bool:

@@ -46,11 +46,14 @@ def why_it_failed(tracker: Tracker, op: Operator, error: Exception) -> str:
 
 def _names_no_axis(tracker: Tracker, op: Operator) -> bool:
     """Whether an attribute names an axis beyond the rank of the first input, as onnx lets some do."""
-    value, axis = op.input(0), op.attr("axis")
-    if not isinstance(axis, int) or not (value in tracker.values or tracker.is_constant(value)):
+    value, axis, order = op.input(0), op.attr("axis"), op.attr("perm")
+    if not (value in tracker.values or tracker.is_constant(value)):
         return False
     rank = tracker.rank(value)
-    return not -rank <= axis <= rank
+    named = [axis] if isinstance(axis, int) else []
+    if isinstance(order, list) and sorted(order) != list(range(rank)):
+        return True
+    return any(not -rank <= axis <= rank for axis in named)
 
 
 def contradicts_itself(graph: Graph, op: Operator) -> bool:

@@ -275,6 +275,36 @@ def test_outputs_that_say_nothing_are_refused() -> None:
         cg.plan(model, macs=0.5, calibrate={"x": RNG.standard_normal((48, 3, 6, 6)).astype(np.float32)})
 
 
+@pytest.mark.parametrize(("factor", "kind"), [("float s", np.float32), ("int64 s", np.int64)])
+def test_an_input_that_is_one_number_is_fed(factor: str, kind: type) -> None:
+    times = "c = Cast <to=1> (s)  y = Mul (p, c)"
+    model = network(
+        f"g (float[n,3,6,6] x, {factor}) => (float[m,k,i,j] y)"
+        f" {{ a0 = Conv (x, w0)  h = Relu (a0)  p = Conv (h, w, b)  {times} }}",
+        {"w0": weight(8, 3, 1, 1), "w": weight(5, 8, 1, 1), "b": weight(5)},
+    )
+    x = RNG.standard_normal((40, 3, 6, 6)).astype(np.float32)
+    made = cg.plan(model, widths={"a0": 4}, calibrate={"x": x, "s": np.arange(1, 41).astype(kind)})
+    assert made.refit is not None
+    refitted, ranked = made.refit.errors["refitted"], made.refit.errors["ranked"]
+    assert refitted is not None
+    assert ranked is not None
+    assert refitted < 0.5 * ranked
+
+
+def test_a_network_without_anything_to_narrow_is_refused_as_without_inputs() -> None:
+    model = network(
+        "g (float[n,3,6,6] x) => (float[m,k,i,j] y) { y = Conv (x, w, b) }",
+        {"w": weight(5, 3, 1, 1), "b": weight(5)},
+    )
+    said = []
+    for data in (None, {"x": RNG.standard_normal((40, 3, 6, 6)).astype(np.float32)}):
+        with pytest.raises(Refused) as caught:
+            cg.plan(model, macs=0.5, calibrate=data)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_a_layer_too_large_to_be_fitted_is_compensated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a Flatten 288 features, of 40 inputs: what follows from the channels that stay is found."""
     monkeypatch.setattr("conet_graph.calibration.large.MOST_FEATURES", 100)
