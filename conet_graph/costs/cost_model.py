@@ -90,7 +90,7 @@ class CostModel:
         """MACs less those at ``counts``, where one group keeps each of some numbers of classes."""
         terms = self._macs_of[group]
         rows, lengths = self._macs.rows[terms], self._lengths.at(counts)
-        more = np.append(self._gains[:, group], 0.0)[rows] * (kept - counts[group])[:, None, None]
+        more = np.append(self._lengths.gains[:, group], 0.0)[rows] * (kept - counts[group])[:, None, None]
         products = np.prod(np.rint(lengths[rows] + more), axis=-1)
         now = np.prod(lengths[rows], axis=-1)
         found: Counts = (products - now) @ self._macs.factors[terms]
@@ -99,21 +99,13 @@ class CostModel:
     def neighbours(self, group: int) -> list[int]:
         """The groups that layers share with a group, itself among them."""
         rows = np.unique(self._macs.rows[self._macs_of[group]])
-        moving = np.flatnonzero(np.any(self._gains[rows[rows >= 0]] != 0, axis=0))
+        moving = np.flatnonzero(np.any(self._lengths.gains[rows[rows >= 0]] != 0, axis=0))
         return sorted({group, *moving.tolist()})
-
-    @cached_property
-    def _gains(self) -> Counts:
-        """Positions of each length that a class of each group brings."""
-        gains = np.zeros((len(self._lengths.fixed), len(self.channels.groups)))
-        for row, group, positions in self._lengths.entries:
-            gains[row, group] += positions
-        return gains
 
     @cached_property
     def _macs_of(self) -> list[Ids]:
         """For each group the layers whose MACs change with it."""
-        moves = np.concatenate([self._gains != 0, np.zeros((1, len(self.channels.groups)), np.bool_)])
+        moves = np.concatenate([self._lengths.gains != 0, np.zeros((1, len(self.channels.groups)), np.bool_)])
         touched = np.asarray(moves[self._macs.rows].any(axis=1))
         return [np.flatnonzero(touched[:, group]) for group in range(len(self.channels.groups))]
 
@@ -254,6 +246,14 @@ class Lengths:
         moving = np.bincount(rows, classes * counts[columns], len(self.fixed))
         lengths = np.asarray(self.fixed) + moving
         return np.append(np.rint(lengths), 1.0)
+
+    @cached_property
+    def gains(self) -> Counts:
+        """Positions of each length that a class of each group brings, once all lengths are known."""
+        gains = np.zeros((len(self.fixed), len(self.channels.groups)))
+        for row, group, positions in self.entries:
+            gains[row, group] += positions
+        return gains
 
     @cached_property
     def _entries(self) -> tuple[Ids, Ids, Counts]:

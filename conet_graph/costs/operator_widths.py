@@ -35,9 +35,7 @@ class Widths:
         filled = [[[*row, *[-1] * (longest - len(row))] for row in pair] for pair in rows]
         self._table = np.array(filled, np.int64).reshape(len(rows), 2, longest)
         self._fixed = np.array(self._lengths.fixed)
-        self._gains = np.zeros((len(self._fixed), len(self.now)))
-        for row, group, each in self._lengths.entries:
-            self._gains[row, group] += each
+        self._gains = self._lengths.gains
 
     def at(self, counts: Counts, places: Places | None = None) -> tuple[Numbers, Numbers]:
         """The first and second widths of operators (all, or those at some places), for one or more counts."""

@@ -50,10 +50,9 @@ def _names_no_axis(tracker: Tracker, op: Operator) -> bool:
     if not (value in tracker.values or tracker.is_constant(value)):
         return False
     rank = tracker.rank(value)
-    named = [axis] if isinstance(axis, int) else []
     if isinstance(order, list) and sorted(order) != list(range(rank)):
         return True
-    return any(not -rank <= axis <= rank for axis in named)
+    return isinstance(axis, int) and not -rank <= axis <= rank
 
 
 def contradicts_itself(graph: Graph, op: Operator) -> bool:
