@@ -293,7 +293,7 @@ class _Chooser:
             # Named widths may have met a target below the original already.
             return self._widened(counts, measure, goal, what) if goal > original else counts
         reached = self._fitted(counts, measure, goal, what)
-        return reached if request.macs is None else self._in_blocks(reached, counts, measure, goal)
+        return reached if request.macs is None else self._in_blocks(reached, counts, model, measure, goal)
 
     def _fitted(
         self, counts: Copies, measure: Measure, goal: float, what: str, reached: Copies | None = None
@@ -320,18 +320,19 @@ class _Chooser:
         assert reached is not None
         return reached
 
-    def _in_blocks(self, reached: Copies, counts: Copies, measure: Measure, goal: float) -> Copies:
+    def _in_blocks(
+        self, reached: Copies, counts: Copies, model: CostModel, measure: Measure, goal: float
+    ) -> Copies:
         """Widths in whole blocks, of the least loss, where they save runtimes work; else what was reached."""
-        request, model = self.request, self._costs()
+        request = self.request
         if request.multiple_of or request.runtime or request.uniform or self.known:
             return reached
-        work = BlockWork(model.graph)
+        work, loss, macs = BlockWork(model.graph), ranking_loss(self.scores, self.groups), Macs(model)
         for steps in block_steps(self.graph):
             self.steps = steps
             share = np.ceil(KEPT_IN_BLOCKS * counts / steps).astype(np.int64) * steps
             least = np.minimum(np.maximum(self._narrowest(counts), share), counts)
-            loss = ranking_loss(self.scores, self.groups)
-            kept = Knapsack(Macs(model), loss, self.movable, least, counts, steps, rounds=0).fill(goal)
+            kept = Knapsack(macs, loss, self.movable, least, counts, steps, rounds=0).fill(goal)
             if kept is None:
                 continue
             tried = self._fitted(counts, measure, goal, "MACs", kept)
