@@ -8,14 +8,15 @@ Each curve is scaled by what its step really cost, and the widths are chosen aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.calibration.output_error import Judge
-from conet_graph.calibration.refit import Covariances, refit
+from conet_graph.calibration.refit import Covariances, Tick, refit
+from conet_graph.calibration.side_by_side import Workers, workers
 from conet_graph.calibration.stages import Feeds
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.tie_channels import CHANNELS
@@ -44,11 +45,31 @@ class Trials:
         """The error of the outputs with these copies of each class."""
         key = copies.tobytes()
         if key not in self.known:
-            layout = lay_out(self.graph, copies)
-            model = rewrite_model(self.graph, layout)
-            made = refit(self.graph, layout, model, self.feeds, quick=True, covariances=self.covariances)
-            self.known[key] = self.judge.error(made.applied(model))
+            self.measure([copies])
         return self.known[key]
+
+    def measure(self, choices: Iterable[Copies], tick: Tick = lambda share: None) -> None:
+        """Measure the errors of all these that are not known, side by side."""
+        wanted = {key: copies for copies in choices if (key := copies.tobytes()) not in self.known}
+        with workers(len(wanted)) as pool:
+            errors = pool.map(lambda copies: self._error(copies, pool), list(wanted.values()))
+            for done, (key, error) in enumerate(zip(wanted, errors, strict=True), 1):
+                self.known[key] = error
+                tick(done / len(wanted))
+
+    def _error(self, copies: Copies, pool: Workers) -> float:
+        layout = lay_out(self.graph, copies)
+        model = rewrite_model(self.graph, layout)
+        made = refit(
+            self.graph,
+            layout,
+            model,
+            self.feeds,
+            lambda share: pool.go_on(),
+            quick=True,
+            covariances=self.covariances,
+        )
+        return self.judge.error(made.applied(model))
 
 
 def sharpened(
@@ -57,7 +78,7 @@ def sharpened(
     steps: Counts,
     sets: list[list[int]],
     trials: Trials,
-    tick: Callable[[float], None] = lambda share: None,
+    tick: Tick = lambda share: None,
 ) -> list[Knowledge]:
     """What is known of the channels, with each loss curve in units of the outputs' error.
 
@@ -72,15 +93,17 @@ def sharpened(
         tick: called after each set, with the share of them that is done.
 
     """
+    moves = {
+        number: move
+        for number, groups in enumerate(sets)
+        if (move := _move(trials.graph, known, copies, steps, groups)) is not None
+    }
+    trials.measure([copies, *(move.copies for move in moves.values())], tick)
     start = trials.error(copies)
-    slopes: dict[int, float] = {}
-    for done, numbers in enumerate(sets, 1):
-        for sign in (-1, 1):  # a set that is as narrow as it can be is widened
-            moved, predicted = _moved(trials.graph, known, copies, steps, numbers, sign)
-            if predicted > 0:
-                slopes[done - 1] = max(-sign * (trials.error(moved) - start), 0.0) / predicted
-                break
-        tick(done / len(sets))
+    slopes = {
+        number: max(move.sign * (trials.error(move.copies) - start), 0.0) / move.predicted
+        for number, move in moves.items()
+    }
     positive = [slope for slope in slopes.values() if slope > 0 and np.isfinite(slope)]
     if not positive:
         return []
@@ -105,15 +128,33 @@ def neighbours(numbers: list[int], most: int) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(np.array(numbers, np.int64), count)] if count else []
 
 
+@dataclass(frozen=True)
+class _Move:
+    """Copies with some groups a step narrower (``sign`` 1) or wider (-1), and how far losses should move."""
+
+    copies: Copies
+    sign: int
+    predicted: float
+
+
+def _move(graph: Graph, known: Knowledge, copies: Copies, steps: Counts, numbers: list[int]) -> _Move | None:
+    """Groups a step narrower; wider where they are as narrow as can be; None where neither changes a loss."""
+    for sign in (1, -1):
+        made, predicted = _moved(graph, known, copies, steps, numbers, sign)
+        if predicted > 0:
+            return _Move(made, sign, predicted)
+    return None
+
+
 def _moved(
     graph: Graph, known: Knowledge, copies: Copies, steps: Counts, numbers: list[int], sign: int
 ) -> tuple[Copies, float]:
-    """Copies with groups one step narrower (-1) or wider (1), where that can be, and the predicted change."""
+    """Copies with groups one step narrower (1) or wider (-1), where that can be, and the predicted change."""
     made, predicted = copies.copy(), 0.0
     for k in numbers:
         classes = graph.result(CHANNELS).groups[k].classes
         have, step = int((copies[classes] > 0).sum()), int(steps[k])
-        want = (-(-have // step) - 1) * step if sign < 0 else min((have // step + 1) * step, len(classes))
+        want = (-(-have // step) - 1) * step if sign > 0 else min((have // step + 1) * step, len(classes))
         if want == have or want < 1:
             continue
         best = np.argsort(-known.scores[classes], kind="stable")[:want]

@@ -219,11 +219,8 @@ class _Offers:
         """The choice with the least error; nothing is measured where all are the same."""
         if len({copies.tobytes() for copies in self.made.values()}) == 1:
             return next(iter(self.made))
-        errors: dict[str, float] = {}
-        for number, (name, copies) in enumerate(self.made.items(), 1):
-            errors[name] = self.trials.error(copies)
-            tick(number / len(self.made))
-        return min(errors, key=lambda name: errors[name])
+        self.trials.measure(self.made.values(), tick)
+        return min(self.made, key=lambda name: self.trials.error(self.made[name]))
 
     def tried(self) -> dict[str, float]:
         """The errors that were measured."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.calibration.gram import System
+from conet_graph.calibration.side_by_side import Workers, workers
 from conet_graph.calibration.solving import Doubles, Solver
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.shapes.constant_values import value_of
@@ -24,6 +25,8 @@ Floats = NDArray[np.float32]
 ROUNDS, MOST_WORK = (4, 8), 4e10
 # Numbers in the rows that are kept for it; layers with more are fitted without.
 MOST_HELD = 4e7
+# Rows that are gone through at once.
+AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,20 @@ def rectified(
     table = _Table(rows, system, bounds)
     held = system.xx @ start
     matrix = start + solve(system.xy - held)
-    bias = system.intercept(matrix)
-    plain = before = ahead = Fit(matrix, bias)
+    plain = before = ahead = Fit(matrix, system.intercept(matrix))
     least = np.inf
-    for number in range(table.rounds(system)):
-        target, error = table.nearest(ahead)
-        least = error if number == 0 else least
-        mean = target.mean(1, dtype=np.float64)
-        target -= mean[:, None].astype(np.float32)
-        xy = (np.swapaxes(table.x, 1, 2) @ target).astype(np.float64) / table.x.shape[1]
-        matrix = start + solve(xy - held)
-        bias = mean - (system.mean_x[:, None] @ matrix)[:, 0]
-        # The next round begins beyond this one's end (Beck and Teboulle's FISTA).
-        momentum = number / (number + 3)
-        now = Fit(matrix, bias)
-        ahead = Fit(matrix + momentum * (matrix - before.matrix), bias + momentum * (bias - before.bias))
-        before = now
-    helps = table.nearest(before)[1] < least
+    with workers(table.x.shape[1] // AT_ONCE) as pool:
+        for number in range(table.rounds(system)):
+            nearest = table.nearest(ahead, pool)
+            least = nearest.error if number == 0 else least
+            matrix = start + solve(nearest.xy - held)
+            bias = nearest.mean - (system.mean_x[:, None] @ matrix)[:, 0]
+            # The next round begins beyond this one's end (Beck and Teboulle's FISTA).
+            momentum = number / (number + 3)
+            now = Fit(matrix, bias)
+            ahead = Fit(matrix + momentum * (matrix - before.matrix), bias + momentum * (bias - before.bias))
+            before = now
+        helps = table.nearest(before, pool).error < least
     return (before.matrix, before.bias) if helps else (plain.matrix, plain.bias)
 
 
@@ -120,36 +120,75 @@ class Fit:
     bias: Doubles
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """The outputs nearest to a fit's that count as right, summed up over the rows.
+
+    Attributes:
+        xy: mean products [b, F, O] of the features with them, both about their means.
+        mean: their mean [b, O].
+        error: their mean square distance from the fit's.
+
+    """
+
+    xy: Doubles
+    mean: Doubles
+    error: float
+
+
 class _Table:
-    """The rows of a fit side by side: features about their mean [b, n, F], and what is wanted behind them."""
+    """The rows of a fit: features about their mean [b, n, F], and what is wanted behind them [b, n, O].
+
+    They are gone through a few hundred at a time: so what is computed for a few stays in the cache.
+    """
 
     def __init__(self, rows: Rows, system: System, bounds: Bounds) -> None:
         self.mean_x = system.mean_x[:, None]
         self.x = np.concatenate([part[0] for part in rows.parts], axis=1)
         self.x -= self.mean_x.astype(np.float32)
+        self.sum_x = self.x.sum(1, dtype=np.float64)
         y = np.concatenate([part[1] for part in rows.parts], axis=1)
+        self.about = y.mean(1, keepdims=True)  # sums about it lose no digits
         others = [part[2] for part in rows.parts if part[2] is not None]
-        self.other = np.concatenate(others, axis=1) if others else np.zeros((1, 1, 1), np.float32)
-        self.wanted = y + self.other
-        cuts = [
-            (self.wanted <= bounds.low, np.minimum, bounds.low),
-            (self.wanted >= bounds.high, np.maximum, bounds.high),
-        ]
-        self.cuts = [cut for cut in cuts if np.isfinite(cut[2])]
+        self.other = np.concatenate(others, axis=1) if others else None
+        self.wanted = y if self.other is None else y + self.other
+        self.bounds = bounds
 
     def rounds(self, system: System) -> int:
         """How often the fit is made again: of a large layer less often."""
         one = 2 * self.x.size * system.xy.shape[2]
         return int(np.clip(MOST_WORK // max(one, 1), *ROUNDS))
 
-    def nearest(self, fit: Fit) -> tuple[Floats, float]:
-        """The outputs nearest to a fit's that count as right [b, n, O], and their mean square distance."""
-        have = self.x @ fit.matrix.astype(np.float32)
-        have += (fit.bias[:, None] + self.mean_x @ fit.matrix).astype(np.float32)
-        have += self.other
-        target = self.wanted.copy()
-        for cut, nearer, bound in self.cuts:
-            np.copyto(target, nearer(have, np.float32(bound)), where=cut)
-        have -= target
-        target -= self.other
-        return target, float(np.square(have, out=have).mean(dtype=np.float64))
+    def nearest(self, fit: Fit, pool: Workers) -> Nearest:
+        """The outputs nearest to a fit's that count as right: what is cut off anyhow is free."""
+        matrix = fit.matrix.astype(np.float32)
+        bias = (fit.bias[:, None] + self.mean_x @ fit.matrix).astype(np.float32)
+        count = self.x.shape[1]
+        xy, y, error = np.zeros(fit.matrix.shape), np.zeros(fit.bias.shape), 0.0
+        starts = range(0, count, AT_ONCE)
+        shares = [starts[k :: pool.count] for k in range(min(pool.count, len(starts)))]
+        for part in pool.map(lambda share: self._summed(share, matrix, bias), shares):
+            xy, y, error = xy + part[0], y + part[1], error + part[2]
+        mean = y / count
+        xy = (xy - self.sum_x[:, :, None] * mean[:, None]) / count
+        return Nearest(xy, mean + self.about[:, 0], error / (count * bias.size))
+
+    def _summed(self, starts: range, matrix: Floats, bias: Floats) -> tuple[Doubles, Doubles, float]:
+        """Over some of the rows: the products of features and nearest outputs, these, and their distances."""
+        xy, y, error = np.zeros(matrix.shape), np.zeros(bias[:, 0].shape), 0.0
+        for first in starts:
+            here = np.s_[:, first : first + AT_ONCE]
+            x, target, low, high = self.x[here], self.wanted[here].copy(), self.bounds.low, self.bounds.high
+            other = 0.0 if self.other is None else self.other[here]
+            have = x @ matrix + bias + other
+            if np.isfinite(low):
+                np.minimum(have, low, out=target, where=target <= low)
+            if np.isfinite(high):
+                np.maximum(have, high, out=target, where=target >= high)
+            have -= target
+            error += float(np.vdot(have, have))
+            target -= other
+            target -= self.about
+            y += target.sum(1, dtype=np.float64)
+            xy += np.swapaxes(x, 1, 2) @ target
+        return xy, y, error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from conet_graph.calibration.float32 import in_float32
+from conet_graph.calibration.side_by_side import own_threads
 from conet_graph.ir.errors import ConetGraphError, Refused
 from conet_graph.ir.forked import doing
 from conet_graph.ir.graph import read_inside
@@ -188,6 +189,7 @@ def opened(model: onnx.ModelProto) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     # Threads that wait for the next run spin, and take the cores from what is computed in between.
+    options.intra_op_num_threads = own_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     doing("ONNX Runtime", "loading the network to calibrate it")
     with _refusing():

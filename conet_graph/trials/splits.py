@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from conet_graph.ir.cores import cores
 from conet_graph.ir.errors import BadUsage, shown
 from conet_graph.trials.randomness import seed_of
 
@@ -123,8 +124,7 @@ class FileSplit:
 
 def default_workers() -> int:
     """Worker processes for decoding: a core each, those shared out among the processes torchrun started."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 # One image to decode: its number, and a seed of its own, which makes its crop independent of the worker.
