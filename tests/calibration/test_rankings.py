@@ -12,6 +12,7 @@ from conet_graph.calibration.elimination import eliminate
 from conet_graph.calibration.gradients import GRADIENTS, sensitivities
 from conet_graph.calibration.gram import Moments, shrunk
 from conet_graph.calibration.importance import RANKINGS, knowledge_of
+from conet_graph.calibration.side_by_side import Workers
 from conet_graph.calibration.statistics import Reading, readings
 from conet_graph.ir.errors import BadUsage
 from conet_graph.ir.graph import Graph
@@ -190,7 +191,7 @@ def test_curves_get_the_slopes_that_are_measured() -> None:
     price = dict(zip(numbers, (1.0, 2.0, 4.0), strict=True))
 
     class Measured(allocation.Trials):
-        def error(self, copies: Array) -> float:
+        def _error(self, copies: Array, pool: Workers) -> float:
             return 0.1 + sum(price[k] * int((copies[groups[k].classes] == 0).sum()) for k in numbers)
 
     scores = np.arange(len(graph.result(CHANNELS).units.frozen_class), dtype=np.float64)
