@@ -1,6 +1,8 @@
-"""How many calibration inputs are held at once: as many as memory is meant to take."""
+"""How many calibration inputs are held at once: as many as memory is meant to take; and how it is reused."""
 
 from __future__ import annotations
+
+import ctypes
 
 from conet_graph.calibration.inputs import Calibration, spread
 from conet_graph.calibration.stages import Stages
@@ -12,6 +14,9 @@ from conet_graph.passes.widths.rewidth import with_constants
 MOST_BYTES = 3 * 2**30
 # Runs that are kept nonetheless.
 LEAST_FEEDS = 2
+
+# Parameters of mallopt(3): what of the heap's end is given back at once, what is never part of the heap.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def within_memory(graph: Graph, data: Calibration) -> Calibration:
@@ -34,3 +39,15 @@ def within_memory(graph: Graph, data: Calibration) -> Calibration:
     fit = spread(data.fit, feeds)
     used = sum(len(next(iter(feed.values()))) for feed in [*fit, *data.aside])
     return Calibration(fit, data.aside, used)
+
+
+def reuse_memory() -> None:
+    """Let this process keep the memory of maps that are done with for the next ones, where glibc manages it.
+
+    It would give that back to the system and ask for it again, page by page: an eighth of the time. For a
+    process that does nothing else, as it never gets smaller again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_THRESHOLD, 2**30)

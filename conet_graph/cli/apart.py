@@ -63,8 +63,15 @@ def calibrated(work: Callable[[], bytes]) -> bytes:
     """
     if not _may_fork():
         return work()
+
+    def alone() -> bytes:
+        from conet_graph.calibration.memory import reuse_memory
+
+        reuse_memory()
+        return work()
+
     try:
-        return _apart(work)
+        return _apart(alone)
     except Crashed as crash:
         raise Refused(f"The network cannot be calibrated: {crash}.") from None
 
