@@ -33,11 +33,15 @@ STRENGTHS = (1.0, 0.5)
 
 @dataclass
 class Trials:
-    """Networks of chosen channels, refitted quickly, and the errors of their outputs, each measured once."""
+    """Networks of chosen channels, refitted quickly, and the errors of their outputs, each measured once.
+
+    ``at_once``: trials whose feature maps memory holds together.
+    """
 
     graph: Graph
     feeds: Feeds
     judge: Judge
+    at_once: int = 1
     known: dict[bytes, float] = field(default_factory=dict)
     covariances: Covariances = field(default_factory=dict)
 
@@ -51,7 +55,7 @@ class Trials:
     def measure(self, choices: Iterable[Copies], tick: Tick = lambda share: None) -> None:
         """Measure the errors of all these that are not known, side by side."""
         wanted = {key: copies for copies in choices if (key := copies.tobytes()) not in self.known}
-        with workers(len(wanted)) as pool:
+        with workers(min(len(wanted), self.at_once)) as pool:
             errors = pool.map(lambda copies: self._error(copies, pool), list(wanted.values()))
             for done, (key, error) in enumerate(zip(wanted, errors, strict=True), 1):
                 self.known[key] = error

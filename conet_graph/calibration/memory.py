@@ -19,11 +19,8 @@ LEAST_FEEDS = 2
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
-def within_memory(graph: Graph, data: Calibration) -> Calibration:
-    """The calibration inputs that can be held at once, spread over all of them.
-
-    A network of large maps has many rows in each input, so that fewer inputs tell as much.
-    """
+def feeds_held(graph: Graph, data: Calibration) -> int:
+    """How many calibration runs memory is meant to hold at once, by what one of them needs."""
     layers = graph.result(LAYERS)
     wanted = [v for layer in layers for v in (layer.op.input(layer.data_slot), layer.op.outputs[0])]
     stages = Stages(
@@ -33,12 +30,24 @@ def within_memory(graph: Graph, data: Calibration) -> Calibration:
         stages.run(stages.stage_of[layer.op.index])
         stages.let_go(layer.op.outputs[0])
         stages.let_go(layer.op.input(layer.data_slot))
-    feeds = max(MOST_BYTES // max(2 * stages.peak, 1), LEAST_FEEDS)
+    return max(MOST_BYTES // max(2 * stages.peak, 1), LEAST_FEEDS)
+
+
+def within(data: Calibration, feeds: int) -> Calibration:
+    """So many of the calibration runs, spread over all of them.
+
+    A network of large maps has many rows in each input, so that fewer inputs tell as much.
+    """
     if feeds >= len(data.fit):
         return data
     fit = spread(data.fit, feeds)
     used = sum(len(next(iter(feed.values()))) for feed in [*fit, *data.aside])
     return Calibration(fit, data.aside, used)
+
+
+def within_memory(graph: Graph, data: Calibration) -> Calibration:
+    """The calibration inputs that can be held at once."""
+    return within(data, feeds_held(graph, data))
 
 
 def reuse_memory() -> None:

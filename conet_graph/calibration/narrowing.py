@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from conet_graph.calibration.allocation import Trials, neighbours, sharpened
 from conet_graph.calibration.importance import BEST, BEST_OF, knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
-from conet_graph.calibration.memory import within_memory
+from conet_graph.calibration.memory import feeds_held, within, within_memory
 from conet_graph.calibration.output_error import Judge, judged_values
 from conet_graph.calibration.refit import refit
 from conet_graph.calibration.stages import Feeds
@@ -87,7 +87,8 @@ class Chooser:
 
         """
         self.graph, self.progress = graph, progress
-        self.data = data = within_memory(graph, data)
+        held = feeds_held(graph, data)
+        self.data = data = within(data, held)
         self.costs = costs_at(graph, data.sizes)
         counts = np.array([len(g.classes) for g in graph.result(CHANNELS).groups], np.float64)
         # A network whose multiply-accumulates cannot be counted is taken for a small one.
@@ -103,7 +104,7 @@ class Chooser:
         self.nearby = min(max(worth - MOST_SETS, 0), NEARBY)
         tried_on, judged_on = _split(data, samples)
         judge = Judge(graph, with_constants(graph, {}), judged_values(graph), judged_on)
-        self.trials = Trials(graph, tried_on, judge)
+        self.trials = Trials(graph, tried_on, judge, at_once=max(held // len(tried_on), 1))
         self.known: dict[str, Knowledge] = {}
         self.sharp: dict[str, Knowledge] = {}
 

@@ -6,10 +6,12 @@ import threading
 import time
 from concurrent.futures import CancelledError
 
+import numpy as np
 import pytest
 
 from conet_graph.calibration import side_by_side
-from conet_graph.calibration.side_by_side import own_threads, workers
+from conet_graph.calibration.allocation import Copies, Trials
+from conet_graph.calibration.side_by_side import Workers, own_threads, workers
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +63,19 @@ def test_pieces_nobody_waits_for_end() -> None:
     with pytest.raises(ValueError, match="the first"), workers(2) as pool:
         list(pool.map(piece, [0, 1]))
     assert ended == [1]
+
+
+@pytest.mark.parametrize(("at_once", "count"), [(1, 1), (2, 2), (9, 3)])
+def test_as_many_trials_at_once_as_memory_holds(at_once: int, count: int) -> None:
+    counts = []
+
+    class Counted(Trials):
+        def _error(self, copies: Copies, pool: Workers) -> float:
+            counts.append(pool.count)
+            return float(copies.sum())
+
+    trials = Counted(None, [], None, at_once=at_once)  # type: ignore[arg-type]
+    three = [np.array([number]) for number in range(3)]
+    trials.measure([*three, *three])
+    assert counts == [count] * 3  # each is measured once
+    assert [trials.error(copies) for copies in three] == [0.0, 1.0, 2.0]
