@@ -164,6 +164,16 @@ def bias_factor(op: Node) -> float:
     return float(op.attr("beta", 1.0)) if record is not None and record.of_two_axes else 1.0
 
 
+def channel_axis(op: Node, rank: int) -> int:
+    """The axis of a feature map of this rank that a convolution or a pooling takes for its channels.
+
+    It is the second one; of some of ONNX Runtime's quantised operators the last (contrib operator docs).
+    """
+    kind = op.op_type
+    last = kind == "NhwcMaxPool" or (kind.startswith("QLinear") and op.attr("channels_last", 0))
+    return rank - 1 if last else 1
+
+
 def summed_axis(op: Node, slot: int, rank: int) -> int:
     """The axis of a layer's operand, data or weight, that is summed over.
 
@@ -175,7 +185,9 @@ def summed_axis(op: Node, slot: int, rank: int) -> int:
     """
     kind = op.op_type
     if kind in CONVOLUTIONS:
-        return 0 if CONVOLUTIONS[kind].transposed and slot == CONVOLUTIONS[kind].weight else 1
+        if slot == CONVOLUTIONS[kind].weight:
+            return 0 if CONVOLUTIONS[kind].transposed else 1
+        return channel_axis(op, rank)
     if kind in RECURRENT:
         return 2
     if rank < 2:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from conet_graph.ir.graph import Graph, Result
-from conet_graph.ir.operators import CONVOLUTIONS
+from conet_graph.ir.operators import CONVOLUTIONS, channel_axis
 from conet_graph.passes.channels.labels import in_copies, runs
 from conet_graph.passes.channels.units import Axis, Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
@@ -73,8 +73,9 @@ class _View:
                 continue
             for value in (layer.op.input(layer.data_slot), layer.op.outputs[0]):
                 shape = self.graph.shape(value)
-                if shape is not None and len(shape) > 1 and isinstance(shape[1], int):
-                    depths[value] = shape[1]
+                depth = shape[channel_axis(layer.op, len(shape))] if shape and len(shape) > 1 else None
+                if isinstance(depth, int):
+                    depths[value] = depth
         return depths
 
     def sizes(self, value: str, axes: list[Axis]) -> list[str]:

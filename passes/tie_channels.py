@@ -10,7 +10,7 @@ import numpy as np
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channels_of_weight, summed_axis
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channel_axis, channels_of_weight, summed_axis
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.distinct import distinct
@@ -165,7 +165,7 @@ def out_axis(tracker: Tracker, layer: Layer) -> Axis:
     if op.op_type in RECURRENT:
         return axes[-1]
     if op.op_type in CONVOLUTIONS:
-        return axes[1] if len(axes) > 1 else 0
+        return axes[channel_axis(op, len(axes))] if len(axes) > 1 else 0
     if layer.weight_slot > layer.data_slot:
         return axes[-1]
     return axes[-2] if len(axes) > 1 else axes[-1]

@@ -22,6 +22,7 @@ from conet_graph.ir.operators import (
     PRODUCTS,
     RECURRENT,
     WEIGHTED,
+    channel_axis,
     spelled_out,
     summed_axis,
 )
@@ -136,7 +137,9 @@ def layer_macs(graph: Graph, layer: Layer) -> int | None:
         positions = graph.shape(at)
         if weight is None or positions is None:
             return None
-        return _product([_batch(positions[:1]), *positions[2:], *weight])
+        channels = channel_axis(op, len(positions))
+        pixels = (size for axis, size in enumerate(positions) if axis not in (0, channels))
+        return _product([_batch(positions[:1]), *pixels, *weight])
     if op.op_type in RECURRENT:
         x, w, r = (graph.shape(op.input(k)) for k in range(3))
         if x is None or w is None or r is None or len(x) < 2:

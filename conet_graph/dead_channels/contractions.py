@@ -12,7 +12,7 @@ from conet_graph.dead_channels.facts import Along, Facts
 from conet_graph.dead_channels.hearing import Hearing
 from conet_graph.dead_channels.sums import read_again, signed_sums
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor
+from conet_graph.ir.operators import CONVOLUTIONS, WEIGHTED, bias_factor, channel_axis
 from conet_graph.passes.shapes.constant_values import value_of
 
 
@@ -112,7 +112,7 @@ def _hears(facts: Facts, weight: tuple[str, int] | None, count: int) -> Hearing 
 def _outputs(facts: Facts, op: Operator, count: int) -> Ids | None:
     """The classes of a layer's outputs; None where they are not told apart."""
     rank = facts.rank(op.outputs[0]) or 1
-    ids = facts.ids(op.outputs[0], 1 if op.op_type in CONVOLUTIONS else rank - 1)
+    ids = facts.ids(op.outputs[0], channel_axis(op, rank) if op.op_type in CONVOLUTIONS else rank - 1)
     if ids is None or len(ids) != count:
         return None
     classes: Ids = facts.units.classes[ids]

@@ -6,8 +6,8 @@ import numpy as np
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
-from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT, WEIGHTED
-from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Tracker
+from conet_graph.ir.operators import CONVOLUTIONS, MICROSOFT, WEIGHTED, channel_axis
+from conet_graph.passes.channels.units import LONG, Axis, Ids, NoRule, Packed, Tracker
 from conet_graph.passes.rules.held import hold
 from conet_graph.passes.rules.registry import Table
 
@@ -66,7 +66,13 @@ def conv(t: Tracker, op: Operator) -> None:
     """Conv(X, W, B), and of integers; scales and zero points may lie along the outputs."""
     out = convolve(t, op)
     bind_others(t, op, out)
-    t.set(op, 0, [t.whole(op.input(0), 0), out, *window_axes(t, op, op.input(0))])
+    t.set(op, 0, behind(t, op, out, window_axes(t, op, op.input(0))))
+
+
+@handles(RULES, "QLinearConv", domain=MICROSOFT)
+def private_conv(t: Tracker, op: Operator) -> None:
+    """QLinearConv with its feature maps' channels last (`channels_last`); the weight is as ever."""
+    conv(t, op)
 
 
 @handles(RULES, "FusedConv", domain=MICROSOFT)
@@ -94,12 +100,13 @@ def convolve(t: Tracker, op: Operator) -> Axis:
     """The channel side of a convolution; returns the output's channels."""
     record = CONVOLUTIONS[op.op_type]
     data, x, w = record.data, op.input(record.data), op.input(record.weight)
-    group, units = op.attr("group", 1), t.axis(x, 1)
+    axis = channel_axis(op, t.rank(x))
+    group, units = op.attr("group", 1), t.axis(x, axis)
     _kernel_is_spatial(t, op, w, 2)
     per_group = t.dim(w, 1)
     if group == 1:
         t.bind(op, w, 1, units)
-        t.contract(op, data, 1, (w, 1))
+        t.contract(op, data, axis, (w, 1))
         return t.axis(w, 0)
     if isinstance(units, int):
         t.bind(op, w, 1, units)
@@ -121,7 +128,7 @@ def convolve(t: Tracker, op: Operator) -> Axis:
         t.bind(op, w, 1, 0)
         return out
     t.bind(op, w, 1, tie_rows(t, op, in_groups(units, group)))
-    t.contract(op, data, 1, (w, 1))
+    t.contract(op, data, axis, (w, 1))
     out = t.unit_by_unit(op, t.axis(w, 0), t.dim(w, 0))
     tie_rows(t, op, in_groups(out, group))
     return out
@@ -176,22 +183,36 @@ def _kernel_is_spatial(t: Tracker, op: Operator, w: str, first: int) -> None:
         t.bind(op, w, axis, 0)
 
 
+def behind(t: Tracker, op: Operator, channels: Axis, pixels: list[Axis]) -> list[Axis | Packed]:
+    """The axes of a feature map that an operator makes of its first input's images, in their order."""
+    made: list[Axis | Packed] = list(pixels)
+    made.insert(channel_axis(op, len(pixels) + 2) - 1, channels)
+    return [t.whole(op.input(0), 0), *made]
+
+
+def _pixels(t: Tracker, op: Operator, x: str) -> list[int]:
+    """The axes of a feature map that are neither images nor channels."""
+    rank = t.rank(x)
+    return [axis for axis in range(1, rank) if axis != channel_axis(op, rank)]
+
+
 def pixel_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:
-    """Output axes behind the channel axis where pixels are moved: channels folded into them stay."""
-    for axis in range(2, t.rank(x)):
+    """Output axes beside the channel axis where pixels are moved: channels folded into them stay."""
+    pixels = _pixels(t, op, x)
+    for axis in pixels:
         t.tie(op, t.axis(x, axis), 0)
-    return [0] * (t.rank(x) - 2)
+    return [0] * len(pixels)
 
 
 def window_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:
-    """Output axes behind the channel axis of an operator that slides a window.
+    """Output axes beside the channel axis of an operator that slides a window.
 
     A window that slides along channels (the 1-D convolution of an ECA block) keeps their number when
     its stride is 1 and its padding keeps the length; else the channels are frozen.
     """
     axes: list[Axis] = []
     output = op.outputs[0]
-    for axis in range(2, t.rank(x)):
+    for axis in _pixels(t, op, x):
         units = t.axis(x, axis)
         if isinstance(units, int):
             axes.append(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
-from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.channels.units import NoRule, Tracker
-from conet_graph.passes.rules.conv import pixel_axes, window_axes
+from conet_graph.ir.operators import MICROSOFT, channel_axis
+from conet_graph.passes.channels.units import Tracker
+from conet_graph.passes.rules.conv import behind, pixel_axes, window_axes
 from conet_graph.passes.rules.held import hold, hold_axis
 from conet_graph.passes.rules.registry import Table
 
@@ -41,13 +41,11 @@ def global_pool(t: Tracker, op: Operator) -> None:
     t.set(op, 0, [*axes[:2], *[0] * (len(axes) - 2)])
 
 
-@handles(RULES, "QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+@handles(RULES, "NhwcMaxPool", "QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def qlinear_pool(t: Tracker, op: Operator) -> None:
-    """Quantised pooling in NCHW."""
-    if op.attr("channels_last", 0):
-        raise NoRule("it works with channels last")
-    axes = t.axes(op.input(0))
-    t.set(op, 0, [*axes[:2], *pixel_axes(t, op, op.input(0))])
+    """Quantised pooling, its channels second or last."""
+    x = op.input(0)
+    t.set(op, 0, behind(t, op, t.axis(x, channel_axis(op, t.rank(x))), pixel_axes(t, op, x)))
 
 
 @handles(RULES, "RoiAlign", "MaxRoiPool")

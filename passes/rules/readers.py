@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, summed_axis
+from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, channel_axis, summed_axis
 from conet_graph.passes.channels.units import NoRule, Tracker
 from conet_graph.passes.rules import elementwise
 from conet_graph.passes.rules.reduce import reduced_axes
@@ -58,10 +58,10 @@ def _counted(t: Tracker, value: str) -> dict[int, int]:
 
 def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[int]]:
     """The axis that an operator reads as channels (-1: none), and those that it reads as pixels or images."""
-    if op.op_type in CONVOLUTIONS and slot == CONVOLUTIONS[op.op_type].data:
-        return 1, set(range(rank)) - {1}
-    if op.op_type in PIXEL_READERS and slot == 0:
-        return 1, set(range(rank)) - {1}
+    convolved = op.op_type in CONVOLUTIONS and slot == CONVOLUTIONS[op.op_type].data
+    if convolved or (op.op_type in PIXEL_READERS and slot == 0):
+        axis = channel_axis(op, rank)
+        return axis, set(range(rank)) - {axis}
     if op.op_type in PRODUCTS and slot in (PRODUCTS[op.op_type].data, PRODUCTS[op.op_type].weight):
         return summed_axis(op, slot, rank), set(range(rank - 2))
     if op.op_type == "Attention" and slot < 3:

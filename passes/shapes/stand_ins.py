@@ -10,7 +10,14 @@ import onnx
 from onnx import helper
 
 from conet_graph.ir.graph import Operator
-from conet_graph.ir.operators import MICROSOFT, PRIVATE_ELEMENTWISE, WEIGHTED, WeightedOperator, is_turned
+from conet_graph.ir.operators import (
+    MICROSOFT,
+    PRIVATE_ELEMENTWISE,
+    WEIGHTED,
+    WeightedOperator,
+    channel_axis,
+    is_turned,
+)
 from conet_graph.ir.schemas import EARLY, STILL_RUN
 
 # Operators whose output has the shape of the inputs at these slots, broadcast together.
@@ -47,15 +54,26 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
         return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
     record = WEIGHTED.get(op.op_type)
     if record is not None and op.domain == MICROSOFT:
-        return _plain_layer(op, record)
+        return _channels_second(op, _plain_layer(op, record))
     if op.op_type == "QLinearConcat":
         data = [ins[k] for k in range(2, len(ins), 3)]
         return [helper.make_node("Concat", data, out, axis=op.attr("axis", 1))]
-    if op.op_type == "QLinearGlobalAveragePool" and not op.attr("channels_last", 0):
-        return [helper.make_node("GlobalAveragePool", ins[:1], out)]
-    if op.op_type == "QLinearAveragePool" and not op.attr("channels_last", 0):
-        return [_plain(op, "AveragePool", ins[:1])]
-    return None
+    pooling = _POOLINGS.get(op.op_type)
+    return None if pooling is None else _channels_second(op, [_plain(op, pooling, ins[:1])])
+
+
+def _channels_second(op: Operator, nodes: list[onnx.NodeProto] | None) -> list[onnx.NodeProto] | None:
+    """A plain operator on feature maps, between transpositions where the private one has channels last."""
+    kernel = op.attr("kernel_shape", [0, 0])  # a global pooling does not say how many axes there are
+    rank = len(kernel) + 2
+    if nodes is None or channel_axis(op, rank) == 1:
+        return nodes
+    (node,) = nodes
+    before, after = f"{op.outputs[0]}/channels second/in", f"{op.outputs[0]}/channels second/out"
+    last, second = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+    turned = helper.make_node("Transpose", [node.input[0]], [before], perm=last)
+    node.input[0], node.output[0] = before, after
+    return [turned, node, helper.make_node("Transpose", [after], op.outputs[:1], perm=second)]
 
 
 def _plain_layer(op: Operator, record: WeightedOperator) -> list[onnx.NodeProto] | None:
@@ -70,6 +88,12 @@ def _plain_layer(op: Operator, record: WeightedOperator) -> list[onnx.NodeProto]
     return [_plain(op, record.plain, [op.input(record.data), op.input(record.weight)])]
 
 
+_POOLINGS = {
+    "NhwcMaxPool": "MaxPool",
+    "QLinearAveragePool": "AveragePool",
+    "QLinearGlobalAveragePool": "GlobalAveragePool",
+}
+
 _KEPT_ATTRS = {
     "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
     "Gemm": ("alpha", "beta", "transA", "transB"),
@@ -81,6 +105,7 @@ _KEPT_ATTRS = {
         "pads",
         "strides",
     ),
+    "MaxPool": ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"),
 }
 
 
