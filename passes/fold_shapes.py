@@ -17,7 +17,15 @@ from conet_graph.passes.plain_branches import inline_branches
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, write_full_gathers
 from conet_graph.passes.plain_means import write_means
 from conet_graph.passes.plain_operators import gather_rows, pad_in_pools
-from conet_graph.passes.shapes.shape_arithmetic import LONGEST, Entries, constant_entries, dim_of, evaluate
+from conet_graph.passes.shapes.constant_values import value_of
+from conet_graph.passes.shapes.shape_arithmetic import (
+    LONGEST,
+    MOST_AXES,
+    Entries,
+    constant_entries,
+    dim_of,
+    evaluate,
+)
 from conet_graph.passes.shapes.size_products import is_open, product, quotient
 
 # What exporters write in a roundabout way is written plainly first.
@@ -46,7 +54,7 @@ class FoldShapes:
         graph.known = {}
         for rewrite in PLAIN_FORMS:
             rewrite(graph)
-        folded = fill_vectors(graph)
+        folded = fill_vectors(graph) + _fold_scales(graph)
         for op in graph.operators:
             entries = evaluate(graph, op)
             if entries is None:
@@ -66,6 +74,27 @@ class FoldShapes:
         assign_slices(graph)
         drop_expands(graph)
         _tell_shapes(graph)
+
+
+def _fold_scales(graph: Graph) -> int:
+    """Make constants of scales that are computed from constants; how many became some.
+
+    Converters to half floats leave a Cast before them, as the operator takes float32 alone.
+    """
+    folded = 0
+    for op in graph.operators:
+        if op.op_type not in ("Resize", "Upsample") or op.domain:
+            continue
+        name = op.input(_scales_slot(op))
+        value = None if not name or name in graph.constants else value_of(graph, name)
+        if value is not None and value.ndim == 1 and value.size <= MOST_AXES:
+            _replace(graph, name, value)
+            folded += 1
+    return folded
+
+
+def _scales_slot(op: Operator) -> int:
+    return 1 if op.op_type == "Upsample" or len(op.inputs) == 2 else 2
 
 
 def _tell_shapes(graph: Graph) -> None:
@@ -118,8 +147,7 @@ def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Sha
 
 def _resized(graph: Graph, op: Operator, given: Shape) -> Shape | None:
     """The shape of a Resize's output: sizes that are known, and axes that keep theirs."""
-    old = op.op_type == "Upsample" or len(op.inputs) == 2
-    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (1 if old else 2, 3))
+    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (_scales_slot(op), 3))
     if op.attr("axes") is not None or len(given) not in (len(scales), len(sizes)):
         return None
     if sizes:

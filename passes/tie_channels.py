@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import onnx
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
@@ -62,6 +63,8 @@ class Channels:
 CHANNELS: Result[Channels] = Result("channels", "tie_channels")
 
 
+# What quantised weights are stored as.
+_BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 # Channels that only the file or a shape gives, such as an alphabet that symbols are compared with.
 UNPRODUCED = "no layer produces them: they are positions of a constant (kept by default)"
 
@@ -116,13 +119,17 @@ def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
 
 
 def _looked_up(graph: Graph) -> set[str]:
-    """Tables of floats of which the network's data pick rows: an embedding is a layer, and gives them out."""
-    return {
+    """Tables of weights of which the network's data pick rows: an embedding is a layer, and gives them out.
+
+    Those of floats, and of bytes: floats that were quantised. Longer whole numbers say where something is.
+    """
+    picked = [
         op.input(0)
         for op in graph.operators
         if op.op_type == "Gather" and not op.attr("axis", 0) and op.input(1) not in graph.derived
-        if op.input(0) in graph.constants and graph.constants[op.input(0)].is_float
-    }
+    ]
+    tables = {name: graph.constants[name] for name in picked if name in graph.constants}
+    return {name for name, table in tables.items() if table.is_float or table.tensor.data_type in _BYTES}
 
 
 def walk(tracker: Tracker) -> None:
