@@ -62,17 +62,15 @@ def bind_others(t: Tracker, op: Operator, to: Axis) -> None:
 
 
 @handles(RULES, "Conv", "ConvInteger", "QLinearConv")
+@handles(RULES, "QLinearConv", domain=MICROSOFT)
 def conv(t: Tracker, op: Operator) -> None:
-    """Conv(X, W, B), and of integers; scales and zero points may lie along the outputs."""
+    """Conv(X, W, B), and of integers; scales and zero points may lie along the outputs.
+
+    ONNX Runtime's own QLinearConv may have its feature maps' channels last; its weight is as ever.
+    """
     out = convolve(t, op)
     bind_others(t, op, out)
     t.set(op, 0, behind(t, op, out, window_axes(t, op, op.input(0))))
-
-
-@handles(RULES, "QLinearConv", domain=MICROSOFT)
-def private_conv(t: Tracker, op: Operator) -> None:
-    """QLinearConv with its feature maps' channels last (`channels_last`); the weight is as ever."""
-    conv(t, op)
 
 
 @handles(RULES, "FusedConv", domain=MICROSOFT)
