@@ -25,6 +25,7 @@ from conet_graph.passes.shapes.shape_arithmetic import (
     constant_entries,
     dim_of,
     evaluate,
+    scales_slot,
 )
 from conet_graph.passes.shapes.size_products import is_open, product, quotient
 
@@ -85,16 +86,12 @@ def _fold_scales(graph: Graph) -> int:
     for op in graph.operators:
         if op.op_type not in ("Resize", "Upsample") or op.domain:
             continue
-        name = op.input(_scales_slot(op))
+        name = op.input(scales_slot(op))
         value = None if not name or name in graph.constants else value_of(graph, name)
         if value is not None and value.ndim == 1 and value.size <= MOST_AXES:
             _replace(graph, name, value)
             folded += 1
     return folded
-
-
-def _scales_slot(op: Operator) -> int:
-    return 1 if op.op_type == "Upsample" or len(op.inputs) == 2 else 2
 
 
 def _tell_shapes(graph: Graph) -> None:
@@ -147,7 +144,7 @@ def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Sha
 
 def _resized(graph: Graph, op: Operator, given: Shape) -> Shape | None:
     """The shape of a Resize's output: sizes that are known, and axes that keep theirs."""
-    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (_scales_slot(op), 3))
+    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (scales_slot(op), 3))
     if op.attr("axes") is not None or len(given) not in (len(scales), len(sizes)):
         return None
     if sizes:

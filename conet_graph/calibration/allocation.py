@@ -94,7 +94,7 @@ def sharpened(
         steps: how many classes of each group come and go at once.
         sets: numbers of groups that are measured together.
         trials: to measure with.
-        tick: called after each set, with the share of them that is done.
+        tick: called after each measurement, with the share of them that is done.
 
     """
     moves = {
@@ -144,16 +144,16 @@ class _Move:
 def _move(graph: Graph, known: Knowledge, copies: Copies, steps: Counts, numbers: list[int]) -> _Move | None:
     """Groups a step narrower; wider where they are as narrow as can be; None where neither changes a loss."""
     for sign in (1, -1):
-        made, predicted = _moved(graph, known, copies, steps, numbers, sign)
-        if predicted > 0:
-            return _Move(made, sign, predicted)
+        move = _moved(graph, known, copies, steps, numbers, sign)
+        if move.predicted > 0:
+            return move
     return None
 
 
 def _moved(
     graph: Graph, known: Knowledge, copies: Copies, steps: Counts, numbers: list[int], sign: int
-) -> tuple[Copies, float]:
-    """Copies with groups one step narrower (1) or wider (-1), where that can be, and the predicted change."""
+) -> _Move:
+    """Groups one step narrower (``sign`` 1) or wider (-1), where that can be."""
     made, predicted = copies.copy(), 0.0
     for k in numbers:
         classes = graph.result(CHANNELS).groups[k].classes
@@ -166,4 +166,4 @@ def _moved(
         made[classes[best]] = 1
         gone = len(classes) - want
         predicted += abs(known.loss(k, gone) - known.loss(k, len(classes) - have))
-    return made, predicted
+    return _Move(made, sign, predicted)

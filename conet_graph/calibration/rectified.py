@@ -139,7 +139,7 @@ class Nearest:
 class _Table:
     """The rows of a fit: features about their mean [b, n, F], and what is wanted behind them [b, n, O].
 
-    They are gone through a few hundred at a time: so what is computed for a few stays in the cache.
+    They are gone through a thousand at a time: so what is computed for a few stays in the cache.
     """
 
     def __init__(self, rows: Rows, system: System, bounds: Bounds) -> None:
@@ -166,7 +166,7 @@ class _Table:
         count = self.x.shape[1]
         xy, y, error = np.zeros(fit.matrix.shape), np.zeros(fit.bias.shape), 0.0
         starts = range(0, count, AT_ONCE)
-        shares = [starts[k :: pool.count] for k in range(min(pool.count, len(starts)))]
+        shares = [starts[k :: pool.count] for k in range(pool.count)]
         for part in pool.map(lambda share: self._summed(share, matrix, bias), shares):
             xy, y, error = xy + part[0], y + part[1], error + part[2]
         mean = y / count
@@ -180,7 +180,9 @@ class _Table:
             here = np.s_[:, first : first + AT_ONCE]
             x, target, low, high = self.x[here], self.wanted[here].copy(), self.bounds.low, self.bounds.high
             other = 0.0 if self.other is None else self.other[here]
-            have = x @ matrix + bias + other
+            have = x @ matrix
+            have += bias
+            have += other
             if np.isfinite(low):
                 np.minimum(have, low, out=target, where=target <= low)
             if np.isfinite(high):

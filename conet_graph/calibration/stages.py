@@ -188,8 +188,8 @@ def opened(model: onnx.ModelProto) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Threads that wait for the next run spin, and take the cores from what is computed in between.
     options.intra_op_num_threads = own_threads()
+    # Threads that wait for the next run spin, and take the cores from what is computed in between.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     doing("ONNX Runtime", "loading the network to calibrate it")
     with _refusing():

@@ -191,7 +191,8 @@ def behind(t: Tracker, op: Operator, channels: Axis, pixels: list[Axis]) -> list
 def _pixels(t: Tracker, op: Operator, x: str) -> list[int]:
     """The axes of a feature map that are neither images nor channels."""
     rank = t.rank(x)
-    return [axis for axis in range(1, rank) if axis != channel_axis(op, rank)]
+    channels = channel_axis(op, rank)
+    return [axis for axis in range(1, rank) if axis != channels]
 
 
 def pixel_axes(t: Tracker, op: Operator, x: str) -> list[Axis]:

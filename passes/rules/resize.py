@@ -6,6 +6,7 @@ from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.units import Axis, Tracker
 from conet_graph.passes.rules.registry import Table
+from conet_graph.passes.shapes.shape_arithmetic import scales_slot
 
 RULES: Table = {}
 
@@ -40,11 +41,8 @@ def _is_kept(t: Tracker, op: Operator, axis: int, rank: int) -> bool:
     sizes = t.numbers(op.input(3)) if op.input(3) else None
     if sizes is not None and len(sizes) == len(order) and sizes[order.index(axis)].value == old:
         return True
-    scales = op.attr("scales")
-    if op.input(1) and (op.op_type == "Upsample" or len(op.inputs) == 2):
-        scales = t.floats(op.input(1))
-    elif op.input(2):
-        scales = t.floats(op.input(2))
+    name = op.input(scales_slot(op))
+    scales = t.floats(name) if name else op.attr("scales")
     if scales is not None and len(scales) == len(order):
         return float(scales[order.index(axis)]) == 1.0
     return old is not None and old == t.dim(op.outputs[0], axis)

@@ -125,6 +125,11 @@ def _concat(graph: Graph, op: Operator) -> Entries | None:
     return joined if len(joined) <= LONGEST else None
 
 
+def scales_slot(op: Operator) -> int:
+    """Where a Resize or Upsample has its scales (ONNX operator spec; before opset 11 there is no roi)."""
+    return 1 if op.op_type == "Upsample" or len(op.inputs) == 2 else 2
+
+
 def _is_scales(graph: Graph, op: Operator) -> bool:
     """Whether the result says how much axes of feature maps grow, and nothing else."""
     uses = graph.consumers.get(op.outputs[0], [])
