@@ -103,6 +103,38 @@ def test_one_number_of_two_axes_is_one_size() -> None:
     assert new.shape("w2")[0] == new.shape("w")[0] == 4
 
 
+# Numbers of equal value, which exporters store once, in shapes of maps that have nothing to do with each other.
+STORED_ONCE = {
+    "expanded": "t = Concat<axis=0>(n, eight, pixels) e = Expand(half, t)"
+    " u = Concat<axis=0>(n, eight, pixels) f = Expand(one, u)",
+    "expanded, and a slice's end": "k = Slice(a, zero, eight, axis) t = Concat<axis=0>(n, eight, pixels)"
+    " r = Expand(half, t) e = Mul(k, r) u = Concat<axis=0>(n, eight, pixels) f = Expand(one, u)",
+    "made from a shape": "t = Concat<axis=0>(n, eight, pixels) e = ConstantOfShape<value = float[1] {0.5}>(t)"
+    " u = Concat<axis=0>(n, eight, pixels) f = ConstantOfShape<value = float[1] {2.0}>(u)",
+    "a number alone, unsqueezed": "v = Unsqueeze(number, zero) t = Concat<axis=0>(n, v, pixels)"
+    " e = Expand(half, t) w9 = Unsqueeze(number, zero) u = Concat<axis=0>(n, w9, pixels) f = Expand(one, u)",
+    "one shape for both": "t = Concat<axis=0>(n, eight, pixels) e = Expand(half, t) f = Expand(one, t)",
+    "one number unsqueezed for both": "v = Unsqueeze(number, zero) t = Concat<axis=0>(n, v, pixels)"
+    " e = Expand(half, t) u = Concat<axis=0>(n, v, pixels) f = Expand(one, u)",
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", STORED_ONCE)
+def test_equal_numbers_stored_once_tie_nothing(kind: str, scale: float) -> None:
+    """Each map follows its own channels, at the same new width as at another."""
+    net = parsed(
+        f"{FREE}<float[8,3,1,1] w, float[8,8,1,1] w2, float[5,8,1,1] wy, int64[1] eight = {{8}},"
+        " int64[2] pixels = {6,6}, int64[1] zero = {0}, int64[1] axis = {1}, int64 number = {8},"
+        " float half = {0.5}, float one = {1.0}>"
+        f"{{a = Conv(x, w) n = Shape<start=0, end=1>(x) {STORED_ONCE[kind]}"
+        " g = Tanh(e) h = Tanh(f) c = Mul(a, g) b = Conv(c, w2) d = Add(b, h) y = Conv(d, wy)}"
+    )
+    assert free(net) == [(8, 1), (8, 1)]
+    assert rewidthed(net, scale=scale).shape("w2")[:2] == (int(8 * scale), int(8 * scale))
+    assert rewidthed(net, widths={"w": 3}).shape("w2")[:2] == (8, 3)
+
+
 LIKE = {
     "zeros like a map": "n = Shape(a) o = ConstantOfShape(n) z = Max(a, o)",
     "one number expanded as a map": "n = Shape(a) e = Expand(half, n) t = Tanh(e) z = Mul(a, t)",
