@@ -259,7 +259,7 @@ class _Chooser:
         return counts
 
     def _step_for(self, k: int, wished: float) -> int:
-        """The largest step that leaves a width other than the old one, within a third of what is wished for."""
+        """The largest step to a width within a third of what is wished for: not the old one, if it can be."""
         steps = [int(steps[k]) for steps in self.ladder]
         widths = {s: int(wished / s + 0.5) * s for s in steps}
         near = [s for s in steps if abs(widths[s] - wished) <= wished / 3]

@@ -63,7 +63,7 @@ def drop_dead_code(model: onnx.ModelProto) -> None:
 
 
 def in_places(graph: Graph, model: onnx.ModelProto) -> onnx.ModelProto:
-    """A rewritten model whose nodes have the numbers of the graph's operators: empty nodes where some went."""
+    """A rewritten model whose nodes have their operators' numbers, with empty nodes where some went."""
     if len(model.graph.node) == len(graph.operators):
         return model
     left = {node.output[0]: node for node in model.graph.node}

@@ -113,8 +113,8 @@ STANDARDISED = {
 @pytest.mark.parametrize("later", [False, True])
 def test_a_standardised_weight_is_refitted(name: str, later: bool) -> None:
     """Nodes are found at their new numbers, whether many come behind those that went or none."""
-    made = "mean = ReduceMean <axes=[1,2,3]> (w)  u = Sub (w, mean)"
-    made = f"a0 = Conv (x, w0)  h = Relu (a0)  {made}" if later else f"{made}  a0 = Conv (x, w0)  h = Relu (a0)"
+    parts = ["a0 = Conv (x, w0)  h = Relu (a0)", "mean = ReduceMean <axes=[1,2,3]> (w)  u = Sub (w, mean)"]
+    made = "  ".join(parts if later else parts[::-1])
     out = "c" if "norm" in name else "y"
     body = f"g (float[n,3,6,6] x) => (float[m,k,i,j] y) {{ {made}  {out} = Conv (h, u{STANDARDISED[name]}) }}"
     first = weight(4, 3, 1, 1)
