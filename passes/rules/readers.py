@@ -64,7 +64,7 @@ def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[in
         return axis, set(range(rank)) - {axis}
     if op.op_type in PRODUCTS and slot in (PRODUCTS[op.op_type].data, PRODUCTS[op.op_type].weight):
         return summed_axis(op, slot, rank), set(range(rank - 2))
-    if op.op_type == "Attention" and slot < 3:
+    if op.op_type in ("Attention", "MultiHeadAttention") and slot < 3:
         return rank - 1, set(range(rank - 2))
     return -1, set()
 
