@@ -128,7 +128,9 @@ PRIVATE_ELEMENTWISE: dict[str, tuple[int, ...]] = {
     "Silu": (0,),
 }
 # Operators that combine feature maps position by position: a summation, in the paper's word.
-SUMMATIONS = BROADCASTING | {"QLinearAdd", "QLinearMul", "SkipLayerNormalization"}
+SUMMATIONS = BROADCASTING | {
+    *("QLinearAdd", "QLinearMul", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+}
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
 
 

@@ -50,7 +50,8 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
     slots = _SAME_SHAPE.get(op.op_type)
     if slots is not None:
         if len(slots) == 1:
-            return [helper.make_node("Identity", [ins[slots[0]]], out)]
+            # The fourth output of a skip's norm is the sum.
+            return [helper.make_node("Identity", [ins[slots[0]]], [o]) for o in (*out, *op.outputs[3:4]) if o]
         return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
     record = WEIGHTED.get(op.op_type)
     if record is not None and op.domain == MICROSOFT:

@@ -194,3 +194,21 @@ def test_it_trains_in_pytorch_on_any_batch(form: str) -> None:
     images = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
     alone = np.concatenate([in_runtime(FORMS[form], {"x": images[k : k + 1]})[0] for k in range(3)])
     assert largest_difference(in_torch(module, {"x": images}), [alone]) < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_a_block_with_its_sums_in_the_norms(norm: str) -> None:
+    """Before each norm stands a sum, which later ones read, too, as the norm's fourth output."""
+    vectors = ["g1", "b1", "c1"] if norm == "SkipLayerNormalization" else ["g1", "c1"]
+    model = network(
+        "a = com.microsoft.Attention<num_heads=2>(t, w, b) o = MatMul(a, wo)"
+        f" n, mean, dev, s = com.microsoft.{norm}(t, o, {', '.join(vectors)}) u = MatMul(n, wu)"
+        " z = Add(s, u) y = MatMul(z, wy)",
+        "float[8,24] w, float[24] b, float[8,8] wo, float[8,8] wu, float[8,5] wy,"
+        + ",".join(f" float[8] {name}" for name in vectors),
+    )
+    found = rewidthed(model, exact=False, scale=0.5)
+    assert found.shape("g1") == (4,)
+    images = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
+    alone = np.concatenate([in_runtime(model, {"x": images[k : k + 1]})[0] for k in range(3)])
+    assert largest_difference(in_torch(to_torch(LoadedModel(model)), {"x": images}), [alone]) < 1e-5
