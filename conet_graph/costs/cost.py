@@ -149,6 +149,8 @@ def layer_macs(graph: Graph, layer: Layer) -> int | None:
         if steps is None or each_w is None or each_r is None:
             return None
         return steps * (each_w + each_r)
+    if op.op_type == "Einsum":
+        return _macs_of_maps(graph, op)
     return product_macs(graph, op, layer.data_slot, layer.weight_slot)
 
 

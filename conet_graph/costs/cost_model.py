@@ -129,6 +129,8 @@ class CostModel:
                 terms.append(self._scaled(macs, self._tensor_term(layer.op.input(layer.weight_slot))[1]))
             elif layer.op.op_type in RECURRENT:
                 terms += self._recurrent_terms(layer.op, macs)
+            elif layer.op.op_type == "Einsum":
+                terms += self._multiplied(layer.op)
             else:
                 terms.append(self._product_term(layer, macs))
         return terms

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conet_graph.ir.einsum import spelled_out
 from conet_graph.ir.graph import Dim, Graph, Operator
-from conet_graph.ir.operators import spelled_out
 
 # An axis of a value.
 Place = tuple[str, int]
