@@ -9,9 +9,17 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
+from conet_graph.ir.einsum import axes_of
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channel_axis, channels_of_weight, summed_axis
+from conet_graph.ir.operators import (
+    CONVOLUTIONS,
+    RECURRENT,
+    channel_axis,
+    channels_of_weight,
+    einsum_layer,
+    summed_axis,
+)
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.distinct import distinct
@@ -173,6 +181,8 @@ def out_axis(tracker: Tracker, layer: Layer) -> Axis:
         return axes[-1]
     if op.op_type in CONVOLUTIONS:
         return axes[channel_axis(op, len(axes))] if len(axes) > 1 else 0
+    if op.op_type == "Einsum":
+        return _behind_one_another(_made_axes(tracker, layer))
     if layer.weight_slot > layer.data_slot:
         return axes[-1]
     return axes[-2] if len(axes) > 1 else axes[-1]
@@ -184,8 +194,33 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     axes = tracker.values.get(name, [])
     if not axes:
         return 0
+    written = einsum_layer(op, layer.weight_slot)
+    if written is not None:
+        return _behind_one_another(_of_letters(axes, written.summed, written.data))
     summed = summed_axis(op, layer.data_slot, len(axes))
     return axes[summed] if summed < len(axes) else 0
+
+
+def _made_axes(tracker: Tracker, layer: Layer) -> list[Axis]:
+    """The axes of a layer's output that it makes: one, but for an Einsum whose weight has several."""
+    written = einsum_layer(layer.op, layer.weight_slot)
+    if written is None:
+        return [out_axis(tracker, layer)]
+    return _of_letters(tracker.values.get(layer.op.outputs[0], []), written.made, written.result)
+
+
+def _of_letters(axes: list[Axis], letters: str, term: str) -> list[Axis]:
+    """The axes that carry some letters of an Einsum; those of an equation that does not fit carry none."""
+    try:
+        return [axes[k] for k in axes_of(letters, term, len(axes))]
+    except ValueError:
+        return [0]
+
+
+def _behind_one_another(axes: list[Axis]) -> Axis:
+    """The channels of several axes in one; a single unit where none of them carries any."""
+    units = [axis for axis in axes if not isinstance(axis, int)]
+    return np.concatenate(units) if units else axes[0]
 
 
 def _channels(graph: Graph, units: Units) -> Channels:
@@ -318,13 +353,14 @@ class _Occurrences:
 
 
 def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
-    """Groups that make up the output axis of one convolution are one size."""
+    """Groups that make up an output axis of one layer are one size."""
     is_free = np.array([group.free for group in channels.groups], np.bool_)
     pairs = [np.zeros((2, 0), np.int64)]
     for layer in layers:
-        classes = channels.layer_axes[layer.op.index][1]
-        if layer.kind == "conv" and classes is not None:
-            numbers = channels.group_of_class[classes]
+        for axis in _made_axes(channels.units, layer) if layer.kind == "conv" else ():
+            if isinstance(axis, int):
+                continue
+            numbers = channels.group_of_class[channels.units.classes[axis]]
             numbers = distinct(numbers[numbers >= 0])
             free = numbers[is_free[numbers]]
             pairs.append(np.stack([free[:-1], free[1:]]))
