@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +178,7 @@ class Graph:
     known: dict[str, list[ShapeNumber]] = field(default_factory=dict)
     told: dict[str, Shape] = field(default_factory=dict)
     _results: dict[Result[Any], Any] = field(default_factory=dict)
+    _promised: dict[Result[Any], Callable[[], Any]] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
@@ -200,6 +202,10 @@ class Graph:
         """Note what a pass found out."""
         self._results[what] = found
 
+    def promise(self, what: Result[Found], find: Callable[[], Found]) -> None:
+        """Note how to find out what few ask for: it is found when it is first asked for."""
+        self._promised[what] = find
+
     def result(self, what: Result[Found]) -> Found:
         """What a pass found out.
 
@@ -207,6 +213,8 @@ class Graph:
             LookupError: that pass has not run.
 
         """
+        if what not in self._results and what in self._promised:
+            self._results[what] = self._promised.pop(what)()
         if what not in self._results:
             raise LookupError(f"{what.name} is not known before the pass {what.made_by} has run")
         found: Found = self._results[what]
@@ -214,7 +222,7 @@ class Graph:
 
     def has(self, what: Result[Any]) -> bool:
         """Whether the pass that finds this out has run."""
-        return what in self._results
+        return what in self._results or what in self._promised
 
     @cached_property
     def folder(self) -> Path | None:
@@ -356,7 +364,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def read_inside(node: onnx.NodeProto) -> set[str]:
     """All names that the sub-graphs of a node read, those of their own values too."""
     names: set[str] = set()
-    pending = bodies(node)
+    pending = bodies(node) if node.attribute else []
     while pending:
         body = pending.pop()
         names.update(v.name for v in body.output)
