@@ -13,7 +13,7 @@ from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, channels_of_weight
 from conet_graph.ir.overridable import FIRST_FREE_IR
-from conet_graph.ir.wire import copy_without
+from conet_graph.ir.wire import add_inputs, copy_without
 from conet_graph.passes.shapes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
@@ -109,7 +109,7 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")  # -1 or 0 stands for "unknown" in some exporters' files
     types: dict[tuple[int, tuple[int, ...]], onnx.TypeProto] = {}  # few kinds, for many weights
-    weights: list[onnx.ValueInfoProto] = []
+    weights: list[tuple[str, onnx.TypeProto]] = []
     for name, constant in graph.constants.items():
         if is_small_int(constant):
             tensor = body.initializer.add()
@@ -119,8 +119,8 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             key = constant.tensor.data_type, constant.dims
             if key not in types:
                 types[key] = helper.make_tensor_type_proto(*key)
-            weights.append(onnx.ValueInfoProto(name=name, type=types[key]))
-    body.input.extend(weights)
+            weights.append((name, types[key]))
+    add_inputs(body, weights)
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     return model
 

@@ -86,36 +86,33 @@ class TieChannels:
         units = Units(graph, self.free_kept)
         walk(units)
         units.solve()
-        if not self.free_kept:
-            _keep_unproduced(units, graph.result(LAYERS))
-        channels = _channels(graph, units)
+        carried = _Carried(units)
+        if not self.free_kept and _keep_unproduced(units, graph.result(LAYERS), carried):
+            units.solve()
+            carried = _Carried(units)
+        channels = _channels(graph, units, carried)
         graph.keep(CHANNELS, channels)
         graph.keep(AXIS_LABELS, ChannelLabels(channels))
 
 
-def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
-    """Keep the channels that layers read and none gives out, and solve once more where there are any."""
-    produced = np.zeros(len(units.frozen_class), np.bool_)
+def _keep_unproduced(units: Units, layers: list[Layer], carried: _Carried) -> bool:
+    """Keep the channels that layers read and none gives out; whether there are any."""
+    settled = units.frozen_class.copy()
     tables = _looked_up(units.graph)
     for (name, place), looked_up in units.stored.items():
         if name in tables and place and not isinstance(looked_up, int):
-            produced[units.classes[looked_up]] = True
+            settled[carried.by(looked_up)] = True
     for layer in layers:
         axis = out_axis(units, layer)
         if not isinstance(axis, int):
-            produced[units.classes[axis]] = True
-    again = False
+            settled[carried.by(axis)] = True
+    found = False
     for layer in layers:
         axis = in_axis(units, layer)
-        if isinstance(axis, int):
-            continue
-        classes = units.classes[axis]
-        given = axis[~produced[classes] & ~units.frozen_class[classes]]
-        if len(given):
-            units.keep(layer.op, given, UNPRODUCED)
-            again = True
-    if again:
-        units.solve()
+        if not isinstance(axis, int) and not (known := settled[carried.by(axis)]).all():
+            units.keep(layer.op, axis[~known], UNPRODUCED)
+            found = True
+    return found
 
 
 def _looked_up(graph: Graph) -> set[str]:
@@ -188,9 +185,8 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     return axes[summed] if summed < len(axes) else 0
 
 
-def _channels(graph: Graph, units: Units) -> Channels:
+def _channels(graph: Graph, units: Units, carried: _Carried) -> Channels:
     count = len(units.frozen_class)
-    carried = _Carried(units)
     touched = [(p, carried.by(axis)) for p, axis in units.stored.items() if not isinstance(axis, int)]
     signature = signatures((classes for _, classes in touched), count)
     layers: list[Layer] = graph.result(LAYERS)
@@ -284,17 +280,14 @@ def _number_groups(channels: Channels, layers: list[Layer], signature: Ids) -> N
 
 def _by_appearance(channels: Channels, layers: list[Layer], count: int) -> Ids:
     """The classes on the layers' outputs, then those on their inputs, each where it is first seen."""
-    seen = np.zeros(count, np.bool_)
-    order = [np.zeros(0, np.int64)]
     sides = [channels.layer_axes[layer.op.index][side] for side in (1, 0) for layer in layers]
-    for classes in {id(side): side for side in sides if side is not None}.values():
-        unseen = classes[~seen[classes]]
-        if not is_rising(unseen):
-            _, first = np.unique(unseen, return_index=True)
-            unseen = unseen[np.sort(first)]
-        order.append(unseen)
-        seen[unseen] = True
-    return np.concatenate(order)
+    shown = np.concatenate(
+        [np.zeros(0, np.int64), *{id(side): side for side in sides if side is not None}.values()]
+    )
+    place, first = np.arange(len(shown)), np.empty(count, np.int64)
+    first[shown[::-1]] = place[::-1]  # of several assignments the last one holds
+    order: Ids = shown[first[shown] == place]
+    return order
 
 
 def _fill_groups(

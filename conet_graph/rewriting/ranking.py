@@ -53,10 +53,12 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
         raw = np.zeros(count)
         for group in channels.groups:
             raw[group.classes] = np.linspace(1.5, 0.5, len(group.classes))
-    elif how == "fpgm":
-        raw = distances(graph, _places(channels), _norms(graph, channels, count, "l2"))
     else:
-        raw = _norms(graph, channels, count, how)
+        norms = _Norms(graph, channels, "l2" if how == "fpgm" else how)
+        dead_channels(graph, masked=True, beside=norms.read)  # reads most of the weights, too
+        raw = norms.of_each()
+        if how == "fpgm":
+            raw = distances(graph, norms.places, raw)
     return _by_group(channels, *_without_dead(graph, raw))
 
 
@@ -98,23 +100,40 @@ def lacks_norms(graph: Graph) -> bool:
     return not any(op.op_type == "BatchNormalization" for op in graph.operators)
 
 
-def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
-    total, scales = _Sums(count), _Sums(count)
-    norm_scales = {op.input(1) for op in graph.operators if op.op_type == "BatchNormalization"}
-    with np.errstate(invalid="ignore", over="ignore"):
-        for name, axes in _places(channels).items():
-            constant = graph.constants.get(name)
-            if constant is None or not constant.is_float:
-                continue
-            array = graph.array(name)
-            for axis, sums in _slice_sums(array, list(axes), squares=how != "l1").items():
-                total.add(axes[axis], sums)
-            if how == "bn" and name in norm_scales:
+class _Norms:
+    """The norms of each class over all weights of its channels, added up as the weights are read."""
+
+    def __init__(self, graph: Graph, channels: Channels, how: str) -> None:
+        count = len(channels.units.frozen_class)
+        self.graph, self.how, self.places = graph, how, _places(channels)
+        self.total, self.scales = _Sums(count), _Sums(count)
+        norms = [op for op in graph.operators if op.op_type == "BatchNormalization"]
+        self.norm_scales = {op.input(1) for op in norms} if how == "bn" else set()
+        self.left = {
+            name for name in self.places if name in graph.constants and graph.constants[name].is_float
+        }
+
+    def read(self, name: str, array: NDArray[np.generic]) -> None:
+        """Add up the numbers of a constant, if that was not done yet."""
+        if name not in self.left:
+            return
+        self.left.remove(name)
+        axes = self.places[name]
+        with np.errstate(invalid="ignore", over="ignore"):
+            for axis, sums in _slice_sums(array, list(axes), squares=self.how != "l1").items():
+                self.total.add(axes[axis], sums)
+            if name in self.norm_scales:
                 for axis, sums in _slice_sums(array, list(axes), squares=False).items():
-                    scales.add(axes[axis], sums)
-        raw = total.of_each() if how == "l1" else np.sqrt(total.of_each())
-        # Where only some channels have a batch norm, each group is still ranked by one of the two.
-        return np.where(scales.added(), scales.of_each(), raw) if how == "bn" else raw
+                    self.scales.add(axes[axis], sums)
+
+    def of_each(self) -> Scores:
+        """The norms, with the weights that nobody has read yet."""
+        for name in sorted(self.left):
+            self.read(name, self.graph.array(name))
+        with np.errstate(invalid="ignore", over="ignore"):
+            raw = self.total.of_each() if self.how == "l1" else np.sqrt(self.total.of_each())
+            # Where only some channels have a batch norm, each group is still ranked by one of the two.
+            return np.where(self.scales.added(), self.scales.of_each(), raw) if self.how == "bn" else raw
 
 
 class _Sums:
@@ -162,7 +181,7 @@ def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> d
 
 def _is_exact(sums: Scores) -> bool:
     """Whether float32 had room for these sums of squares: none overflowed, and none may have vanished."""
-    return bool((sums > 1e-30).all() and (sums < 1e38).all())
+    return bool(sums.min(initial=1.0) > 1e-30 and sums.max(initial=1.0) < 1e38)
 
 
 def _sums_in(
@@ -190,7 +209,7 @@ def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Score
     for group in channels.groups:
         mine = raw[group.classes]
         gone = dead[group.classes]
-        if gone.all():
+        if gone.all() or not gone.any():
             scores[group.classes] = _over_mean(mine)
             continue
         found = np.empty_like(mine)
@@ -201,11 +220,14 @@ def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Score
 
 def _over_mean(raw: Scores) -> Scores:
     """Scores divided by their mean; one where all are zero."""
-    finite = np.isfinite(raw)
-    best = raw[finite].max(initial=0.0)
+    best = raw.max(initial=0.0)
+    if not np.isfinite(best):
+        finite = np.isfinite(raw)
+        best = raw[finite].max(initial=0.0)
+        raw = np.where(finite, raw, best)
     if best <= 0:
         return np.ones_like(raw)
     # Divided by the best first: the sum of numbers near the largest float would overflow.
-    raw = np.where(finite, raw, best) / best
+    raw = raw / best
     over: Scores = raw / raw.mean()
     return over

@@ -557,9 +557,12 @@ class Units(Tracker):
                 self.tie(op, first, axis)
 
     def equations(self) -> tuple[Ids, Ids]:
-        """Both sides of all equations, unit by unit."""
+        """Both sides of all equations that say something, unit by unit."""
+        told = [(left, right) for left, right in zip(self.left, self.right, strict=True) if left is not right]
         none = np.zeros(0, np.int64)
-        return np.concatenate([none, *self.left]), np.concatenate([none, *self.right])
+        return np.concatenate([none, *(pair[0] for pair in told)]), np.concatenate(
+            [none, *(pair[1] for pair in told)]
+        )
 
     def solve(self) -> None:
         """Number the classes of units that must appear or vanish together, and find the frozen ones."""

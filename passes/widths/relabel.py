@@ -254,7 +254,7 @@ class Labels(Tracker):
         of_a_weight = self.is_weight(op.input(slot))
         if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
             self.mix(op, units)
-        if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
+        if self.narrows or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         if weight is None or not self.is_weight(weight[0]):
             if self.keeps_function:
