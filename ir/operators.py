@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from conet_graph.ir.einsum import EinsumLayer, axes_of
+
 
 @dataclass(frozen=True)
 class WeightedOperator:
@@ -73,7 +75,7 @@ RECURRENT: dict[str, WeightedOperator] = {
 }
 
 # Operators of private domains with these names mean what their standard namesakes do.
-# An Einsum counts where it says what MatMul does: see ``is_matrix_product``.
+# An Einsum counts where it sums over channels of a map by a weight that makes others: see ``EinsumLayer``.
 WEIGHTED = {
     **CONVOLUTIONS,
     **PRODUCTS,
@@ -128,7 +130,9 @@ PRIVATE_ELEMENTWISE: dict[str, tuple[int, ...]] = {
     "Silu": (0,),
 }
 # Operators that combine feature maps position by position: a summation, in the paper's word.
-SUMMATIONS = BROADCASTING | {"QLinearAdd", "QLinearMul", "SkipLayerNormalization"}
+SUMMATIONS = BROADCASTING | {
+    *("QLinearAdd", "QLinearMul", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+}
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
 
 
@@ -178,7 +182,7 @@ def summed_axis(op: Node, slot: int, rank: int) -> int:
     """The axis of a layer's operand, data or weight, that is summed over.
 
     Args:
-        op: an operator with a record, or an Einsum that is a matrix product.
+        op: an operator with a record; of an Einsum see ``einsum_layer``.
         slot: where the operand stands; a product's weight may be its first input.
         rank: of the operand.
 
@@ -200,7 +204,7 @@ def weight_axes(op: Node, slot: int, rank: int) -> tuple[int, int]:
     """The axes of a layer's weight: the one it sums over, and the one it makes.
 
     Args:
-        op: an operator with a record.
+        op: an operator with a record; of an Einsum see ``einsum_layer``.
         slot: where the weight stands: a product's may be its first input.
         rank: of the weight.
 
@@ -222,6 +226,12 @@ def channels_of_weight(op: Node, slot: int, shape: Sequence[object]) -> tuple[in
         shape: of the weight; what is no number is not known.
 
     """
+    layer = einsum_layer(op, slot)
+    if layer is not None:
+        if len(layer.weight) != len(shape):
+            return None, None
+        summed, made = (axes_of(c, layer.weight, len(shape)) for c in (layer.summed, layer.made))
+        return _all(shape, summed), _all(shape, made)
     inner, outer = weight_axes(op, slot, len(shape))
     if max(inner, outer) >= len(shape):
         return None, None  # a weight of this rank is none
@@ -238,6 +248,17 @@ def channels_of_weight(op: Node, slot: int, shape: Sequence[object]) -> tuple[in
     return None if reads is None else reads * groups, makes
 
 
+def einsum_layer(op: Node, slot: int) -> EinsumLayer | None:
+    """What an Einsum whose weight stands at a slot does as a layer; None for what is no such layer."""
+    return EinsumLayer.of(str(op.attr("equation", "")), slot) if op.op_type == "Einsum" else None
+
+
+def _all(shape: Sequence[object], axes: Sequence[int]) -> int | None:
+    """The lengths of some axes, multiplied; None where one is not known."""
+    sizes = [_number(shape[axis]) for axis in axes]
+    return None if None in sizes else math.prod(n for n in sizes if n is not None)
+
+
 def _number(size: object) -> int | None:
     return size if isinstance(size, int) else None
 
@@ -248,55 +269,10 @@ def fan_in(op: Node, slot: int, shape: Sequence[int]) -> int:
     A transposed convolution with a stride adds fewer at each position; as everywhere, its stride is not
     counted.
     """
+    if op.op_type == "Einsum":
+        return max(1, channels_of_weight(op, slot, shape)[0] or 1)
     inner, _ = weight_axes(op, slot, len(shape))
     if op.op_type not in CONVOLUTIONS:
         return max(1, shape[inner])
     groups = int(op.attr("group", 1)) if CONVOLUTIONS[op.op_type].transposed else 1
     return max(1, shape[inner] * math.prod(shape[2:]) // max(groups, 1))
-
-
-def spelled_out(equation: str, ranks: Sequence[int]) -> str:
-    """An Einsum's equation with its result, and with digits for the axes that an ellipsis stands for.
-
-    They are aligned at the right, so the last axis of an ellipsis is '9', the one before it '8'.
-
-    >>> spelled_out("...i,ij", [3, 2])
-    '89i,ij->89j'
-
-    Raises:
-        ValueError: the equation does not fit operands of these ranks.
-
-    """
-    left, arrow, result = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if len(terms) != len(ranks):
-        raise ValueError("another number of operands")
-    hidden = [rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term]
-    if max(hidden, default=0) > 9 or min(hidden, default=0) < 0:
-        raise ValueError("an ellipsis of no possible length")
-    if not arrow:
-        letters = left.replace(",", "").replace(".", "")
-        once = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-        result = ("..." if hidden else "") + once
-    digits = "0123456789"
-    for slot, term in enumerate(terms):
-        terms[slot] = term.replace("...", digits[10 - (ranks[slot] - len(term) + 3) :], 1)
-        if len(terms[slot]) != ranks[slot]:
-            raise ValueError("an operand of another rank")
-    return ",".join(terms) + "->" + result.replace("...", digits[10 - max(hidden, default=0) :], 1)
-
-
-def is_matrix_product(equation: str) -> bool:
-    """Whether an Einsum of a map and a matrix is a MatMul, written otherwise.
-
-    >>> is_matrix_product("btc,cd->btd"), is_matrix_product("btc,bsc->bts")
-    (True, False)
-    >>> is_matrix_product("...c,cd->...d")
-    True
-    """
-    terms, arrow, result = equation.replace(" ", "").replace("...", ".").partition("->")
-    data, _, weight = terms.partition(",")
-    if not arrow or len(weight) != 2 or len(set(data)) != len(data) or not data:
-        return False
-    inner, out = weight[0], weight[1]
-    return data[-1] == inner and out not in data and result == data[:-1] + out

@@ -13,6 +13,7 @@ from conet_graph.passes.classify_edges import ClassifyEdges
 from conet_graph.passes.fold_shapes import FoldShapes
 from conet_graph.passes.fold_weight_sums import FoldWeightSums
 from conet_graph.passes.infer_shapes import InferShapes
+from conet_graph.passes.own_shapes import OwnShapes
 from conet_graph.passes.tie_channels import TieChannels
 from conet_graph.passes.unshare import Unshare
 
@@ -22,6 +23,7 @@ STRUCTURE: tuple[Pass, ...] = (
     UntilSettled((InferShapes(), FoldShapes())),
     FoldWeightSums(),
     CheckShapes(),
+    OwnShapes(),
     Unshare(),
     ClassifyEdges(),
 )

@@ -15,7 +15,7 @@ from conet_graph.ir.operators import (
     SUMMATIONS,
     WEIGHTED,
     channels_of_weight,
-    is_matrix_product,
+    einsum_layer,
 )
 
 
@@ -90,14 +90,12 @@ def layer_of(
     if op.domain not in KNOWN_DOMAINS or facts is None or not op.input(facts.weight):
         return None
     data, weight = facts.data, facts.weight
-    if op.op_type == "Einsum" and not (
-        op.input(weight) in weights and is_matrix_product(str(op.attr("equation", "")))
-    ):
-        return None
-    if op.op_type in PRODUCTS and op.input(weight) not in weights:
+    if (op.op_type in PRODUCTS or op.op_type == "Einsum") and op.input(weight) not in weights:
         if op.input(data) not in weights:
             return None  # a product of two feature maps
         data, weight = weight, data
+    if op.op_type == "Einsum" and einsum_layer(op, weight) is None:
+        return None
     groups = int(op.attr("group", 1)) if op.op_type in CONVOLUTIONS else 1
     shape = shape_of(op.input(weight))
     # One input channel a group, and more than one group.

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from conet_graph.ir.dead_code import keep_live
 from conet_graph.ir.graph import Constant, Dim, Graph, Operator, Shape, ShapeNumber, literals
 from conet_graph.passes.plain_assignments import assign_slices
+from conet_graph.passes.plain_attention import take_attention_apart
 from conet_graph.passes.plain_branches import inline_branches
 from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_sequences, write_full_gathers
 from conet_graph.passes.plain_means import write_means
@@ -37,6 +38,7 @@ PLAIN_FORMS = (
     gather_rows,
     pad_in_pools,
     write_means,
+    take_attention_apart,
 )
 
 

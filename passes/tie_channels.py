@@ -9,9 +9,17 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
+from conet_graph.ir.einsum import axes_of
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph, Operator, Result
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, channel_axis, channels_of_weight, summed_axis
+from conet_graph.ir.operators import (
+    CONVOLUTIONS,
+    RECURRENT,
+    channel_axis,
+    channels_of_weight,
+    einsum_layer,
+    summed_axis,
+)
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
 from conet_graph.passes.channels.distinct import is_rising
@@ -170,6 +178,8 @@ def out_axis(tracker: Tracker, layer: Layer) -> Axis:
         return axes[-1]
     if op.op_type in CONVOLUTIONS:
         return axes[channel_axis(op, len(axes))] if len(axes) > 1 else 0
+    if op.op_type == "Einsum":
+        return _behind_one_another(_made_axes(tracker, layer))
     if layer.weight_slot > layer.data_slot:
         return axes[-1]
     return axes[-2] if len(axes) > 1 else axes[-1]
@@ -181,8 +191,33 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     axes = tracker.values.get(name, [])
     if not axes:
         return 0
+    written = einsum_layer(op, layer.weight_slot)
+    if written is not None:
+        return _behind_one_another(_of_letters(axes, written.summed, written.data))
     summed = summed_axis(op, layer.data_slot, len(axes))
     return axes[summed] if summed < len(axes) else 0
+
+
+def _made_axes(tracker: Tracker, layer: Layer) -> list[Axis]:
+    """The axes of a layer's output that it makes: one, but for an Einsum whose weight has several."""
+    written = einsum_layer(layer.op, layer.weight_slot)
+    if written is None:
+        return [out_axis(tracker, layer)]
+    return _of_letters(tracker.values.get(layer.op.outputs[0], []), written.made, written.result)
+
+
+def _of_letters(axes: list[Axis], letters: str, term: str) -> list[Axis]:
+    """The axes that carry some letters of an Einsum; those of an equation that does not fit carry none."""
+    try:
+        return [axes[k] for k in axes_of(letters, term, len(axes))]
+    except ValueError:
+        return [0]
+
+
+def _behind_one_another(axes: list[Axis]) -> Axis:
+    """The channels of several axes in one; a single unit where none of them carries any."""
+    units = [axis for axis in axes if not isinstance(axis, int)]
+    return np.concatenate(units) if units else axes[0]
 
 
 def _channels(graph: Graph, units: Units, carried: _Carried) -> Channels:
@@ -196,7 +231,7 @@ def _channels(graph: Graph, units: Units, carried: _Carried) -> Channels:
     _number_groups(channels, layers, signature)
     times_on = _Occurrences(channels.group_of_class)
     _fill_groups(channels, layers, touched, times_on)
-    _join_sizes(channels, layers, times_on)
+    _join_sizes(channels, layers, carried, times_on)
     _name_fixed_sizes(channels, layers, sides)
     return channels
 
@@ -245,7 +280,6 @@ def signatures(axes: Iterable[Ids], count: int) -> Ids:
     """
     signature = np.zeros(count, np.int64)
     mark = 1
-    # An axis with the same channels as an earlier one tells nothing new.
     for classes in {id(axis): axis for axis in axes}.values():
         found, times = (classes, 1) if is_rising(classes) else np.unique(classes, return_counts=True)
         # One number stands for the pair (signature so far, times): sorting pairs is many times slower.
@@ -340,13 +374,14 @@ class _Occurrences:
         return list(zip(found.tolist(), times.tolist(), strict=True))
 
 
-def _join_sizes(channels: Channels, layers: list[Layer], times_on: _Occurrences) -> None:
-    """Groups that make up the output axis of one convolution are one size."""
+def _join_sizes(channels: Channels, layers: list[Layer], carried: _Carried, times_on: _Occurrences) -> None:
+    """Groups that make up an output axis of one layer are one size."""
     left, right = list[int](), list[int]()
     for layer in layers:
-        classes = channels.layer_axes[layer.op.index][1]
-        if layer.kind == "conv" and classes is not None:
-            free = [number for number, _ in times_on(classes) if channels.groups[number].free]
+        for axis in _made_axes(channels.units, layer) if layer.kind == "conv" else ():
+            classes = carried.on(axis)
+            found = [] if classes is None else times_on(classes)
+            free = [number for number, _ in found if channels.groups[number].free]
             left += free[:-1]
             right += free[1:]
     _, sizes = components(np.array(left, np.int64), np.array(right, np.int64), len(channels.groups))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conet_graph.ir.graph import Constant, Graph, literals
+from conet_graph.passes.shapes.shape_arithmetic import evaluate
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Unshare:
     def run(self, graph: Graph) -> None:
         """Give every use after the first its own constant."""
         fixed = graph.captured | set(graph.outputs)
+        changed = set[str]()
         for name, uses in list(graph.consumers.items()):
             constant = graph.constants.get(name)
             if constant is None or not is_vector(constant) or len(uses) + (name in fixed) < 2:
@@ -32,7 +34,21 @@ class Unshare:
                 if name in graph.known:
                     graph.known[own] = literals(own, graph.array(own))
                 op.set_input(slot, own)
+                changed.update(op.outputs[:1])
         graph.uses_changed()
+        _trace_again(graph, changed)
+
+
+def _trace_again(graph: Graph, changed: set[str]) -> None:
+    """Say anew where the numbers of computed shapes stand that are made from constants which got copies."""
+    for op in graph.operators:
+        output = op.outputs[0]
+        if output not in graph.known or not (output in changed or changed.intersection(op.inputs)):
+            continue
+        entries = evaluate(graph, op)
+        if entries is not None:
+            graph.known[output] = entries
+            changed.add(output)
 
 
 def is_vector(constant: Constant) -> bool:

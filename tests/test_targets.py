@@ -69,6 +69,9 @@ def test_the_chain_costs_what_is_written_above() -> None:
         ({"scale": 0.3, "multiple_of": 4}, [4, 8]),
         ({"scale": 0.35, "multiple_of": 4}, [4, 12]),  # 5.6 and 11.2
         ({"scale": 0.001}, [1, 1]),
+        ({"scale": 0.75}, [12, 24]),  # not the 16 that are there, to which 12 is as near as to 8
+        ({"scale": 0.9}, [14, 28]),  # 14.4 and 28.8: of multiples of 8 or 4 one stays at 16
+        ({"scale": 1.1}, [18, 36]),  # 17.6 and 35.2
         ({"scale": 0.3, "min_width": 12}, [12, 16]),
         ({"scale": 0.3, "min_width": 20, "multiple_of": 1}, [16, 20]),  # narrowing never widens
         ({"scale": 0.3, "min_width": 9, "multiple_of": 4}, [12, 12]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import layer_names, layers_of
 from conet_graph.indicators import LayerIndicators, layer_indicators
+from conet_graph.ir.einsum import axes_of
 from conet_graph.ir.graph import Graph, Operator
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, weight_axes
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, WEIGHTED, einsum_layer, weight_axes
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.shapes.constant_values import value_of
 
@@ -53,6 +55,8 @@ def weights_of_layers(graph: Graph) -> LayerWeights:
         name = names[layer.op.index]
         if layer.op.op_type in CONVOLUTIONS:
             arrays[name] = array
+        elif layer.op.op_type == "Einsum":
+            arrays[name] = _by_letters(layer, array)
         else:
             # [..., rows, columns]: what is batched counts as a kernel.
             arrays[name] = np.moveaxis(array, (-2, -1), (0, 1))
@@ -69,8 +73,22 @@ def indicators_of_layers(graph: Graph) -> dict[str, LayerIndicators]:
 
 def is_input_first(layer: Layer) -> bool:
     """Whether the weight that a layer's operator reads has its input channels before its outputs."""
+    if layer.op.op_type == "Einsum":
+        return True  # as ``_by_letters`` lays it
     inner, made = weight_axes(layer.op, layer.weight_slot, 2)
     return inner < made
+
+
+def _by_letters(layer: Layer, array: NDArray[Any]) -> NDArray[Any]:
+    """An Einsum's weight as [inputs, outputs, what goes through]."""
+    written = einsum_layer(layer.op, layer.weight_slot)
+    assert written is not None, "it is a layer"
+    summed, made = (axes_of(c, written.weight, array.ndim) for c in (written.summed, written.made))
+    others = [axis for axis in range(array.ndim) if axis not in (*summed, *made)]
+    inputs, outputs = (math.prod(array.shape[axis] for axis in axes) for axes in (summed, made))
+    return array.transpose(*summed, *made, *others).reshape(
+        inputs, outputs, *(array.shape[k] for k in others)
+    )
 
 
 def _stored(graph: Graph, layer: Layer) -> NDArray[Any] | None:

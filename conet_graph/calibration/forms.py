@@ -17,12 +17,12 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from conet_graph.ir.einsum import is_matrix_product
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
     RECURRENT,
     WEIGHTED,
-    is_matrix_product,
     is_turned,
     product_factor,
 )

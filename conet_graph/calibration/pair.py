@@ -13,6 +13,7 @@ from conet_graph.ir.graph import Graph
 from conet_graph.ir.operators import RECURRENT
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.shapes.constant_values import value_of
 from conet_graph.passes.widths.relabel import old_positions
 from conet_graph.passes.widths.rewidth import Layout, with_constants
 
@@ -48,6 +49,12 @@ class Pair:
     def form(self, layer: Layer, weight: Array) -> Form | None:
         """The form of a layer of the narrowed network; None where it has none."""
         return form_of(self.graph, layer, weight, self.new.nodes[layer.op.index])
+
+    def weight_as_it_was(self, layer: Layer) -> Array:
+        """The weight of a layer of the original, which its file may compute from constants."""
+        weight = value_of(self.graph, layer.op.input(layer.weight_slot))
+        assert weight is not None, "a layer whose weight has numbers in the narrowed network has them here"
+        return weight.astype(np.float32) if weight.dtype.itemsize == 2 else weight
 
     def untouched(self, layer: Layer) -> bool:
         """Whether the same reaches a layer as in the original, channels and all."""
@@ -98,7 +105,7 @@ class Pair:
 
     def _recurrent_target(self, layer: Layer, k: int) -> Array:
         op = layer.op
-        weight = self.old.weight(self.old.nodes[op.index].input[layer.weight_slot])
+        weight = self.weight_as_it_was(layer)
         made: Array = self.old.values[op.input(layer.data_slot)][k] @ weight.reshape(-1, weight.shape[2]).T
         return made
 

@@ -28,6 +28,7 @@ from conet_graph.ir.graph import FLOATS, Graph
 from conet_graph.ir.operators import PLAIN_PRODUCTS, RECURRENT
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import LAYERS, Layer
+from conet_graph.passes.widths.evaluated import in_places
 from conet_graph.passes.widths.rewidth import Layout
 from conet_graph.rewriting.checkpoint_refit import checksum
 from conet_graph.rewriting.refits import LayerFit, Refit
@@ -60,7 +61,11 @@ def refit(
 
     """
     known = {} if covariances is None else covariances
-    return _Refitter(graph, layout, model, feeds, quick, known).run(tick)
+    whole = in_places(graph, model)
+    made = _Refitter(graph, layout, whole, feeds, quick, known).run(tick)
+    left = [k for k, node in enumerate(whole.graph.node) if node.op_type]
+    made.biases = {(left.index(k), slot): name for (k, slot), name in made.biases.items()}
+    return made
 
 
 class _Refitter:
@@ -252,7 +257,7 @@ class _Refitter:
         kept, old = self.pair.places_of(value, in_axis), units.values[value][in_axis]
         if kept is None or isinstance(old, int):
             return []
-        weight = self.old.weight(self.old.nodes[layer.op.index].input[layer.weight_slot])
+        weight = self.pair.weight_as_it_was(layer)
         original = form.matrix(weight).astype(np.float64) * form.gain
         output = layer.op.outputs[0]
         if layer.op.op_type not in RECURRENT:

@@ -44,7 +44,7 @@ class Stages:
         """Cut a model.
 
         Args:
-            model: valid; left as it is.
+            model: valid but for empty nodes, which do nothing; left as it is.
             starts: indices of the nodes at which stages begin.
             feeds: the graph's inputs, a dict for each run.
             folder: where external weights lie.
@@ -57,7 +57,10 @@ class Stages:
         # Copies: a layer that gets a bias gets another input.
         self.nodes = nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.model.graph.node]
         cuts = sorted({0, *(s for s in starts if s < len(nodes))})
-        self.spans = [nodes[a:b] for a, b in zip(cuts, [*cuts[1:], len(nodes)], strict=True)]
+        self.spans = [
+            [node for node in nodes[a:b] if node.op_type]
+            for a, b in zip(cuts, [*cuts[1:], len(nodes)], strict=True)
+        ]
         self.stage_of = {
             index: k
             for k, (a, b) in enumerate(zip(cuts, [*cuts[1:], len(nodes)], strict=True))

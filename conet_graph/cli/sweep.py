@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from conet_graph.cli.common import INTERRUPTED, Debug, Json, guarded, print_json, quantity, say
 from conet_graph.cli.stopping import terminated_like_interrupted
+from conet_graph.ir.cores import cores
 from conet_graph.ir.errors import BadUsage, shown
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _run(
     if ray is not None:
         RayCluster(ray, run, cpus, gpus).search(planned, model, rest, tell)
     else:
-        LocalProcesses(jobs or max(1, (os.cpu_count() or 1) // 2)).run(planned, model, rest, tell)
+        LocalProcesses(jobs or max(1, cores() // 2)).run(planned, model, rest, tell)
 
 
 def _document(results: list[SweepResult]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from conet_graph.analysis.layers import (
     root_constant,
     stored_size,
 )
+from conet_graph.costs.products import OPERATORS, Place, multiplied
 from conet_graph.ir.graph import Dim, Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
@@ -23,7 +24,6 @@ from conet_graph.ir.operators import (
     RECURRENT,
     WEIGHTED,
     channel_axis,
-    spelled_out,
     summed_axis,
 )
 from conet_graph.passes.classify_edges import Layer
@@ -149,6 +149,8 @@ def layer_macs(graph: Graph, layer: Layer) -> int | None:
         if steps is None or each_w is None or each_r is None:
             return None
         return steps * (each_w + each_r)
+    if op.op_type == "Einsum":
+        return _macs_of_maps(graph, op)
     return product_macs(graph, op, layer.data_slot, layer.weight_slot)
 
 
@@ -167,7 +169,7 @@ def product_macs(graph: Graph, op: Operator, data: int, weight: int) -> int | No
 
 
 def products_of_maps(graph: Graph, layers: Container[int]) -> Iterator[Operator]:
-    """Products of two feature maps, Attention, and every Einsum that is no layer.
+    """Products of two feature maps, of attention, and of every Einsum that is no layer.
 
     Args:
         graph: the network.
@@ -175,7 +177,7 @@ def products_of_maps(graph: Graph, layers: Container[int]) -> Iterator[Operator]
 
     """
     for op in graph.operators:
-        if op.op_type not in PRODUCTS and op.op_type not in ("Attention", "Einsum"):
+        if op.op_type not in PRODUCTS and op.op_type not in OPERATORS:
             continue
         # What makes a weight is done once, not for each input.
         if op.index not in layers and op.domain in KNOWN_DOMAINS and op.outputs[0] not in graph.derived:
@@ -187,44 +189,20 @@ def _macs_of_maps(graph: Graph, op: Operator) -> int | None:
     known = PRODUCTS.get(op.op_type)
     if known is not None:
         return product_macs(graph, op, known.data, known.weight)
-    if op.op_type == "Attention":
-        found = [attention_macs(graph, op, part) for part in attention_parts(op)]
-        return None if None in found else sum(n for n in found if n is not None)
-    letters = einsum_letters(graph, op)
-    return None if letters is None else _product(size for _, _, size in letters.values())
+    products = multiplied(graph, op)
+    found = [None] if products is None else [places_macs(graph, places) for places in products]
+    return None if None in found else sum(n for n in found if n is not None)
 
 
-def attention_parts(op: Operator) -> tuple[str, str]:
-    """What the two products of an Attention each have a multiply-accumulate for, once for every key."""
-    return op.input(0), op.outputs[0]
-
-
-def attention_macs(graph: Graph, op: Operator, part: str) -> int | None:
-    """Multiply-accumulates of one of the products: Q with all keys, or the scores with all values."""
-    keys, shape = graph.shape(op.input(1)), graph.shape(part)
-    if keys is None or shape is None or len(keys) < 2:
-        return None
-    return _product([_batch(shape[:1]), *shape[1:], keys[-2]])
-
-
-def einsum_letters(graph: Graph, op: Operator) -> dict[str, tuple[int, int, Dim]] | None:
-    """Of each letter of an Einsum the operand and the axis that say how long it is, and how long.
-
-    Multiply-accumulates are the product of all letters' lengths. None where the equation does not fit.
-    """
-    shapes = [graph.shape(name) or () for name in op.inputs]
-    try:
-        equation = spelled_out(str(op.attr("equation", "")), [len(shape) for shape in shapes])
-    except ValueError:
-        return None
-    found: dict[str, tuple[int, int, Dim]] = {}
-    for slot, term in enumerate(equation.partition("->")[0].split(",")):
-        for axis, letter in enumerate(term):
-            known = found[letter][2] if letter in found else None
-            if not isinstance(known, int) or known == 1:
-                size = _batch(shapes[slot][:1]) if axis == 0 else shapes[slot][axis]
-                found[letter] = slot, axis, size
-    return found
+def places_macs(graph: Graph, places: Iterable[Place]) -> int | None:
+    """The lengths of some axes, multiplied for one input; None where one is not known."""
+    sizes: list[Dim] = []
+    for value, axis in places:
+        shape = graph.shape(value)
+        if shape is None or axis >= len(shape):
+            return None
+        sizes.append(shape[axis] if axis else _batch(shape[:1]))
+    return _product(sizes)
 
 
 def _batch(first: tuple[Dim, ...]) -> int:

@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import root_constant
 from conet_graph.costs.cost import (
-    attention_macs,
-    attention_parts,
-    einsum_letters,
     is_weight,
     layer_macs,
     parameters,
+    places_macs,
     product_macs,
     products_of_maps,
     weights_of,
 )
 from conet_graph.costs.input_shapes import Counting, InputShapes, fed_shapes
+from conet_graph.costs.products import multiplied
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
@@ -130,6 +129,8 @@ class CostModel:
                 terms.append(self._scaled(macs, self._tensor_term(layer.op.input(layer.weight_slot))[1]))
             elif layer.op.op_type in RECURRENT:
                 terms += self._recurrent_terms(layer.op, macs)
+            elif layer.op.op_type == "Einsum":
+                terms += self._multiplied(layer.op)
             else:
                 terms.append(self._product_term(layer, macs))
         return terms
@@ -157,30 +158,21 @@ class CostModel:
         for op in products_of_maps(self.graph, layers):
             facts = PRODUCTS.get(op.op_type)
             if facts is None:
-                terms += self._attention_terms(op) if op.op_type == "Attention" else self._einsum_terms(op)
+                terms += self._multiplied(op)
                 continue
             macs = product_macs(self.graph, op, facts.data, facts.weight)
             if macs is not None:
                 terms.append(self._product(op, facts.data, macs))
         return terms
 
-    def _attention_terms(self, op: Operator) -> list[Term]:
-        """Both products of an Attention; none where a size is not known."""
+    def _multiplied(self, op: Operator) -> list[Term]:
+        """The products of an Attention or an Einsum; none of those of which a size is not known."""
         terms: list[Term] = []
-        keys = op.input(1)
-        for part in attention_parts(op):
-            macs = attention_macs(self.graph, op, part)
+        for places in multiplied(self.graph, op) or ():
+            macs = places_macs(self.graph, places)
             if macs is not None:
-                rows = [*self._tensor_term(part)[1][1:], self._lengths.row(keys, self._rank(keys) - 2)]
-                terms.append(self._scaled(macs, rows))
+                terms.append(self._scaled(macs, [self._lengths.row(*place) for place in places]))
         return terms
-
-    def _einsum_terms(self, op: Operator) -> list[Term]:
-        """The lengths of all letters of an Einsum; none where they are not known."""
-        letters = einsum_letters(self.graph, op)
-        if letters is None or any(not isinstance(size, int) for _, _, size in letters.values()):
-            return []
-        return [(1.0, [self._lengths.row(op.input(slot), axis) for slot, axis, _ in letters.values()])]
 
     def _rank(self, value: str) -> int:
         return len(self.graph.shape(value) or ())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.analysis.layers import layers_of
 from conet_graph.costs.cost_model import Lengths
+from conet_graph.ir.einsum import axes_of
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import einsum_layer
 from conet_graph.passes.classify_edges import Layer
 from conet_graph.passes.tie_channels import CHANNELS
 
@@ -55,12 +59,16 @@ class Widths:
         if layer is not None:
             weight = op.input(layer.weight_slot)
             rank = len(self.graph.shape(weight) or ())
+            written = einsum_layer(op, layer.weight_slot)
+            if written is not None and len(written.weight) == rank:
+                reads, makes = (axes_of(c, written.weight, rank) for c in (written.summed, written.made))
+                return self._axes(weight, reads), self._axes(weight, makes)
             return self._axes(weight, range(min(rank, 1))), self._axes(weight, range(1, min(rank, 2)))
-        written = next(value for value in op.outputs if value)
-        axes = self._axes(written, range(len(self.graph.shape(written) or ())))
+        output = next(value for value in op.outputs if value)
+        axes = self._axes(output, range(len(self.graph.shape(output) or ())))
         return [row for row in axes if row in self._moving], []
 
-    def _axes(self, value: str, axes: range) -> list[int]:
+    def _axes(self, value: str, axes: Iterable[int]) -> list[int]:
         rows = [self._lengths.row(value, axis) for axis in axes]
         self._moving.update(row for row, _, _ in self._lengths.entries[self._seen :])
         self._seen = len(self._lengths.entries)

@@ -259,10 +259,11 @@ class _Chooser:
         return counts
 
     def _step_for(self, k: int, wished: float) -> int:
-        """The largest step that leaves a width within a third of what is wished for."""
+        """The largest step to a width within a third of what is wished for: not the old one, if it can be."""
         steps = [int(steps[k]) for steps in self.ladder]
-        near = (s for s in steps if abs(int(wished / s + 0.5) * s - wished) <= wished / 3)
-        return next(near, steps[-1])
+        widths = {s: int(wished / s + 0.5) * s for s in steps}
+        near = [s for s in steps if abs(widths[s] - wished) <= wished / 3]
+        return next((s for s in near if widths[s] != self.counts[k]), (near or steps[-1:])[0])
 
     # -- targets -----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conet_graph.ir.cores import cores
 from conet_graph.ir.errors import BadUsage
 from conet_graph.search.read_run import read_run
 from conet_graph.search.run_folder import RunFolder
@@ -94,7 +95,7 @@ class LocalProcesses:
         self.workers = workers
         self.stopped = False
         self.running: set[subprocess.Popen[bytes]] = set()
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        threads = str(max(1, cores() // workers))
         self.environment = {"OMP_NUM_THREADS": threads, **os.environ}
 
     def run(self, jobs: Sequence[Job], model: Path, rest: Sequence[str], tell: Tell) -> None:

@@ -71,7 +71,8 @@ def _is_shifted(left: Ids, right: Ids) -> bool:
 def _is_weight_of(op: Operator, slot: int) -> bool:
     """Whether an operator reads its weight at a slot; of a product's two inputs each may be it."""
     facts = WEIGHTED.get(op.op_type)
-    return facts is not None and slot in ((0, 1) if op.op_type in PRODUCTS else (facts.weight,))
+    either = op.op_type in PRODUCTS or op.op_type == "Einsum"
+    return facts is not None and slot in ((0, 1) if either else (facts.weight,))
 
 
 def length_of(axis: Axis | Packed | None) -> int | None:

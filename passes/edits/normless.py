@@ -17,7 +17,7 @@ NORMALISATIONS = frozenset(
     (
         *("BatchNormalization", "GroupNorm", "GroupNormalization", "InstanceNormalization"),
         *("LayerNormalization", "LpNormalization", "MeanVarianceNormalization", "RMSNormalization"),
-        *("SimplifiedLayerNormalization", "SkipLayerNormalization"),
+        *("SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
     )
 )
 LAYOUT = frozenset(("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))

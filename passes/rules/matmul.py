@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from conet_graph.ir.einsum import spelled_out
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
-from conet_graph.ir.operators import MICROSOFT, PRODUCTS, spelled_out, summed_axis
+from conet_graph.ir.operators import MICROSOFT, PRODUCTS, summed_axis
 from conet_graph.passes.channels.units import Axis, NoRule, Packed, Tracker
 from conet_graph.passes.rules.conv import bind_others
 from conet_graph.passes.rules.elementwise import broadcast, broadcast_axis

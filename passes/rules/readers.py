@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conet_graph.ir.einsum import axes_of, terms_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, channel_axis, summed_axis
 from conet_graph.passes.channels.units import NoRule, Tracker
@@ -64,9 +65,25 @@ def _read(graph: Graph, op: Operator, slot: int, rank: int) -> tuple[int, set[in
         return axis, set(range(rank)) - {axis}
     if op.op_type in PRODUCTS and slot in (PRODUCTS[op.op_type].data, PRODUCTS[op.op_type].weight):
         return summed_axis(op, slot, rank), set(range(rank - 2))
-    if op.op_type == "Attention" and slot < 3:
+    if op.op_type in ("Attention", "MultiHeadAttention") and slot < 3:
         return rank - 1, set(range(rank - 2))
+    if op.op_type == "Einsum":
+        return _read_by_letters(op, slot, rank)
     return -1, set()
+
+
+def _read_by_letters(op: Operator, slot: int, rank: int) -> tuple[int, set[int]]:
+    """The last axis of an Einsum's operand that is summed over, and those that go through all operands."""
+    terms, result = terms_of(str(op.attr("equation", "")))
+    if slot >= len(terms):
+        return -1, set()
+    own = [c for c in terms[slot] if c != "."]
+    shared = [c for c in own if c in result and all(c in term for term in terms)]
+    try:
+        summed = axes_of([c for c in own if c not in result], terms[slot], rank)
+        return summed[-1] if summed else -1, set(axes_of(shared, terms[slot], rank))
+    except ValueError:
+        return -1, set()
 
 
 def _further(t: Tracker, op: Operator, slot: int, where: Where) -> Where:

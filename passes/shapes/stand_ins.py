@@ -50,11 +50,15 @@ def stand_in(op: Operator) -> list[onnx.NodeProto] | None:
     slots = _SAME_SHAPE.get(op.op_type)
     if slots is not None:
         if len(slots) == 1:
-            return [helper.make_node("Identity", [ins[slots[0]]], out)]
+            # The fourth output of a skip's norm is the sum.
+            return [helper.make_node("Identity", [ins[slots[0]]], [o]) for o in (*out, *op.outputs[3:4]) if o]
         return [helper.make_node("Sum", [ins[s] for s in slots if op.input(s)], out)]
     record = WEIGHTED.get(op.op_type)
     if record is not None and op.domain == MICROSOFT:
         return _channels_second(op, _plain_layer(op, record))
+    attention = _ATTENTION.get(op.op_type)
+    if attention is not None and op.domain == MICROSOFT:
+        return attention(op)
     if op.op_type == "QLinearConcat":
         data = [ins[k] for k in range(2, len(ins), 3)]
         return [helper.make_node("Concat", data, out, axis=op.attr("axis", 1))]
@@ -87,6 +91,44 @@ def _plain_layer(op: Operator, record: WeightedOperator) -> list[onnx.NodeProto]
         return [helper.make_node("Einsum", operands, op.outputs[:1], equation=f"{left},{right}->...ik")]
     return [_plain(op, record.plain, [op.input(record.data), op.input(record.weight)])]
 
+
+def _fused_attention(op: Operator) -> list[onnx.NodeProto]:
+    """V's part of the projection: the last of three sizes, or a third."""
+    out = op.outputs[0]
+    product, first, second, third = (f"{out}/{part}" for part in ("product", "first", "second", "third"))
+    nodes, sizes = [helper.make_node("MatMul", op.inputs[:2], [product])], op.attr("qkv_hidden_sizes")
+    if sizes:
+        nodes += [
+            helper.make_node("Constant", [], [first], value_ints=[0]),
+            helper.make_node("Constant", [], [second], value_ints=[int(sizes[-1])]),
+            helper.make_node("Constant", [], [third], value_ints=[2]),
+            helper.make_node("Slice", [product, first, second, third], [out]),
+        ]
+        return nodes
+    return [
+        *nodes,
+        helper.make_node("Constant", [], [first], value_ints=[0, 0, 3, -1]),
+        helper.make_node("Reshape", [product, first], [second]),
+        helper.make_node("Constant", [], [third], value_int=0),
+        helper.make_node("Gather", [second, third], [out], axis=2),
+    ]
+
+
+def _attention(op: Operator) -> list[onnx.NodeProto]:
+    """[batch, queries, sizes of all of V's heads], of V alone, beside K or beside Q and K."""
+    query, key, value = (op.input(slot) for slot in range(3))
+    if value:
+        return [helper.make_node("Einsum", [query, value], op.outputs[:1], equation="bqi,bko->bqo")]
+    operands, equation = ([query, key], "bqi,bkhjo->bqho") if key else ([query], "bqhjo->bqho")
+    apart, merged = f"{op.outputs[0]}/heads apart", f"{op.outputs[0]}/heads merged"
+    return [
+        helper.make_node("Einsum", operands, [apart], equation=equation),
+        helper.make_node("Constant", [], [merged], value_ints=[0, 0, -1]),
+        helper.make_node("Reshape", [apart, merged], op.outputs[:1]),
+    ]
+
+
+_ATTENTION = {"Attention": _fused_attention, "MultiHeadAttention": _attention}
 
 _POOLINGS = {
     "NhwcMaxPool": "MaxPool",

@@ -15,7 +15,8 @@ COUNTING = frozenset(
 AVERAGING = frozenset(
     (
         *("InstanceNormalization", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization"),
-        *("SimplifiedLayerNormalization", "GroupNormalization", "MeanVarianceNormalization"),
+        *("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupNormalization"),
+        "MeanVarianceNormalization",
         *("ReduceMean", "ReduceMax", "ReduceMin"),
     )
 )

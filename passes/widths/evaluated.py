@@ -62,6 +62,18 @@ def drop_dead_code(model: onnx.ModelProto) -> None:
     _drop(body.value_info, lambda value: value.name not in used)
 
 
+def in_places(graph: Graph, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A rewritten model whose nodes have their operators' numbers, with empty nodes where some went."""
+    if len(model.graph.node) == len(graph.operators):
+        return model
+    left = {node.output[0]: node for node in model.graph.node}
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.node[:]
+    made.graph.node.extend(left.get(op.outputs[0], onnx.NodeProto()) for op in graph.operators)
+    return made
+
+
 def _drop(field: Any, dead: Callable[[Any], bool]) -> None:
     for place in reversed([k for k, entry in enumerate(field) if dead(entry)]):
         del field[place]

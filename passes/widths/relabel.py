@@ -265,7 +265,8 @@ class Labels(Tracker):
         if not self.keeps_function:
             return
         use = (op.index, next(k for k, name in enumerate(op.inputs) if name == weight[0]))
-        self.shared_out[use] = self._shares(op, *weight, use)
+        # An Einsum may sum over several axes of one weight.
+        self.shared_out.setdefault(use, []).extend(self._shares(op, *weight, use))
 
     def _shares(self, op: Operator, weight: str, axis: int, use: tuple[int, int]) -> list[Share]:
         """The constants behind a weight that share an axis of it out.

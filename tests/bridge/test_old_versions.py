@@ -126,7 +126,10 @@ def test_instance_normalisation_of_a_single_position_leaves_the_bias() -> None:
     assert difference(network(case), {"x": x}) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["FusedConv", "FastGelu", "Gelu", "QuickGelu", "FusedMatMul"])
+SKIPS = {"SkipLayerNormalization": "gbc", "SkipSimplifiedLayerNormalization": "gc"}
+
+
+@pytest.mark.parametrize("name", ["FusedConv", "FastGelu", "Gelu", "QuickGelu", "FusedMatMul", *SKIPS])
 def test_private_operator(name: str) -> None:
     constants: dict[str, np.ndarray[Any, Any]] = {}
     attributes: dict[str, Any] = {}
@@ -136,6 +139,8 @@ def test_private_operator(name: str) -> None:
         attributes = {"activation": "LeakyRelu", "activation_params": [0.2]}
     if name == "FusedMatMul":
         constants, attributes = {"w": floats(4, 3)}, {"transB": 1, "alpha": 0.5}
+    if name in SKIPS:
+        shape, constants = (2, 3, 4), {"skip": floats(2, 3, 4), **{n: floats(4) for n in SKIPS[name]}}
     node = helper.make_node(name, ["x", *constants], ["y"], domain="com.microsoft", **attributes)
     body = helper.make_graph(
         [node],

@@ -101,6 +101,37 @@ def test_redundant_channels_go_without_loss(name: str) -> None:
     assert cg.verify(model, narrowed, made).ok
 
 
+# A weight that the file computes from constants: what computes it goes, the weight is held as numbers.
+STANDARDISED = {
+    "plain": "",
+    "and a bias of its own": ", b",
+    "and a norm behind it": ", b)  y = BatchNormalization (c, s, t, m, v",
+}
+
+
+@pytest.mark.parametrize("name", STANDARDISED)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_standardised_weight_is_refitted(name: str, later: bool) -> None:
+    """Nodes are found at their new numbers, whether many come behind those that went or none."""
+    parts = ["a0 = Conv (x, w0)  h = Relu (a0)", "mean = ReduceMean <axes=[1,2,3]> (w)  u = Sub (w, mean)"]
+    made = "  ".join(parts if later else parts[::-1])
+    out = "c" if "norm" in name else "y"
+    body = f"g (float[n,3,6,6] x) => (float[m,k,i,j] y) {{ {made}  {out} = Conv (h, u{STANDARDISED[name]}) }}"
+    first = weight(4, 3, 1, 1)
+    weights = {"w0": np.concatenate([first, first * 2]), "w": weight(5, 8, 1, 1)}
+    weights |= {"b": weight(5)} if STANDARDISED[name] else {}
+    if out == "c":
+        weights |= {"s": weight(5) + 2, "t": weight(5), "m": weight(5), "v": weight(5) ** 2 + 1}
+    model = network(body, weights)
+    x = RNG.standard_normal((160, 3, 6, 6)).astype(np.float32)
+    plan = cg.plan(model, widths={"a0": 4}, calibrate={"x": x})
+    narrowed = cg.rewrite(model, plan)
+    assert [g.new_width for g in plan.groups] == [4]
+    (wanted,), (found,) = answers(model, x=x[:8]), answers(narrowed, x=x[:8])
+    assert np.abs(wanted - found).max() < 1e-3 * np.abs(wanted).max()
+    assert cg.verify(model, narrowed, plan).ok
+
+
 # Two layers of one weight, and what lies between and behind them.
 SHARING = {
     "side by side": "p = Conv (h, w, b)  q = Conv (g, w, b)  y = Concat <axis=1> (p, q)",

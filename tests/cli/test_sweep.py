@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import typer
 
 from conet_graph.cli.sweep import sweep
+from conet_graph.search.sweep import LocalProcesses
 
 SAMPLE = str(Path(__file__).parents[2] / "models" / "samples" / "digits.onnx")
 SEARCH = ["--", "--trials", "1", "--epochs", "1", "--width", "8", "--min-width", "4", "--batch", "256"]
@@ -55,3 +57,15 @@ def test_values_that_are_no_numbers_are_one_sentence(
 ) -> None:
     assert run(SAMPLE, "--out", str(tmp_path / "sweep"), "--delta", "small") == 2
     assert "--delta 'small' is no list of numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("usable", "at_a_time"), [(6, 3), (1, 1)])
+def test_half_of_the_cores_that_may_be_used_search(
+    usable: int, at_a_time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[int] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    monkeypatch.setattr(LocalProcesses, "__init__", lambda _, count: workers.append(count))
+    monkeypatch.setattr(LocalProcesses, "run", lambda *_: None)
+    run(SAMPLE, "--out", str(tmp_path / "sweep"))
+    assert workers == [at_a_time]

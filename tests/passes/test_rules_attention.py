@@ -67,6 +67,24 @@ def test_heads_of_other_sizes(form: str) -> None:
     assert found.attr("a", "scale") == pytest.approx(0.3 if "given" in form else 4**-0.5)
 
 
+MASKS = {"for each head": (1, 6, 3, 3), "of one head": (1, 1, 3, 3), "of all": (3, 3)}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_follows_heads_that_are_channels(mask: str) -> None:
+    shape = MASKS[mask]
+    declared = (
+        f"float[6,3,1,1] wq, float[6,3,1,1] wk, float[6,3,1,1] wv, float[5,6,1,1] wy, float{list(shape)} mask"
+    )
+    model = filled(
+        f"{HEADER}agraph (float[1,3,3,3] x) => (float[1,5,3,3] y)<{declared}>{{"
+        "q = Conv(x, wq) k = Conv(x, wk) v = Conv(x, wv) a = Attention(q, k, v, mask) y = Conv(a, wy)}"
+    )
+    found = rewidthed(model, scale=0.5)
+    assert found.shape("wq") == (3, 3, 1, 1)
+    assert found.shape("mask") == tuple(3 if n == 6 else n for n in shape)
+
+
 def test_copied_queries_and_keys_would_count_twice() -> None:
     found = rewidthed(apart(), scale=2.0)
     assert found.shape("wv") == (16, 24)

@@ -92,15 +92,48 @@ def test_pixels_that_grow_carry_no_channels() -> None:
 
 
 def test_one_number_of_two_axes_is_one_size() -> None:
-    """One computed shape expands two maps: their channels stand as one number in the file."""
+    """A map of channels by channels, both counted by one number of the file."""
     net = parsed(
-        f"{FREE}<float[8,3,1,1] w, float[8,3,1,1] w2, float[5,8,1,1] wy, float[5,8,1,1] wz,"
-        " float[1,3,1,1] ws, int64[3] s = {8,6,6}>{a = Conv(x, w) b = Conv(x, w2) m = Conv(x, ws)"
-        " n = Shape<start=0, end=1>(x) t = Concat<axis=0>(n, s) e = Expand(m, t) f = Expand(m, t)"
-        " g = Tanh(e) h = Tanh(f) c = Mul(a, g) d = Mul(b, h) u = Conv(c, wy) v = Conv(d, wz) y = Add(u, v)}"
+        "agraph (float[N,3,8] x) => (float[] y)<float[6,3,1] w, float[5,6,1] wy, int64[1] s = {6},"
+        " int64[3] twice = {0,1,1}, float half = {0.5}>{a = Conv(x, w) n = Shape<start=0, end=1>(x)"
+        " t = Concat<axis=0>(n, s) p = Gather(t, twice) e = Expand(half, p) g = Tanh(e) c = MatMul(g, a)"
+        " y = Conv(c, wy)}"
     )
-    new = rewidthed(net, widths={"w": 4})
-    assert new.shape("w2")[0] == new.shape("w")[0] == 4
+    assert free(net) == [(6, 1)]
+    new = rewidthed(net, widths={"w": 3})
+    assert (new.shape("w")[0], new.shape("wy")[1]) == (3, 3)
+
+
+# Equal numbers that exporters store or compute once, in shapes of maps that are not each other's business.
+STORED_ONCE = {
+    "expanded": "t = Concat<axis=0>(n, eight, pixels) e = Expand(half, t)"
+    " u = Concat<axis=0>(n, eight, pixels) f = Expand(one, u)",
+    "expanded, and a slice's end": "k = Slice(a, zero, eight, axis) t = Concat<axis=0>(n, eight, pixels)"
+    " r = Expand(half, t) e = Mul(k, r) u = Concat<axis=0>(n, eight, pixels) f = Expand(one, u)",
+    "made from a shape": "t = Concat<axis=0>(n, eight, pixels) e = ConstantOfShape<value = float[1] {0.5}>(t)"
+    " u = Concat<axis=0>(n, eight, pixels) f = ConstantOfShape<value = float[1] {2.0}>(u)",
+    "a number alone, unsqueezed": "v = Unsqueeze(number, zero) t = Concat<axis=0>(n, v, pixels)"
+    " e = Expand(half, t) w9 = Unsqueeze(number, zero) u = Concat<axis=0>(n, w9, pixels) f = Expand(one, u)",
+    "one shape for both": "t = Concat<axis=0>(n, eight, pixels) e = Expand(half, t) f = Expand(one, t)",
+    "one number unsqueezed for both": "v = Unsqueeze(number, zero) t = Concat<axis=0>(n, v, pixels)"
+    " e = Expand(half, t) u = Concat<axis=0>(n, v, pixels) f = Expand(one, u)",
+}
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("kind", STORED_ONCE)
+def test_equal_numbers_stored_once_tie_nothing(kind: str, scale: float) -> None:
+    """Each map follows its own channels, at the same new width as at another."""
+    net = parsed(
+        f"{FREE}<float[8,3,1,1] w, float[8,8,1,1] w2, float[5,8,1,1] wy, int64[1] eight = {{8}},"
+        " int64[2] pixels = {6,6}, int64[1] zero = {0}, int64[1] axis = {1}, int64 number = {8},"
+        " float half = {0.5}, float one = {1.0}>"
+        f"{{a = Conv(x, w) n = Shape<start=0, end=1>(x) {STORED_ONCE[kind]}"
+        " g = Tanh(e) h = Tanh(f) c = Mul(a, g) b = Conv(c, w2) d = Add(b, h) y = Conv(d, wy)}"
+    )
+    assert free(net) == [(8, 1), (8, 1)]
+    assert rewidthed(net, scale=scale).shape("w2")[:2] == (int(8 * scale), int(8 * scale))
+    assert rewidthed(net, widths={"w": 3}).shape("w2")[:2] == (8, 3)
 
 
 LIKE = {

@@ -129,3 +129,13 @@ def test_results_are_averaged_over_seeds(tmp_path: Path) -> None:
     assert [file.name for file in files] == ["sweep.png", "sweep.svg"]
     assert "delta 0.2" in (tmp_path / "sweep.svg").read_text()
     assert write_picture(rows_of([results[3]]), tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(("usable", "workers", "threads"), [(8, 2, "4"), (3, 2, "1"), (1, 4, "1")])
+def test_processes_share_the_cores_that_may_be_used(
+    usable: int, workers: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container that is given two of ninety-six cores, the other ninety-four are somebody else's."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    assert LocalProcesses(workers).environment["OMP_NUM_THREADS"] == threads

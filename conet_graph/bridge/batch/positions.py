@@ -140,6 +140,18 @@ def attention(seen: Seen) -> Direct | None:
     return Direct({slot: Held(0, length) for slot in slots}, Held(0, length))
 
 
+@handles(RULES, "MultiHeadAttention", domain=MICROSOFT)
+def multi_head_attention(seen: Seen) -> Direct | None:
+    """Images are the first axis of all but the bias; a mask that they share has one there."""
+    length, batched = seen.length(0, 0), seen.batched()
+    shared = [slot for slot in seen.slots() if slot not in batched and slot != 3]
+    if length is None or 3 in batched or any(slot < 3 for slot in shared):
+        return None
+    if any(seen.length(slot, 0) != length for slot in batched) or any(seen.length(s, 0) != 1 for s in shared):
+        return None
+    return Direct({slot: Held(0, length) for slot in batched}, Held(0, length))
+
+
 @handles(RULES, "QuantizeLinear", "DequantizeLinear")
 def quantiser(seen: Seen) -> Direct | None:
     """One scale for all, or one along another axis."""

@@ -1,4 +1,4 @@
-"""Attention (ONNX operator spec, opsets 23 to 25)."""
+"""Attention (ONNX operator spec, opsets 23 to 25) and ONNX Runtime's MultiHeadAttention."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import fx
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import NotConverted, Site
 from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import MICROSOFT
 
 CONVERTERS: Table = {}
 
@@ -44,6 +45,49 @@ def attention(site: Site) -> fx.Node:
         cap=float(site.attr("softcap", 0.0)),
     )
     return site.call(attended, *(site.x(slot) for slot in range(4)), settings)
+
+
+@handles(CONVERTERS, "MultiHeadAttention", domain=MICROSOFT)
+def multi_head_attention(site: Site) -> fx.Node:
+    """The same on heads that are merged with their sizes, behind a bias of Q, K and V."""
+    if any(site.has(slot) for slot in range(6, len(site.op.inputs))) or any(map(site.uses, (1, 2, 3))):
+        raise NotConverted("keeps keys and values between runs, or gives its scores")
+    if not site.has(2) or any(site.rank(slot) != 3 for slot in range(3)):
+        raise NotConverted("holds several of queries, keys and values in one input, or heads apart")
+    query, key = (site.shape(slot) or () for slot in (0, 1))
+    causal, heads = bool(site.attr("unidirectional", 0)), int(site.attr("num_heads", 0))
+    if causal and (query[1] is None or query[1] != key[1]):
+        raise NotConverted("hides later keys where there may be more of them than queries")
+    if site.has(4) and site.rank(4) == 1 and (site.shape(4) or ())[0] != query[0]:
+        raise NotConverted("has more numbers of keys than images")
+    settings = Settings((heads, heads), (-1, 0 if causal else -1), site.attr("scale", 0.0) or None, 0.0)
+    hidden = float(site.attr("mask_filter_value", -10000.0))
+    return site.call(attended_with_bias, *(site.x(slot) for slot in range(6)), hidden, settings)
+
+
+def attended_with_bias(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    hidden: float,
+    settings: Settings,
+) -> torch.Tensor:
+    """MultiHeadAttention: ``hidden`` is added to the scores of keys that ``padding`` leaves out.
+
+    That is a number for each key, [batch, keys] or [batch, queries, keys], or how many keys count, [batch].
+    """
+    if bias is not None:
+        parts = torch.split(bias, [query.shape[-1], key.shape[-1], value.shape[-1]])
+        query, key, value = (x + part for x, part in zip((query, key, value), parts, strict=True))
+    if padding is not None:
+        if padding.dim() == 1:
+            padding = torch.arange(key.shape[1], device=key.device) < padding[:, None]
+        left_out = (padding == 0)[:, None] if padding.dim() == 3 else (padding == 0)[:, None, None]
+        mask = left_out * hidden + (0.0 if mask is None else mask)
+    return attended(query, key, value, mask, settings)
 
 
 def attended(

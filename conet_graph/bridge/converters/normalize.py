@@ -11,6 +11,7 @@ from torch.nn import functional
 from conet_graph.bridge.registry import Table
 from conet_graph.bridge.site import Converted, NotConverted, Site
 from conet_graph.ir.op_table import handles
+from conet_graph.ir.operators import MICROSOFT
 
 CONVERTERS: Table = {}
 
@@ -102,7 +103,24 @@ def normalised_layer(
     return made if bias is None else made + bias
 
 
-@handles(CONVERTERS, "RMSNormalization")
+@handles(CONVERTERS, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm(site: Site) -> Converted:
+    """Of a sum of two maps and a bias, over the last axis; the fourth output is the sum."""
+    if site.uses(1) or site.uses(2):
+        raise NotConverted("gives its statistics as outputs")
+    simplified = site.op.op_type == "SkipSimplifiedLayerNormalization"
+    summed, bias = site.call(torch.add, site.x(0), site.x(1)), 3 if simplified else 4
+    if site.has(bias):
+        summed = site.call(torch.add, summed, site.x(bias))
+    start, epsilon = site.rank(0) - 1, float(site.attr("epsilon", 1e-12))
+    if simplified:
+        made = site.call(normalised_rms, summed, site.x(2), start, epsilon)
+    else:
+        made = site.call(normalised_layer, summed, site.x(2), site.x(3), start, epsilon)
+    return (made, None, None, summed)[: len(site.op.outputs)]
+
+
+@handles(CONVERTERS, "RMSNormalization", "SimplifiedLayerNormalization")
 def rms_norm(site: Site) -> fx.Node:
     """As layer normalisation, without mean and bias."""
     start = int(site.attr("axis", -1)) % site.rank(0)
