@@ -20,6 +20,7 @@ from conet_graph.bridge.site import Converted, NotConverted, Site
 from conet_graph.bridge.upstream import convert_upstream
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph, Operator
+from conet_graph.ir.operators import NEUTRAL, WEIGHTED
 
 # Where a module keeps which of its tensors holds which constant of the graph.
 PATHS = "conet_graph.paths"
@@ -95,12 +96,25 @@ def _output(builder: Builder, batching: Batching, name: str) -> tuple[fx.Node, i
     batch = next(h.length for h in batching.held.values())
     axis = next((k for k, dim in enumerate(shape or ()) if dim == batch), None)
     if held is None:
-        return (node, None) if axis is None else (batching.for_all(node, Held(axis, batch)), axis)
+        # A table for one image is given once for each; a weight is one, whatever its sizes.
+        alike = axis != 0 or _is_weight(builder.graph, name)
+        return (node, None) if alike else (batching.for_all(node, Held(0, batch)), 0)
     if held.axis is not None and (held.length == batch or axis is None):
         return node, held.axis
     if shape == ():
         return builder.code.call_function(as_scalar, (node,)), 0
     return builder.code.call_function(in_row, (batching.moved(name, OWN), axis or 0)), axis or 0
+
+
+def _is_weight(graph: Graph, name: str) -> bool:
+    """Whether a layer or a norm reads a value, or a copy of it, as its weight or bias."""
+    own = graph.constants.get(name)
+    copies = [] if own is None else [n for n, c in graph.constants.items() if c.source == own.source]
+    for op, slot in (use for copy in {name, *copies} for use in graph.consumers.get(copy, [])):
+        record = WEIGHTED.get(op.op_type)
+        if slot in NEUTRAL.get(op.op_type, ()) or (record and slot in (record.weight, record.bias)):
+            return True
+    return False
 
 
 @dataclass

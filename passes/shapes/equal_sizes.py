@@ -38,13 +38,15 @@ class EqualSizes:
 
     def rename(self, values: Sequence[str]) -> None:
         """Say the shapes of values by what has been learned."""
-        for value in values:
+        for value in values if self.names else ():
             shape = self.graph.shapes.get(value)
             if shape is not None and any(isinstance(d, str) for d in shape):
                 self.graph.shapes[value] = tuple(self.meant(d) for d in shape)
 
     def meant(self, dim: Dim) -> Dim:
         """A size, by what its names stand for."""
+        if not isinstance(dim, str) or "*" not in dim:
+            return self.names.get(dim, dim) if isinstance(dim, str) else dim
         found = factors(dim)
         if found is None or not any(name in self.names for name in found[1]):
             return dim
@@ -110,13 +112,14 @@ def _behind_windows(graph: Graph, op: Operator, pixels: Shape) -> list[Dim]:
     if any(len(found) != count for found in lists) or len(pads) != 2 * count or op.attr("output_shape"):
         return [None] * count
     mode, out = op.attr("auto_pad", "NOTSET"), list[Dim]()
-    for k, (size, stride) in enumerate(zip(kernel, strides, strict=True)):
-        reach = None if size is None else dilations[k] * (size - 1) + 1
+    for k, (long, stride) in enumerate(zip(kernel, strides, strict=True)):
+        reach = None if long is None else dilations[k] * (long - 1) + 1
         padding = 0 if mode == "VALID" else pads[k] + pads[k + count]
         if op.op_type == "ConvTranspose":
             fits = reach is not None and reach + more[k] - padding == stride
         else:
             fits = stride == 1 and reach is not None and reach - padding == 1
         fits = stride == 1 or op.op_type == "ConvTranspose" if mode.startswith("SAME") else fits
-        out.append(product((stride, pixels[k])) if fits else None)
+        size = pixels[k] if stride == 1 else product((stride, pixels[k]))
+        out.append(size if fits else None)
     return out

@@ -28,6 +28,8 @@ def factors(dim: Dim) -> Factors | None:
         return (dim, Counter()) if dim > 0 else None
     if dim is None:
         return None
+    if dim.isidentifier():
+        return 1, Counter((dim,))
     parts = [part.strip() for part in dim.split("*")]
     names = [part for part in parts if not part.isdecimal()]
     if len(parts) > 1 and not all(name.isidentifier() for name in names):

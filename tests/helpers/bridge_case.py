@@ -40,7 +40,7 @@ def in_torch(module: nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]]) -> li
     there = copy.deepcopy(module).eval().to(DEVICE)
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         made = there(*[a.to(DEVICE) for a in tensors(feeds)])
-    return [m.cpu().numpy() for m in (made if isinstance(made, tuple) else (made,))]
+    return [m.detach().cpu().numpy() for m in (made if isinstance(made, tuple) else (made,))]
 
 
 def largest_difference(ours: list[Any], theirs: list[Any]) -> float:

@@ -30,8 +30,10 @@ def resize(site: Site) -> fx.Node:
     along = tuple(a % rank for a in axes) if axes is not None else tuple(range(rank))
     if how.policy == "stretch":
         along, scales, sizes, how = _changed(site, along, scales, sizes, how)
-    if sizes is not None and not isinstance(sizes, tuple):
-        return site.call(resampled_as_computed, site.x(0), along, sizes, how)
+    if isinstance(sizes, fx.Node):
+        return site.call(resampled_to_computed, site.x(0), along, sizes, how)
+    if isinstance(scales, fx.Node):
+        return site.call(resampled_by_computed, site.x(0), along, scales, how)
     spatial = _spatial(along, scales, sizes, rank, site.shape(0))
     native = _native(how, spatial, scales is not None, rank) if how.policy == "stretch" else None
     if native is not None:
@@ -61,22 +63,25 @@ def _region(site: Site) -> list[float]:
     return [float(n) for n in site.numbers(1) or []]
 
 
-def _amount(site: Site) -> tuple[list[int] | None, tuple[float, ...] | None, Any]:
-    """The axes, and scales or sizes; sizes that are computed come as the value itself."""
-    if site.op.op_type == "Upsample":
-        return None, tuple(float(s) for s in site.numbers(1, "scales") or []), None
-    if site.version < 11:
-        return None, tuple(float(s) for s in site.numbers(1) or []), None
+def _amount(site: Site) -> tuple[list[int] | None, Any, Any]:
+    """The axes, and scales or sizes; what is computed comes as the value itself."""
+    if site.op.op_type == "Upsample" and site.attr("scales") is not None:
+        return None, tuple(float(s) for s in site.attr("scales")), None
+    if site.op.op_type == "Upsample" or site.version < 11:
+        return None, _numbers(site, 1, float), None
     axes = site.attr("axes") if site.version >= 18 else None
-    if site.has(3):
-        array = site.array(3)
-        return axes, None, site.x(3) if array is None else tuple(int(n) for n in array.reshape(-1))
-    return axes, tuple(float(s) for s in site.numbers(2) or []), None
+    return (axes, None, _numbers(site, 3, int)) if site.has(3) else (axes, _numbers(site, 2, float), None)
+
+
+def _numbers(site: Site, slot: int, kind: type[float]) -> Any:
+    """The numbers at an input, or the value itself where the graph computes them."""
+    array = site.array(slot)
+    return site.x(slot) if array is None else tuple(kind(n) for n in array.reshape(-1))
 
 
 def _changed(
-    site: Site, along: tuple[int, ...], scales: tuple[float, ...] | None, sizes: Any, how: Resampling
-) -> tuple[tuple[int, ...], tuple[float, ...] | None, Any, Resampling]:
+    site: Site, along: tuple[int, ...], scales: Any, sizes: Any, how: Resampling
+) -> tuple[tuple[int, ...], Any, Any, Resampling]:
     """The amounts without the first axis where it keeps its length: it counts the images, be they many."""
     before, after = site.shape(0), site.builder.graph.shape(site.op.outputs[0])
     if not (along and along[0] == 0 and before and after and isinstance(after[0], int)):
@@ -84,12 +89,14 @@ def _changed(
     region, half = how.region, len(how.region) // 2
     if before[0] != after[0] or (region and (region[0], region[half]) != (0.0, 1.0)):
         return along, scales, sizes, how
-    if sizes is not None and not isinstance(sizes, tuple):
-        sizes = site.call(operator.getitem, sizes, slice(1, None))
-    elif sizes is not None:
-        sizes = sizes[1:]
     how = how._replace(region=region[1:half] + region[half + 1 :])
-    return along[1:], None if scales is None else scales[1:], sizes, how
+    return along[1:], _behind_first(site, scales), _behind_first(site, sizes), how
+
+
+def _behind_first(site: Site, amounts: Any) -> Any:
+    if isinstance(amounts, fx.Node):
+        return site.call(operator.getitem, amounts, slice(1, None))
+    return None if amounts is None else amounts[1:]
 
 
 def _spatial(
@@ -134,11 +141,19 @@ def _native(how: Resampling, spatial: list[float] | None, by_scale: bool, rank: 
 
 
 @reads_sizes(1)
-def resampled_as_computed(
+def resampled_to_computed(
     x: torch.Tensor, axes: tuple[int, ...], sizes: torch.Tensor, how: Resampling
 ) -> torch.Tensor:
     """Resize to sizes computed at run time."""
     return resampled(x, axes, None, tuple(int(n) for n in sizes.tolist()), how)
+
+
+@reads_sizes(1)
+def resampled_by_computed(
+    x: torch.Tensor, axes: tuple[int, ...], scales: torch.Tensor, how: Resampling
+) -> torch.Tensor:
+    """Resize by scales computed at run time."""
+    return resampled(x, axes, tuple(float(n) for n in scales.tolist()), None, how)
 
 
 @handles(CONVERTERS, "GridSample")
