@@ -12,7 +12,7 @@ def live_nodes(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.Node
     needed = set(outputs)
     alive: list[onnx.NodeProto] = []
     for node in reversed(nodes):
-        if not any(o in needed for o in node.output):
+        if needed.isdisjoint(node.output):
             continue
         alive.append(node)
         needed.update(node.input)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,7 @@ class Operator:
     domain: str = field(init=False, compare=False)
     inputs: list[str] = field(init=False, compare=False)
     outputs: list[str] = field(init=False, compare=False)
-    _attributes: dict[str, onnx.AttributeProto] | None = field(init=False, compare=False, repr=False)
+    _values: dict[str, Any] | None = field(init=False, compare=False, repr=False)
     _has_bodies: bool | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class Operator:
         self.op_type = proto.op_type
         self.domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        self._attributes = self._has_bodies = None  # not asked for yet
+        self._values = self._has_bodies = None  # not asked for yet
 
     def become(self, proto: onnx.NodeProto) -> None:
         """Be what another node says."""
@@ -87,14 +88,13 @@ class Operator:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
-        if self._attributes is None:
+        if self._values is None:
             # Of several with one name the first counts.
-            self._attributes = {each.name: each for each in reversed(self.proto.attribute)}
-        attribute = self._attributes.get(name)
-        if attribute is None:
-            return default
-        value = helper.get_attribute_value(attribute)
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            self._values = {each.name: each for each in reversed(self.proto.attribute)}
+        value = self._values.get(name, default)
+        if isinstance(value, onnx.AttributeProto):
+            value = self._values[name] = _value(value)
+        return value.copy() if isinstance(value, list) else value
 
     def set_attr(self, name: str, value: Any) -> None:
         """Replace or add an attribute."""
@@ -114,11 +114,11 @@ class Constant:
 
     tensor: onnx.TensorProto
     source: str
+    dims: tuple[int, ...] = field(init=False)
 
-    @cached_property
-    def dims(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return tuple(self.tensor.dims)
+    def __post_init__(self) -> None:
+        """Read the tensor's shape, which is asked for often."""
+        self.dims = tuple(self.tensor.dims)
 
     @property
     def is_float(self) -> bool:
@@ -139,6 +139,12 @@ FLOATS = frozenset(
         onnx.TensorProto.BFLOAT16,
     }
 )
+
+
+def _value(attribute: onnx.AttributeProto) -> Any:
+    """What an attribute says; a text as such."""
+    value = helper.get_attribute_value(attribute)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
@@ -178,6 +184,7 @@ class Graph:
     known: dict[str, list[ShapeNumber]] = field(default_factory=dict)
     told: dict[str, Shape] = field(default_factory=dict)
     _results: dict[Result[Any], Any] = field(default_factory=dict)
+    _promised: dict[Result[Any], Callable[[], Any]] = field(default_factory=dict)
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
@@ -185,7 +192,7 @@ class Graph:
         proto = loaded.proto
         if proto.functions:
             proto = inlined(proto)
-        constants = {t.name: Constant(t, t.name) for t in proto.graph.initializer}
+        constants = {(name := t.name): Constant(t, name) for t in proto.graph.initializer}
         skeleton = onnx.ModelProto()
         copy_without(proto, skeleton, "graph")
         copy_without(proto.graph, skeleton.graph, "initializer", "sparse_initializer", "node")
@@ -207,6 +214,10 @@ class Graph:
         """Note what a pass found out."""
         self._results[what] = found
 
+    def promise(self, what: Result[Found], find: Callable[[], Found]) -> None:
+        """Note how to find out what few ask for: it is found when it is first asked for."""
+        self._promised[what] = find
+
     def result(self, what: Result[Found]) -> Found:
         """What a pass found out.
 
@@ -214,6 +225,8 @@ class Graph:
             LookupError: that pass has not run.
 
         """
+        if what not in self._results and what in self._promised:
+            self._results[what] = self._promised.pop(what)()
         if what not in self._results:
             raise LookupError(f"{what.name} is not known before the pass {what.made_by} has run")
         found: Found = self._results[what]
@@ -221,7 +234,7 @@ class Graph:
 
     def has(self, what: Result[Any]) -> bool:
         """Whether the pass that finds this out has run."""
-        return what in self._results
+        return what in self._results or what in self._promised
 
     @cached_property
     def folder(self) -> Path | None:
@@ -290,7 +303,7 @@ class Graph:
     @cached_property
     def captured(self) -> set[str]:
         """Values of the main graph that bodies of If, Loop, Scan and the like read."""
-        return {name for op in self.operators for name in read_inside(op.proto)}
+        return {name for op in self.operators if op.subgraphs() for name in read_inside(op.proto)}
 
     @cached_property
     def derived(self) -> set[str]:
@@ -363,7 +376,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def read_inside(node: onnx.NodeProto) -> set[str]:
     """All names that the sub-graphs of a node read, those of their own values too."""
     names: set[str] = set()
-    pending = bodies(node)
+    pending = bodies(node) if node.attribute else []
     while pending:
         body = pending.pop()
         names.update(v.name for v in body.output)

@@ -15,6 +15,8 @@ from conet_graph.ir.graph import bodies
 # Operators whose inference aborts the process, as the Linux builds of onnx assert bounds in C++: Slice of
 # a negative size (of a window larger than what it moves over, say), Split with more outputs than it says.
 ABORTING = frozenset({"Slice", "Split"})
+# Operators of which inference looks into the sub-graphs.
+WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def infer(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
@@ -25,7 +27,7 @@ def infer(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
         Exception: whatever it raises (InferenceError, mostly).
 
     """
-    if sys.platform.startswith("linux") and any(node.op_type in ABORTING for node in _nodes(model)):
+    if sys.platform.startswith("linux") and not ABORTING.isdisjoint(_operators(model)):
         return _in_child(model, strict)
     return _infer(model, strict)
 
@@ -34,12 +36,13 @@ def _infer(model: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
     return shape_inference.infer_shapes(model, check_type=strict, strict_mode=strict, data_prop=True)
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def _operators(model: onnx.ModelProto) -> Iterator[str]:
     pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     while pending:
         for node in pending.pop().node:
-            yield node
-            pending.extend(bodies(node))
+            yield (kind := node.op_type)
+            if kind in WITH_BODIES:
+                pending.extend(bodies(node))
 
 
 def _in_child(model: onnx.ModelProto, strict: bool) -> onnx.ModelProto:

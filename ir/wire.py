@@ -6,7 +6,7 @@ weights, nearly all of a model's bytes, are serialised one at a time; the bytes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 from google.protobuf.message import EncodeError, Message
@@ -77,7 +77,7 @@ def _around(message: Message, name: str) -> tuple[bytes, bytes]:
     return _whole(before), _whole(after)
 
 
-def _head(message: Message, name: str, size: int) -> bytes:
+def _head(message: Message | type[Message], name: str, size: int) -> bytes:
     """What stands before a message or repeated message of a field: its number and size."""
     return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) + _varint(size)
 
@@ -113,3 +113,20 @@ def copy_without(message: Message, into: Message, *left_out: str) -> None:
     for descriptor, value in message.ListFields():
         if descriptor.name not in left_out:
             assign(into, descriptor.name, value)
+
+
+def add_inputs(graph: onnx.GraphProto, values: Iterable[tuple[str, onnx.TypeProto]]) -> None:
+    """Add inputs to a graph, each a name and a type: read at once, far faster than made one by one."""
+    types: dict[int, bytes] = {}
+    parts: list[bytes] = []
+    for name, kind in values:
+        if id(kind) not in types:
+            types[id(kind)] = _field(onnx.ValueInfoProto, "type", _whole(kind))
+        value = _field(onnx.ValueInfoProto, "name", name.encode()) + types[id(kind)]
+        parts.append(_field(onnx.GraphProto, "input", value))
+    graph.MergeFromString(b"".join(parts))
+
+
+def _field(message: type[Message], name: str, data: bytes) -> bytes:
+    """A field of a message, with what stands before it."""
+    return _head(message, name, len(data)) + data

@@ -36,13 +36,8 @@ class AssignChannels:
     name: ClassVar[str] = "assign_channels"
 
     def run(self, graph: Graph) -> None:
-        """Fill ``SIZES``: for each feature map, in order, the list of its sizes."""
-        view = _View(graph)
-        weights = graph.derived
-        values = view.channels.units.values
-        graph.keep(
-            SIZES, {name: view.sizes(name, axes) for name, axes in values.items() if name not in weights}
-        )
+        """Promise ``SIZES``: for each feature map, in order, the list of its sizes."""
+        graph.promise(SIZES, lambda: _View(graph).all_sizes())
 
 
 class _View:
@@ -63,6 +58,12 @@ class _View:
         self.of_class: Ids = of_group[self.channels.group_of_class]
         self.depths = self._fixed_depths()
         self._spelled: dict[int, list[str]] = {}
+
+    def all_sizes(self) -> dict[str, list[str]]:
+        """The sizes of each feature map."""
+        weights = self.graph.derived
+        values = self.channels.units.values
+        return {name: self.sizes(name, axes) for name, axes in values.items() if name not in weights}
 
     def _fixed_depths(self) -> dict[str, int]:
         """Depths that carry no units, as the layers on both sides know them."""

@@ -13,6 +13,7 @@ from conet_graph.ir.graph import Constant, Dim, Graph, Shape
 from conet_graph.ir.inference import infer
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, channels_of_weight
 from conet_graph.ir.overridable import FIRST_FREE_IR
+from conet_graph.ir.wire import add_inputs, copy_without
 from conet_graph.passes.shapes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
@@ -81,18 +82,17 @@ def _by_computed_numbers(graph: Graph) -> list[onnx.ValueInfoProto]:
 def light_copy(graph: Graph) -> onnx.ModelProto:
     """The model with weights turned into graph inputs and private operators into stand-ins."""
     model = onnx.ModelProto()
-    model.CopyFrom(graph.skeleton)
+    copy_without(graph.skeleton, model, "graph")
     body = model.graph
-    del body.node[:]
+    copy_without(graph.skeleton.graph, body, "node")
     private: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
     for op in graph.operators:
-        nodes = stand_in(op)
-        if nodes is None:
-            body.node.append(op.proto)
-            if op.domain:
-                private.update(op.outputs)
-        else:
-            body.node.extend(nodes)
+        instead = stand_in(op)
+        nodes += [op.proto] if instead is None else instead
+        if op.domain and instead is None:
+            private.update(op.outputs)
+    body.node.extend(nodes)
     declared = [v for v in body.value_info if v.name in private]
     del body.value_info[:]
     body.value_info.extend(declared)
@@ -109,6 +109,7 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")  # -1 or 0 stands for "unknown" in some exporters' files
     types: dict[tuple[int, tuple[int, ...]], onnx.TypeProto] = {}  # few kinds, for many weights
+    weights: list[tuple[str, onnx.TypeProto]] = []
     for name, constant in graph.constants.items():
         if is_small_int(constant):
             tensor = body.initializer.add()
@@ -118,7 +119,8 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
             key = constant.tensor.data_type, constant.dims
             if key not in types:
                 types[key] = helper.make_tensor_type_proto(*key)
-            body.input.add(name=name, type=types[key])
+            weights.append((name, types[key]))
+    add_inputs(body, weights)
     model.ir_version = max(model.ir_version, FIRST_FREE_IR)
     return model
 
@@ -155,7 +157,8 @@ def read_shapes(model: onnx.ModelProto, graph: Graph) -> None:
 
 def shape_of(proto: onnx.TensorShapeProto) -> Shape:
     """A shape as a tuple."""
-    return tuple(_dim(d) for d in proto.dim)
+    lengths = tuple([dim.dim_value for dim in proto.dim])  # 0 where it is not set
+    return lengths if all(lengths) and min(lengths, default=1) > 0 else tuple(_dim(d) for d in proto.dim)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

@@ -22,7 +22,7 @@ from conet_graph.ir.operators import (
 )
 from conet_graph.ir.text import AXIS_LABELS
 from conet_graph.passes.channels.components import components
-from conet_graph.passes.channels.distinct import distinct
+from conet_graph.passes.channels.distinct import is_rising
 from conet_graph.passes.channels.labels import ChannelLabels
 from conet_graph.passes.channels.units import Axis, Ids, Tracker, Units, beside
 from conet_graph.passes.classify_edges import LAYERS, Layer
@@ -94,36 +94,33 @@ class TieChannels:
         units = Units(graph, self.free_kept)
         walk(units)
         units.solve()
-        if not self.free_kept:
-            _keep_unproduced(units, graph.result(LAYERS))
-        channels = _channels(graph, units)
+        carried = _Carried(units)
+        if not self.free_kept and _keep_unproduced(units, graph.result(LAYERS), carried):
+            units.solve()
+            carried = _Carried(units)
+        channels = _channels(graph, units, carried)
         graph.keep(CHANNELS, channels)
         graph.keep(AXIS_LABELS, ChannelLabels(channels))
 
 
-def _keep_unproduced(units: Units, layers: list[Layer]) -> None:
-    """Keep the channels that layers read and none gives out, and solve once more where there are any."""
-    produced = np.zeros(len(units.frozen_class), np.bool_)
+def _keep_unproduced(units: Units, layers: list[Layer], carried: _Carried) -> bool:
+    """Keep the channels that layers read and none gives out; whether there are any."""
+    settled = units.frozen_class.copy()
     tables = _looked_up(units.graph)
     for (name, place), looked_up in units.stored.items():
         if name in tables and place and not isinstance(looked_up, int):
-            produced[units.classes[looked_up]] = True
+            settled[carried.by(looked_up)] = True
     for layer in layers:
         axis = out_axis(units, layer)
         if not isinstance(axis, int):
-            produced[units.classes[axis]] = True
-    again = False
+            settled[carried.by(axis)] = True
+    found = False
     for layer in layers:
         axis = in_axis(units, layer)
-        if isinstance(axis, int):
-            continue
-        classes = units.classes[axis]
-        given = axis[~produced[classes] & ~units.frozen_class[classes]]
-        if len(given):
-            units.keep(layer.op, given, UNPRODUCED)
-            again = True
-    if again:
-        units.solve()
+        if not isinstance(axis, int) and not (known := settled[carried.by(axis)]).all():
+            units.keep(layer.op, axis[~known], UNPRODUCED)
+            found = True
+    return found
 
 
 def _looked_up(graph: Graph) -> set[str]:
@@ -223,44 +220,68 @@ def _behind_one_another(axes: list[Axis]) -> Axis:
     return np.concatenate(units) if units else axes[0]
 
 
-def _channels(graph: Graph, units: Units) -> Channels:
+def _channels(graph: Graph, units: Units, carried: _Carried) -> Channels:
     count = len(units.frozen_class)
-    touched = [(p, units.classes[axis]) for p, axis in units.stored.items() if not isinstance(axis, int)]
+    touched = [(p, carried.by(axis)) for p, axis in units.stored.items() if not isinstance(axis, int)]
     signature = signatures((classes for _, classes in touched), count)
     layers: list[Layer] = graph.result(LAYERS)
-    axes = {
-        layer.op.index: (
-            _classes(units, in_axis(units, layer)),
-            _classes(units, out_axis(units, layer)),
-        )
-        for layer in layers
-    }
+    sides = {layer.op.index: (in_axis(units, layer), out_axis(units, layer)) for layer in layers}
+    axes = {index: (carried.on(given), carried.on(made)) for index, (given, made) in sides.items()}
     channels = Channels(units, [], np.full(count, -1, np.int64), axes)
     _number_groups(channels, layers, signature)
-    _fill_groups(channels, layers, touched)
-    _join_sizes(channels, layers)
-    _name_fixed_sizes(channels, layers)
+    times_on = _Occurrences(channels.group_of_class)
+    _fill_groups(channels, layers, touched, times_on)
+    _join_sizes(channels, layers, carried, times_on)
+    _name_fixed_sizes(channels, layers, sides)
     return channels
 
 
-def _name_fixed_sizes(channels: Channels, layers: list[Layer]) -> None:
+class _Carried:
+    """The classes that axes carry: one array for all axes with the same channels, as most have."""
+
+    def __init__(self, units: Units) -> None:
+        self.classes = units.classes
+        self.known: dict[int, tuple[Ids, Ids]] = {}  # by the identity of an axis, which is held
+        self.alike: dict[bytes, Ids] = {}
+
+    def by(self, axis: Ids) -> Ids:
+        """The classes on an axis of units."""
+        if id(axis) not in self.known:
+            found = self.classes[axis]
+            self.known[id(axis)] = axis, self.alike.setdefault(found.tobytes(), found)
+        return self.known[id(axis)][1]
+
+    def on(self, axis: Axis) -> Ids | None:
+        """The same; None for an axis that carries no channels."""
+        return None if isinstance(axis, int) else self.by(axis)
+
+
+def _name_fixed_sizes(channels: Channels, layers: list[Layer], sides: dict[int, tuple[Axis, Axis]]) -> None:
     units = channels.units
     for layer in layers:
+        axes = sides[layer.op.index]
+        if not any(isinstance(axis, int) for axis in axes):
+            continue
         shape = units.graph.shape(layer.op.input(layer.weight_slot))
         widths = (None, None) if shape is None else channels_of_weight(layer.op, layer.weight_slot, shape)
-        for axis, width in zip((in_axis(units, layer), out_axis(units, layer)), widths, strict=True):
+        for axis, width in zip(axes, widths, strict=True):
             if isinstance(axis, int):
                 number = len(channels.groups) + len(channels.fixed)
                 channels.fixed.setdefault((units.reasons[axis], width or 0), f"g{number}")
 
 
 def signatures(axes: Iterable[Ids], count: int) -> Ids:
-    """A number for each of ``count`` classes: equal for those that occur equally often on the same axes."""
+    """A number for each of ``count`` classes: equal for those that occur equally often on the same axes.
+
+    Args:
+        axes: the classes on each; one array that comes several times is looked at once.
+        count: how many classes there are.
+
+    """
     signature = np.zeros(count, np.int64)
     mark = 1
-    # An axis with the same channels as an earlier one tells nothing new.
-    for classes in {axis.tobytes(): axis for axis in axes}.values():
-        found, times = np.unique(classes, return_counts=True)
+    for classes in {id(axis): axis for axis in axes}.values():
+        found, times = (classes, 1) if is_rising(classes) else np.unique(classes, return_counts=True)
         # One number stands for the pair (signature so far, times): sorting pairs is many times slower.
         pairs = signature[found] * (len(classes) + 1) + times
         if (pairs == pairs[:1]).all():  # as on most axes
@@ -271,10 +292,6 @@ def signatures(axes: Iterable[Ids], count: int) -> Ids:
         signature[found] = number + mark
         mark += int(number.max(initial=0)) + 1
     return signature
-
-
-def _classes(units: Units, axis: Axis) -> Ids | None:
-    return None if isinstance(axis, int) else units.classes[axis]
 
 
 def _number_groups(channels: Channels, layers: list[Layer], signature: Ids) -> None:
@@ -297,24 +314,23 @@ def _number_groups(channels: Channels, layers: list[Layer], signature: Ids) -> N
 
 def _by_appearance(channels: Channels, layers: list[Layer], count: int) -> Ids:
     """The classes on the layers' outputs, then those on their inputs, each where it is first seen."""
-    seen = np.zeros(count, np.bool_)
-    order = [np.zeros(0, np.int64)]
-    for side in (1, 0):
-        for layer in layers:
-            classes = channels.layer_axes[layer.op.index][side]
-            if classes is None:
-                continue
-            unseen = classes[~seen[classes]]
-            if not len(unseen):
-                continue
-            _, first = np.unique(unseen, return_index=True)
-            order.append(unseen[np.sort(first)])
-            seen[unseen] = True
-    return np.concatenate(order)
+    sides = [channels.layer_axes[layer.op.index][side] for side in (1, 0) for layer in layers]
+    shown = np.concatenate(
+        [np.zeros(0, np.int64), *{id(side): side for side in sides if side is not None}.values()]
+    )
+    place, first = np.arange(len(shown)), np.empty(count, np.int64)
+    first[shown[::-1]] = place[::-1]  # of several assignments the last one holds
+    order: Ids = shown[first[shown] == place]
+    return order
 
 
-def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tuple[str, int], Ids]]) -> None:
-    groups, times_on = channels.groups, _Occurrences(channels.group_of_class)
+def _fill_groups(
+    channels: Channels,
+    layers: list[Layer],
+    touched: list[tuple[tuple[str, int], Ids]],
+    times_on: _Occurrences,
+) -> None:
+    groups = channels.groups
     for (tensor, axis), classes in touched:
         for number, times in times_on(classes):
             groups[number].places.append((tensor, axis if axis >= 0 else beside(axis), times))
@@ -337,34 +353,37 @@ def _fill_groups(channels: Channels, layers: list[Layer], touched: list[tuple[tu
 
 
 class _Occurrences:
-    """How often each group occurs on an axis; axes with the same channels are counted once."""
+    """How often each group occurs on an axis, group by group; one array of classes is counted once."""
 
     def __init__(self, group_of_class: Ids) -> None:
         self.group_of_class = group_of_class
-        self.known: dict[bytes, list[tuple[int, int]]] = {}
+        self.known: dict[
+            int, tuple[Ids, list[tuple[int, int]]]
+        ] = {}  # by the array's identity, which is held
 
     def __call__(self, classes: Ids) -> list[tuple[int, int]]:
-        key = classes.tobytes()
-        if key not in self.known:
-            numbers = self.group_of_class[classes]
-            found, times = np.unique(numbers[numbers >= 0], return_counts=True)
-            self.known[key] = list(zip(found.tolist(), times.tolist(), strict=True))
-        return self.known[key]
+        if id(classes) not in self.known:
+            self.known[id(classes)] = classes, self._counted(self.group_of_class[classes])
+        return self.known[id(classes)][1]
+
+    @staticmethod
+    def _counted(numbers: Ids) -> list[tuple[int, int]]:
+        if (numbers == numbers[:1]).all():  # as on most axes
+            return [(number, len(numbers)) for number in numbers[:1].tolist() if number >= 0]
+        found, times = np.unique(numbers[numbers >= 0], return_counts=True)
+        return list(zip(found.tolist(), times.tolist(), strict=True))
 
 
-def _join_sizes(channels: Channels, layers: list[Layer]) -> None:
+def _join_sizes(channels: Channels, layers: list[Layer], carried: _Carried, times_on: _Occurrences) -> None:
     """Groups that make up an output axis of one layer are one size."""
-    is_free = np.array([group.free for group in channels.groups], np.bool_)
-    pairs = [np.zeros((2, 0), np.int64)]
+    left, right = list[int](), list[int]()
     for layer in layers:
         for axis in _made_axes(channels.units, layer) if layer.kind == "conv" else ():
-            if isinstance(axis, int):
-                continue
-            numbers = channels.group_of_class[channels.units.classes[axis]]
-            numbers = distinct(numbers[numbers >= 0])
-            free = numbers[is_free[numbers]]
-            pairs.append(np.stack([free[:-1], free[1:]]))
-    left, right = np.concatenate(pairs, axis=1)
-    _, sizes = components(left, right, len(channels.groups))
+            classes = carried.on(axis)
+            found = [] if classes is None else times_on(classes)
+            free = [number for number, _ in found if channels.groups[number].free]
+            left += free[:-1]
+            right += free[1:]
+    _, sizes = components(np.array(left, np.int64), np.array(right, np.int64), len(channels.groups))
     for group, size in zip(channels.groups, sizes.tolist(), strict=True):
         group.size = f"s{size}"

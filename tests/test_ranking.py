@@ -140,7 +140,18 @@ def test_the_size_of_the_pieces_changes_nothing(chunk: int, monkeypatch: pytest.
     first, second = (rng.standard_normal(s).astype(np.float32) for s in ((5, 3, 3, 3), (2, 5, 1, 4)))
     whole = scores(two_convs(first, second), "l2")
     monkeypatch.setattr(ranking, "CHUNK", chunk)
-    assert scores(two_convs(first, second), "l2") == pytest.approx(whole, rel=1e-12)
+    assert scores(two_convs(first, second), "l2") == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1.0, 1e18, 1e25])
+def test_squares_that_float32_cannot_hold_count_too(scale: float) -> None:
+    """The ranking adds up in float32 where it has room, and in float64 where it has not."""
+    apart = np.array([1.0, 1e-12], np.float32).reshape(2, 1, 1, 1)  # squares 1e-24 apart
+    for unit in (np.float32(1), apart):
+        plain, scaled = (
+            scores(two_convs(FIRST * unit * s, SECOND * s), "l2") for s in (1.0, np.float32(scale))
+        )
+        assert scaled == pytest.approx(plain, rel=1e-6)
 
 
 def test_each_copy_of_a_channel_counts() -> None:

@@ -58,4 +58,5 @@ def _signatures(units: Units, of: Ids, count: int) -> Ids:
         for axis in units.stored.values()
         if not isinstance(axis, int) and units.frozen_class[units.classes[axis]].any()
     )
-    return signatures(frozen, count)
+    # An axis with the same parts as an earlier one tells nothing new.
+    return signatures({parts.tobytes(): parts for parts in frozen}.values(), count)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from conet_graph.dead_channels.contractions import Contraction, contractions
 from conet_graph.dead_channels.facts import Facts
+from conet_graph.dead_channels.glance import Beside
 from conet_graph.dead_channels.walk import walk
 from conet_graph.ir.graph import Graph, Result
 from conet_graph.passes.channels.distinct import distinct
@@ -65,17 +66,18 @@ DEAD: Result[Dead] = Result("dead channels", "dead_channels")
 AMONG_MASKED: Result[Dead] = Result("dead channels where others are masked", "dead_channels")
 
 
-def dead_channels(graph: Graph, masked: bool = False) -> Dead:
+def dead_channels(graph: Graph, masked: bool = False, beside: Beside | None = None) -> Dead:
     """Find the channels that can go without a change of the outputs.
 
     Args:
         graph: with its channels solved.
         masked: whether any other channels may go too, so that they are zero where they are summed over.
+        beside: called with the weights of layers as they are read, for who looks at them, too.
 
     """
     what = AMONG_MASKED if masked else DEAD
     if not graph.has(what):
-        graph.keep(what, _found(graph, masked))
+        graph.keep(what, _found(graph, masked, beside))
     return graph.result(what)
 
 
@@ -100,12 +102,12 @@ def is_constant(graph: Graph, value: str) -> bool:
     return any(bool(along.constant.all()) for along in fact.along.values())
 
 
-def _found(graph: Graph, masked: bool) -> Dead:
+def _found(graph: Graph, masked: bool, beside: Beside | None) -> Dead:
     channels = graph.result(CHANNELS)
     candidates = _candidates(channels)
     if not candidates.any():
         return Dead(candidates, [])
-    facts = walk(graph, masked)
+    facts = walk(graph, masked, beside)
     places = contractions(facts)
     candidates &= _summed(places, len(candidates))
     idle = _idle(candidates, places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,8 @@ from conet_graph.dead_channels.hearing import Hearing, Weights
 from conet_graph.dead_channels.sums import layer_of, read_again
 from conet_graph.ir.graph import Operator
 
+# Called with the name of a weight, and its numbers as the file lays them out.
+Beside = Callable[[str, Weights], None]
 # So many rows are looked at together: few enough to stay in the cache.
 SHEET = 4096
 # A file may claim anything of an operator that is not looked at closer: nothing is known then.
@@ -37,10 +39,11 @@ class Glance:
         return self.apart and self.both_signs and not (np.isfinite(low) and np.isfinite(high))
 
 
-def glances(facts: Facts, ops: Iterable[Operator]) -> dict[int, Glance]:
+def glances(facts: Facts, ops: Iterable[Operator], beside: Beside | None = None) -> dict[int, Glance]:
     """A first look at those of the operators that are layers with known weights, by their indices.
 
-    Notes in the facts what they hear, and holds there the weights that are computed.
+    Notes in the facts what they hear, and holds there the weights that are computed. ``beside`` is called
+    with each weight of the file as it is read.
     """
     found, sheet, axes = dict[int, Glance](), _Sheet(), dict[int, int]()
     for op in ops:
@@ -52,6 +55,8 @@ def glances(facts: Facts, ops: Iterable[Operator]) -> dict[int, Glance]:
             continue
         if op.input(1) not in facts.graph.constants:
             facts.layers[op.index] = layer
+        elif beside is not None:
+            beside(op.input(1), layer.stored)
         facts.hears[op.index] = Hearing.of(layer.weight, partial(_weights, facts, op)), layer.partial
         axes[op.index] = layer.axis
         if not sheet.has_room(layer.weight):

@@ -25,11 +25,13 @@ GLANCE = 8
 class LinearLayer:
     """A layer's weight as [groups, outputs a group, inputs a group, kernel], whatever its operator.
 
-    ``bias`` has a number for each output. ``partial``: near the border (or for a transposed convolution
-    anywhere) an output may get only some of the products that make it up.
+    ``stored`` is the same as the file lays it out. ``bias`` has a number for each output. ``partial``: near
+    the border (or for a transposed convolution anywhere) an output may get only some of the products that
+    make it up.
     """
 
     weight: Weights
+    stored: Weights
     bias: Numbers
     partial: bool
     axis: int
@@ -69,7 +71,7 @@ def _convolution(facts: Facts, op: Operator) -> LinearLayer | None:
     bias = _bias(facts, "" if slots.bias is None else op.input(slots.bias), outputs)
     if bias is None:
         return None
-    return LinearLayer(weight, bias, is_partial(op, array.shape[2:]), 1)
+    return LinearLayer(weight, array, bias, is_partial(op, array.shape[2:]), 1)
 
 
 def is_partial(op: Operator, kernel: tuple[int, ...]) -> bool:
@@ -95,7 +97,7 @@ def _product(facts: Facts, op: Operator) -> LinearLayer | None:
     if bias is None:
         return None
     weight = weight if alpha == 1.0 else weight * np.asarray(alpha, weight.dtype)
-    return LinearLayer(weight[None, :, :, None], beta * bias, False, rank - 1)
+    return LinearLayer(weight[None, :, :, None], array, beta * bias, False, rank - 1)
 
 
 def _floats(facts: Facts, name: str) -> Weights | None:

@@ -9,7 +9,7 @@ import numpy as np
 from conet_graph.dead_channels.alike import all_differ, bucket_of
 from conet_graph.dead_channels.curves import UNARY, curve
 from conet_graph.dead_channels.facts import Fact, Facts, between, combined
-from conet_graph.dead_channels.glance import NONSENSE, Glance, glances
+from conet_graph.dead_channels.glance import NONSENSE, Beside, Glance, glances
 from conet_graph.dead_channels.hearing import deaf
 from conet_graph.dead_channels.moves import concatenated, moved, padded, pooled, resized
 from conet_graph.dead_channels.pointwise import BOUNDS, scaled, several
@@ -18,18 +18,19 @@ from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import PLAIN_PRODUCTS
 
 
-def walk(graph: Graph, masked: bool) -> Facts:
+def walk(graph: Graph, masked: bool, beside: Beside | None = None) -> Facts:
     """The facts of all values of an analysed network.
 
     Args:
         graph: with its channels solved.
         masked: whether the facts are to hold when channels are set to zero where they are summed over.
+        beside: called with the name and the numbers of each layer's weight when it is first read.
 
     """
     facts = Facts(graph, masked)
     summed_later = _summed_later(facts)
     ruled = [op for op in graph.operators if _has_rule(op)]
-    seen = glances(facts, (op for op in ruled if op.op_type in LAYERS))
+    seen = glances(facts, (op for op in ruled if op.op_type in LAYERS), beside)
     for op in ruled:
         try:
             if op.op_type not in LAYERS:

@@ -7,6 +7,7 @@ docs/LATENCY.md holds the source of each number here, and what was measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -170,7 +171,7 @@ def _multiple(group: Group, alignment: Alignment) -> int:
     multiple = alignment.multiple
     for layer in [*group.producers, *group.consumers]:
         if _moves_whole(group, layer):
-            multiple = int(np.lcm(multiple, alignment.grouped * layer.groups))
+            multiple = math.lcm(multiple, alignment.grouped * layer.groups)
     return multiple
 
 
@@ -188,7 +189,7 @@ def _fitting(group: Group, multiple: int) -> int:
 
 def _step(group: Group, multiple: int) -> int:
     """Classes that come and go together, so that the width stays a multiple."""
-    return int(np.lcm(multiple, group.multiple)) // group.multiple
+    return math.lcm(multiple, group.multiple) // group.multiple
 
 
 def _steps(groups: list[Group], multiples: list[int]) -> Counts:

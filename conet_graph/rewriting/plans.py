@@ -201,8 +201,10 @@ def make_plan(graph: Graph, layout: Layout, init: str, seed: int = 0, kept: Sequ
     for number, group in enumerate(channels.groups):
         if not group.free or (copies[group.classes] == 1).all():
             continue
-        old_width, new = _group_positions(channels, layout, number)
-        groups.append(GroupPlan(group.id, old_width, len(new), new, _dead(channels, layout, number)))
+        classes = _group_axis(channels, number)
+        old_width, new = _group_positions(channels, layout, number, classes)
+        dead = _dead(channels, layout, number, classes)
+        groups.append(GroupPlan(group.id, old_width, len(new), new, dead))
     return Plan(
         graph.loaded,
         init,
@@ -233,9 +235,11 @@ def _group_axis(channels: Channels, number: int) -> Ids:
     return np.repeat(group.classes, group.multiple)
 
 
-def _group_positions(channels: Channels, layout: Layout, number: int) -> tuple[int, list[int]]:
-    """How many channels a group had, and for each new one the old one, numbered inside the group."""
-    classes = _group_axis(channels, number)
+def _group_positions(channels: Channels, layout: Layout, number: int, classes: Ids) -> tuple[int, list[int]]:
+    """How many channels a group had, and for each new one the old one, numbered inside the group.
+
+    ``classes`` are those on the axis on which they are counted.
+    """
     labels = _labels_like(layout, channels.groups[number], classes)
     mine = channels.group_of_class[classes] == number
     local = np.cumsum(mine) - 1
@@ -243,11 +247,10 @@ def _group_positions(channels: Channels, layout: Layout, number: int) -> tuple[i
     return int(np.count_nonzero(mine)), local[old_positions(classes, labels)[kept]].tolist()
 
 
-def _dead(channels: Channels, layout: Layout, number: int) -> list[int]:
+def _dead(channels: Channels, layout: Layout, number: int, classes: Ids) -> list[int]:
     """The channels of a group, numbered inside it, that go without a change of the outputs."""
     if layout.lossless is None:
         return []
-    classes = _group_axis(channels, number)
     mine = classes[channels.group_of_class[classes] == number]
     return np.flatnonzero(layout.lossless[mine]).tolist()
 

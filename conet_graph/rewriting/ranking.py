@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +53,12 @@ def importance(graph: Graph, how: str, seed: int = 0) -> Scores:
         raw = np.zeros(count)
         for group in channels.groups:
             raw[group.classes] = np.linspace(1.5, 0.5, len(group.classes))
-    elif how == "fpgm":
-        raw = distances(graph, _places(channels), _norms(graph, channels, count, "l2"))
     else:
-        raw = _norms(graph, channels, count, how)
+        norms = _Norms(graph, channels, "l2" if how == "fpgm" else how)
+        dead_channels(graph, masked=True, beside=norms.read)  # reads most of the weights, too
+        raw = norms.of_each()
+        if how == "fpgm":
+            raw = distances(graph, norms.places, raw)
     return _by_group(channels, *_without_dead(graph, raw))
 
 
@@ -97,25 +100,63 @@ def lacks_norms(graph: Graph) -> bool:
     return not any(op.op_type == "BatchNormalization" for op in graph.operators)
 
 
-def _norms(graph: Graph, channels: Channels, count: int, how: str) -> Scores:
-    total, scales = np.zeros(count), np.zeros(count)
-    has_scale = np.zeros(count, np.bool_)
-    norm_scales = {op.input(1) for op in graph.operators if op.op_type == "BatchNormalization"}
-    with np.errstate(invalid="ignore", over="ignore"):
-        for name, axes in _places(channels).items():
-            constant = graph.constants.get(name)
-            if constant is None or not constant.is_float:
-                continue
-            array = graph.array(name)
-            for axis, sums in _slice_sums(array, list(axes), squares=how != "l1").items():
-                np.add.at(total, axes[axis], sums)
-            if how == "bn" and name in norm_scales:
+class _Norms:
+    """The norms of each class over all weights of its channels, added up as the weights are read."""
+
+    def __init__(self, graph: Graph, channels: Channels, how: str) -> None:
+        count = len(channels.units.frozen_class)
+        self.graph, self.how, self.places = graph, how, _places(channels)
+        self.total, self.scales = _Sums(count), _Sums(count)
+        norms = [op for op in graph.operators if op.op_type == "BatchNormalization"]
+        self.norm_scales = {op.input(1) for op in norms} if how == "bn" else set()
+        self.left = {
+            name for name in self.places if name in graph.constants and graph.constants[name].is_float
+        }
+
+    def read(self, name: str, array: NDArray[np.generic]) -> None:
+        """Add up the numbers of a constant, if that was not done yet."""
+        if name not in self.left:
+            return
+        self.left.remove(name)
+        axes = self.places[name]
+        with np.errstate(invalid="ignore", over="ignore"):
+            for axis, sums in _slice_sums(array, list(axes), squares=self.how != "l1").items():
+                self.total.add(axes[axis], sums)
+            if name in self.norm_scales:
                 for axis, sums in _slice_sums(array, list(axes), squares=False).items():
-                    np.add.at(scales, axes[axis], sums)
-                    has_scale[axes[axis]] = True
-    raw = total if how == "l1" else np.sqrt(total)
-    # Where only some channels have a batch norm, each group is still ranked by one of the two.
-    return np.where(has_scale, scales, raw) if how == "bn" else raw
+                    self.scales.add(axes[axis], sums)
+
+    def of_each(self) -> Scores:
+        """The norms, with the weights that nobody has read yet."""
+        for name in sorted(self.left):
+            self.read(name, self.graph.array(name))
+        with np.errstate(invalid="ignore", over="ignore"):
+            raw = self.total.of_each() if self.how == "l1" else np.sqrt(self.total.of_each())
+            # Where only some channels have a batch norm, each group is still ranked by one of the two.
+            return np.where(self.scales.added(), self.scales.of_each(), raw) if self.how == "bn" else raw
+
+
+class _Sums:
+    """Numbers that are added up class by class, all at once: a numpy call for each vector takes longer."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.classes, self.numbers = [np.empty(0, np.int64)], [np.empty(0)]
+
+    def add(self, classes: NDArray[np.int64], numbers: Scores) -> None:
+        self.classes.append(classes)
+        self.numbers.append(numbers)
+
+    def of_each(self) -> Scores:
+        """The sum of each class."""
+        classes, numbers = np.concatenate(self.classes), np.concatenate(self.numbers)
+        return np.bincount(classes, numbers, self.count).astype(np.float64, copy=False)
+
+    def added(self) -> NDArray[np.bool_]:
+        """The classes that something was added to."""
+        found = np.zeros(self.count, np.bool_)
+        found[np.concatenate(self.classes)] = True
+        return found
 
 
 def _places(channels: Channels) -> dict[str, dict[int, NDArray[np.int64]]]:
@@ -129,49 +170,38 @@ def _places(channels: Channels) -> dict[str, dict[int, NDArray[np.int64]]]:
 
 def _slice_sums(array: NDArray[np.generic], axes: list[int], squares: bool) -> dict[int, Scores]:
     """For each axis, the sums of squares (or magnitudes) of the slices along it, in one reading."""
-    magnitude = np.square if squares else np.abs
     if array.ndim == 1:
-        return {0: magnitude(array, dtype=np.float64)}
-    along, chunks = _chunks(array)
-    sums = {axis: np.zeros(array.shape[axis]) for axis in axes}
-    room = np.zeros(0)  # of one chunk, used again for the next: memory that is new is slow
-    start = 0
-    for chunk in chunks:
-        room = np.empty(chunk.shape) if room.size < chunk.size else room
-        part = room.reshape(-1)[: chunk.size].reshape(chunk.shape)
-        magnitude(chunk, out=part, dtype=np.float64)
-        stop = start + part.shape[along]
-        if along in axes:
-            sums[along][start:stop] = _sums_along(part, along)
-        if axes != [along]:
-            # What the other axes need is summed over this one first: little is left to go through again.
-            rest = part.sum(axis=along, keepdims=True)
-            for axis in axes:
-                if axis != along:
-                    sums[axis] += _sums_along(rest, axis)
-        start = stop
-    return sums
+        return {0: (np.square if squares else np.abs)(array, dtype=np.float64)}
+    if array.itemsize <= 4:
+        sums = _sums_in(array, axes, squares, np.float32)
+        if all(_is_exact(each) for each in sums.values()):
+            return sums
+    return _sums_in(array, axes, squares, np.float64)
 
 
-def _sums_along(array: Scores, axis: int) -> Scores:
-    """Sums of the slices along an axis."""
-    if axis == 0:
-        array, others = array.reshape(len(array), -1), [1]  # two axes are summed faster than four
-    else:
-        others = [k for k in range(array.ndim) if k != axis]
-    sums: Scores = array.sum(axis=tuple(others))
-    return sums
+def _is_exact(sums: Scores) -> bool:
+    """Whether float32 had room for these sums of squares: none overflowed, and none may have vanished."""
+    return bool(sums.min(initial=1.0) > 1e-30 and sums.max(initial=1.0) < 1e38)
 
 
-def _chunks(array: NDArray[np.generic]) -> tuple[int, Iterator[NDArray[np.generic]]]:
-    """Views that make up an array, and the axis along which they follow each other."""
-    # The first axis lies together in the file; another one only where a single slice would be too much.
-    row = array.size // max(array.shape[0], 1)
-    along = 0 if row <= CHUNK else int(np.argmax(array.shape))
-    length = array.shape[along]
-    step = max(1, CHUNK * length // max(array.size, 1))
-    lead = (slice(None),) * along
-    return along, (array[(*lead, slice(k, k + step))] for k in range(0, length, step))
+def _sums_in(
+    array: NDArray[np.generic], axes: list[int], squares: bool, kind: type[np.floating[Any]]
+) -> dict[int, Scores]:
+    """The sums, with pieces of the weights added up in floats of this kind."""
+    rows = array.reshape(len(array), math.prod(array.shape[1:]))
+    first, rest = np.zeros(rows.shape[0]), np.zeros(rows.shape[1])
+    height = max(1, CHUNK // max(rows.shape[1], 1))
+    for top in range(0, rows.shape[0], height):
+        for left in range(0, rows.shape[1], CHUNK):
+            piece = rows[top : top + height, left : left + CHUNK].astype(kind, copy=False)
+            terms, factors = ("ij,ij", [piece, piece]) if squares else ("ij", [np.abs(piece)])
+            if 0 in axes:
+                first[top : top + height] += np.einsum(f"{terms}->i", *factors)
+            if axes != [0]:
+                rest[left : left + CHUNK] += np.einsum(f"{terms}->j", *factors)
+    others = rest.reshape(array.shape[1:])
+    sums = {k: others.sum(axis=tuple(j for j in range(others.ndim) if j != k - 1)) for k in axes if k}
+    return sums | ({0: first} if 0 in axes else {})
 
 
 def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Scores:
@@ -179,7 +209,7 @@ def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Score
     for group in channels.groups:
         mine = raw[group.classes]
         gone = dead[group.classes]
-        if gone.all():
+        if gone.all() or not gone.any():
             scores[group.classes] = _over_mean(mine)
             continue
         found = np.empty_like(mine)
@@ -190,11 +220,14 @@ def _by_group(channels: Channels, raw: Scores, dead: NDArray[np.bool_]) -> Score
 
 def _over_mean(raw: Scores) -> Scores:
     """Scores divided by their mean; one where all are zero."""
-    finite = np.isfinite(raw)
-    best = raw[finite].max(initial=0.0)
+    best = raw.max(initial=0.0)
+    if not np.isfinite(best):
+        finite = np.isfinite(raw)
+        best = raw[finite].max(initial=0.0)
+        raw = np.where(finite, raw, best)
     if best <= 0:
         return np.ones_like(raw)
     # Divided by the best first: the sum of numbers near the largest float would overflow.
-    raw = np.where(finite, raw, best) / best
+    raw = raw / best
     over: Scores = raw / raw.mean()
     return over

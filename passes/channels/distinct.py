@@ -20,3 +20,8 @@ def distinct(numbers: Ids) -> Ids:
     first = np.ones(len(ordered), np.bool_)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first]
+
+
+def is_rising(numbers: Ids) -> bool:
+    """Whether each number is larger than the one before: told much faster than numbers are sorted."""
+    return bool((numbers[1:] > numbers[:-1]).all())

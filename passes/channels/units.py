@@ -141,15 +141,16 @@ class Tracker:
             NoRule: the value's rank is not known, or it has no such axis.
 
         """
-        rank = self.rank(value)
+        constant, known = self.graph.constants.get(value), self.values.get(value)
+        rank = len(constant.dims) if constant is not None and known is None else self.rank(value)
         if not -rank <= axis < rank:
             raise NoRule(CONTRADICTION)
         self.read.add(value)
-        if not self.is_constant(value):
-            if self.packed and value in self.values and self._is_packed(value, axis):
+        if constant is None:
+            if self.packed and known is not None and self._is_packed(value, axis):
                 return self._unpacked(value, axis % rank)
-            return self._known(value)[axis]
-        axis %= len(self.graph.constants[value].dims)
+            return self._known(value)[axis] if known is None else known[axis]
+        axis %= len(constant.dims)
         found = self.stored.get((value, axis))
         if found is None:
             found = self.stored[value, axis] = self.new_axis(value, axis)
@@ -246,18 +247,21 @@ class Tracker:
 
     def set(self, op: Operator, output: int, axes: Sequence[Axis | Packed]) -> None:
         """Say what axes an output has."""
-        if output < len(op.outputs) and op.outputs[output]:
-            name = op.outputs[output]
-            known = self.values[name] = list[Axis]()
-            for k, axis in enumerate(axes):
-                if isinstance(axis, Packed):
-                    self._count_positions(axis.units)
-                    self.packed[name, k] = axis
-                elif not isinstance(axis, int):
-                    self._count_positions(axis)
-                if self.packed and not isinstance(axis, Packed):
-                    self.packed.pop((name, k), None)
-                known.append(0 if isinstance(axis, Packed) else axis)
+        if output >= len(op.outputs) or not op.outputs[output]:
+            return
+        name = op.outputs[output]
+        known = self.values[name] = list[Axis]()
+        for k, axis in enumerate(axes):
+            if isinstance(axis, Packed):
+                self._count_positions(axis.units)
+                self.packed[name, k] = axis
+                known.append(0)
+                continue
+            if not isinstance(axis, int) and id(axis) not in self._counted:
+                self._count_positions(axis)
+            if self.packed:
+                self.packed.pop((name, k), None)
+            known.append(axis)
 
     def _count_positions(self, axis: Ids) -> None:
         """Count the positions of an axis that was made, once however often it is passed on.
@@ -554,9 +558,12 @@ class Units(Tracker):
                 self.tie(op, first, axis)
 
     def equations(self) -> tuple[Ids, Ids]:
-        """Both sides of all equations, unit by unit."""
+        """Both sides of all equations that say something, unit by unit."""
+        told = [(left, right) for left, right in zip(self.left, self.right, strict=True) if left is not right]
         none = np.zeros(0, np.int64)
-        return np.concatenate([none, *self.left]), np.concatenate([none, *self.right])
+        return np.concatenate([none, *(pair[0] for pair in told)]), np.concatenate(
+            [none, *(pair[1] for pair in told)]
+        )
 
     def solve(self) -> None:
         """Number the classes of units that must appear or vanish together, and find the frozen ones."""

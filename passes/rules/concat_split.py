@@ -8,7 +8,16 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
 from conet_graph.ir.operators import MICROSOFT
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Tracker, beside, length_of
+from conet_graph.passes.channels.units import (
+    CONTRADICTION,
+    LONGEST_AXIS,
+    Axis,
+    Ids,
+    NoRule,
+    Tracker,
+    beside,
+    length_of,
+)
 from conet_graph.passes.rules.readers import votes
 from conet_graph.passes.rules.registry import Table
 
@@ -32,8 +41,10 @@ def join(t: Tracker, op: Operator, names: list[str]) -> None:
     rank = t.rank(names[0])
     axis = op.attr("axis", 1) % rank
     out: list[Axis] = []
-    for k in range(rank):
-        parts = [t.axis(n, k) for n in names]
+    inputs = [t.axes(name) for name in names]
+    if any(len(axes) != rank for axes in inputs):
+        raise NoRule(CONTRADICTION)
+    for k, parts in enumerate(zip(*inputs, strict=True)):
         if k == axis:
             if all(isinstance(p, int) for p in parts):
                 out.append(parts[0])

@@ -15,7 +15,7 @@ import numpy as np
 
 from conet_graph.ir.errors import Refused, shown
 from conet_graph.ir.graph import Operator
-from conet_graph.passes.channels.distinct import distinct
+from conet_graph.passes.channels.distinct import distinct, is_rising
 from conet_graph.passes.channels.units import Axis, Ids, NoRule, Packed, Tracker, Units, beside
 from conet_graph.passes.shapes.constant_values import computable
 from conet_graph.passes.widths.across_copies import AVERAGING, COUNTING, in_any_order
@@ -254,7 +254,7 @@ class Labels(Tracker):
         of_a_weight = self.is_weight(op.input(slot))
         if of_a_weight and not self.copies[self.old_classes(op.input(slot), axis)].all():
             self.mix(op, units)
-        if self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
+        if self.narrows or self.copies[self.labels(units) // COPIES].max(initial=1) < 2:
             return
         if weight is None or not self.is_weight(weight[0]):
             if self.keeps_function:
@@ -373,9 +373,13 @@ def old_positions(old: Ids, labels: Ids) -> Ids:
         CannotHave: the new axis has other classes than the old one.
 
     """
+    classes = labels // COPIES
+    if is_rising(old) and is_rising(labels):  # as on most axes
+        found = np.minimum(np.searchsorted(old, classes), len(old) - 1)
+        if (old[found] == classes).all():
+            return found
     order = np.argsort(old, kind="stable")
     ordered = old[order]
-    classes = labels // COPIES
     begin = np.searchsorted(ordered, classes, side="left")
     end = np.searchsorted(ordered, classes, side="right")
     by_label = np.argsort(labels, kind="stable")

@@ -185,19 +185,21 @@ def _scaled(graph: Graph, labels: Labels) -> dict[str, dict[Use, frozenset[tuple
 def _gathers(graph: Graph, labels: Labels) -> dict[str, TensorPlan]:
     """Where the positions of each constant come from; all axes of a constant, changed or not."""
     plans: dict[str, TensorPlan] = {}
-    # Most axes carry the channels of others (a convolution's, its BatchNorm's): each kind is followed once.
-    followed: dict[tuple[bytes, bytes], Ids] = {}
-    for (name, axis), units in labels.stored.items():
-        if isinstance(units, int) or name not in graph.constants:
+    # Most axes carry the channels of others (a convolution's, its BatchNorm's): each pair is followed once.
+    followed: dict[tuple[int, int], Ids | None] = {}
+    for (name, axis), tokens in labels.stored.items():
+        if isinstance(tokens, int) or name not in graph.constants:
             continue
-        old, new = labels.old_classes(name, axis), labels.labels(units)
-        key = (old.tobytes(), new.tobytes())
-        if key not in followed:
-            followed[key] = old_positions(old, new)
-        index = followed[key]
         plan = plans.setdefault(name, TensorPlan(graph.constants[name].source))
-        if len(index) != len(old) or not np.array_equal(index, np.arange(len(old))):
-            plan.axes[axis] = index
+        key = id(labels.units.stored.get((name, axis))), id(tokens)
+        if key not in followed:
+            old = labels.old_classes(name, axis)
+            index = old_positions(old, labels.labels(tokens))
+            stays = len(index) == len(old) and bool((index == np.arange(len(old))).all())
+            followed[key] = None if stays else index
+        moved = followed[key]
+        if moved is not None:
+            plan.axes[axis] = moved
     return plans
 
 
