@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import LoadedModel, tensor_array
+from conet_graph.ir.sparse import dense_tensor
 from conet_graph.ir.wire import copy_without
 
 if TYPE_CHECKING:
@@ -187,14 +188,20 @@ class Graph:
 
     @staticmethod
     def of(loaded: LoadedModel) -> Graph:
-        """Make the graph of a loaded model; Constant nodes become constants at once."""
+        """Make the graph of a loaded model; Constant nodes and sparse tensors become constants at once."""
         proto = loaded.proto
         if proto.functions:
             proto = inlined(proto)
         constants = {(name := t.name): Constant(t, name) for t in proto.graph.initializer}
         skeleton = onnx.ModelProto()
         copy_without(proto, skeleton, "graph")
-        copy_without(proto.graph, skeleton.graph, "initializer", "node")
+        copy_without(proto.graph, skeleton.graph, "initializer", "sparse_initializer", "node")
+        for sparse in proto.graph.sparse_initializer:
+            whole = dense_tensor(sparse)
+            if whole is None:
+                skeleton.graph.sparse_initializer.append(sparse)
+            else:
+                constants[whole.name] = Constant(whole, whole.name)
         for node in proto.graph.node:
             tensor = constant_tensor(node)
             if tensor is None:
@@ -419,6 +426,8 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if attribute.name == "value":
         tensor: onnx.TensorProto = attribute.t
         return tensor
+    if attribute.name == "sparse_value":
+        return dense_tensor(attribute.sparse_tensor)
     if attribute.name not in ("value_float", "value_floats", "value_int", "value_ints"):
         return None
     kind = np.float32 if "float" in attribute.name else np.int64

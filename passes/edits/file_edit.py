@@ -50,6 +50,7 @@ class FileEdit:
         self.reads = Counter(name for n in self.nodes for name in (*n.input, *read_inside(n)))
         self.reads.update(value.name for value in proto.graph.output)
         self._stored = {tensor.name for tensor in proto.graph.initializer}
+        self._stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
         self._makers = {name: node for node in self.nodes for name in node.output if name}
         self._ops = dict(self.graph.producers)
         self._names = _all_names(proto)
@@ -150,6 +151,9 @@ class FileEdit:
         if len(infos) != len(body.value_info):
             del body.value_info[:]
             body.value_info.extend(infos)
+        for place in reversed(range(len(body.sparse_initializer))):
+            if body.sparse_initializer[place].values.name in changed:
+                del body.sparse_initializer[place]
         for tensor in self.source.graph.initializer:
             if tensor.name in self._weights:
                 array = self._weights.pop(tensor.name)
