@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from conet_graph.passes.plain_forms import drop_expands, fill_vectors, split_seq
 from conet_graph.passes.plain_means import write_means
 from conet_graph.passes.plain_operators import gather_rows, pad_in_pools
 from conet_graph.passes.shapes.constant_values import value_of
+from conet_graph.passes.shapes.equal_sizes import EqualSizes, broadcast
 from conet_graph.passes.shapes.shape_arithmetic import (
     LONGEST,
     MOST_AXES,
@@ -98,7 +98,9 @@ def _fold_scales(graph: Graph) -> int:
 
 def _tell_shapes(graph: Graph) -> None:
     """Note the shapes of what is made by numbers of which some are known, where inference knows less."""
+    equal = EqualSizes(graph)
     for op in graph.operators:
+        equal.rename(op.outputs)
         before = graph.shape(op.outputs[0])
         if op.domain or (before is not None and not any(is_open(d) for d in before)):
             continue
@@ -107,17 +109,29 @@ def _tell_shapes(graph: Graph) -> None:
             continue
         if before is not None and len(before) == len(told):
             told = tuple(n if is_open(b) else b for b, n in zip(before, told, strict=True))
-        # Inference numbers its own names anew each time: one of them told is nothing learned.
+        equal.learn(op.outputs[0], told)
+        # Inference numbers its own names anew each time: one of them told is nothing learned for the next.
         told = tuple(None if is_open(d) else d for d in told)
         known = before and tuple(None if is_open(d) else d for d in before)
         if told != known and graph.told.get(op.outputs[0]) != told:
             graph.told[op.outputs[0]] = told
             graph.shapes_stale = True
+    for entries in graph.known.values():
+        entries[:] = [_renamed(equal, entry) for entry in entries]
+
+
+def _renamed(equal: EqualSizes, entry: ShapeNumber) -> ShapeNumber:
+    """A number of a shape, by what the names of sizes stand for."""
+    if entry.source is None or entry.source[0] != "size":
+        return entry
+    kind, name, literal = entry.source
+    found = equal.meant(name)
+    return ShapeNumber(found) if isinstance(found, int) else ShapeNumber(None, (kind, str(found), literal))
 
 
 def _shaped(graph: Graph, op: Operator) -> Shape | None:
     """The shape that known numbers give an operator's output; None where they give none."""
-    slot = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1}.get(op.op_type)
+    slot = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}.get(op.op_type)
     given = graph.shape(op.input(0)) if slot != 0 else ()
     if given is not None and op.op_type == "Flatten":
         axis = op.attr("axis", 1) % max(len(given), 1)
@@ -129,7 +143,10 @@ def _shaped(graph: Graph, op: Operator) -> Shape | None:
         return None
     if op.op_type == "Reshape":
         return _reshaped(graph, op, given, entries)
-    return _broadcast(given, [dim_of(graph, entry) for entry in entries])
+    if op.op_type == "Tile":
+        times = [dim_of(graph, entry) for entry in entries]
+        return tuple(map(product, zip(given, times, strict=True))) if len(times) == len(given) else None
+    return broadcast(given, [dim_of(graph, entry) for entry in entries])
 
 
 def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Shape | None:
@@ -146,28 +163,25 @@ def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Sha
 
 def _resized(graph: Graph, op: Operator, given: Shape) -> Shape | None:
     """The shape of a Resize's output: sizes that are known, and axes that keep theirs."""
-    scales, sizes = (graph.known.get(op.input(slot), []) for slot in (scales_slot(op), 3))
+    scales, sizes = (_numbers(graph, op.input(slot)) for slot in (scales_slot(op), 3))
     if op.attr("axes") is not None or len(given) not in (len(scales), len(sizes)):
         return None
     if sizes:
         return tuple(dim_of(graph, entry) for entry in sizes)
-    return tuple(d if entry.value == 1 else None for d, entry in zip(given, scales, strict=True))
+    return tuple(_times(d, entry.value) for d, entry in zip(given, scales, strict=True))
 
 
-def _broadcast(one: Shape, other: Sequence[Dim]) -> Shape:
-    """Two shapes broadcast together, as far as it is known."""
-    rank = max(len(one), len(other))
-    out: list[Dim] = []
-    for k in range(-rank, 0):
-        a = one[k] if -k <= len(one) else 1
-        b = other[k] if -k <= len(other) else 1
-        if a == 1 or a == b:
-            out.append(b)
-        elif b == 1 or isinstance(a, int):
-            out.append(a)
-        else:
-            out.append(b if isinstance(b, int) else None)
-    return tuple(out)
+def _numbers(graph: Graph, name: str) -> Entries:
+    """The numbers of an input, floats too; none where they are not known."""
+    constant = graph.constants.get(name)
+    if constant is not None and constant.size <= MOST_AXES:
+        return literals(name, graph.array(name))
+    return graph.known.get(name, [])
+
+
+def _times(dim: Dim, scale: float | int | None) -> Dim:
+    """A size that is a whole number of times as long; None for other scales."""
+    return product((int(scale), dim)) if scale is not None and scale >= 1 and scale == int(scale) else None
 
 
 def _fold(graph: Graph, op: Operator, entries: Entries) -> bool:

@@ -14,6 +14,7 @@ from conet_graph.ir.inference import infer
 from conet_graph.ir.operators import CONVOLUTIONS, KNOWN_DOMAINS, channels_of_weight
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.wire import add_inputs, copy_without
+from conet_graph.passes.shapes.equal_sizes import name_equal_sizes
 from conet_graph.passes.shapes.stand_ins import stand_in
 
 # Shapes depend on the *values* of small integer tensors only (Reshape targets, Split sizes, ...).
@@ -37,6 +38,7 @@ class InferShapes:
         if told:
             model.graph.value_info.extend(told)
             read_shapes(_inferred(model), graph)
+        name_equal_sizes(graph)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 from golden_text import filled
 
 from conet_graph.ir.graph import Graph
@@ -55,6 +56,24 @@ def test_a_network_of_absurd_size_is_not_run() -> None:
     assert found.ok
     assert found.runs[0]["skipped"].endswith("too many to run")
     assert found.equality == "not checked"
+
+
+@pytest.mark.parametrize("window", [3, 5, 7, 12])
+def test_images_that_windows_must_divide_are_found(window: int) -> None:
+    """Windows of so many pixels, of which 64 need be no multiple, as in Swin; images are of any size."""
+    model = filled(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[N,3,H,W] x) => (float[] y)
+<float[8,3,1,1] k, float[5,8,1,1] l, int64[3] s = {{0,0,-1}}, int64[1] w = {{{window}}}> {{
+    a = Conv(x, k)
+    before = Shape(a)
+    rows = Concat<axis=0>(s, w)
+    r = Reshape(a, rows)
+    t = Tanh(r)
+    b = Reshape(t, before)
+    y = Conv(b, l)
+}}"""
+    )
+    assert report(model).equality == "passed"
 
 
 def test_what_would_not_be_read_again_fails() -> None:

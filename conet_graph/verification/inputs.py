@@ -12,8 +12,9 @@ Arrays = dict[str, NDArray[Any]]
 # Of inputs whose sizes are free, by name.
 Shapes = Mapping[str, Sequence[int]]
 
-# Sizes to try for free dimensions that are not the batch: small first, then what big networks need.
-SIZES = (64, 224, 32, 16, 1)
+# Sizes to try for free dimensions that are not the batch: small first, then what big networks need, then
+# multiples of 3 and of 5, for windows of so many pixels.
+SIZES = (64, 224, 32, 16, 96, 160, 1)
 # Inputs to try: kind of values, and their scale.
 DRAWS = (("normal", 1.0), ("uniform", 1.0), ("normal", 0.1), ("normal", 8.0))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from conet_graph.ir.einsum import axes_of, terms_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import CONVOLUTIONS, PRODUCTS, channel_axis, summed_axis
@@ -26,8 +28,8 @@ POOLS = frozenset(
 )
 PIXEL_READERS = POOLS | {"BatchNormalization", "DepthToSpace", "GridSample", "PRelu", "SpaceToDepth"}
 
-# For each axis of the value asked about, where it lies in the value reached.
-Where = dict[int, int]
+# For each axis of the value asked about, where it lies in the value reached; in several places once split.
+Where = dict[int, tuple[int, ...]]
 
 
 def votes(t: Tracker, value: str) -> dict[int, int]:
@@ -41,14 +43,14 @@ def _counted(t: Tracker, value: str) -> dict[int, int]:
     graph = t.graph
     shape = graph.shape(value)
     found = dict.fromkeys(range(len(shape or ())), 0)
-    pending: list[tuple[str, Where]] = [(value, {k: k for k in found})]
+    pending: list[tuple[str, Where]] = [(value, {k: (k,) for k in found})]
     seen = {value}
     while pending and len(seen) < FURTHEST:
         name, where = pending.pop()
         for op, slot in graph.consumers.get(name, []):
             channel, others = _read(graph, op, slot, len(graph.shape(name) or ()))
-            for axis, place in where.items():
-                found[axis] += (place == channel) - (place in others)
+            for axis, places in where.items():
+                found[axis] += 1 if channel in places else -(not others.isdisjoint(places))
             further = _further(t, op, slot, where)
             output = op.outputs[0]
             if further and output not in seen:
@@ -93,7 +95,7 @@ def _further(t: Tracker, op: Operator, slot: int, where: Where) -> Where:
         return _reduced(t, op, where)
     if op.op_type == "Transpose":
         order = op.attr("perm") or list(range(len(graph.shape(op.input(0)) or ())))[::-1]
-        return {axis: order.index(place) for axis, place in where.items() if place in order}
+        return _moved(where, {place: (k,) for k, place in enumerate(order)})
     kept = (op.domain, op.op_type) in elementwise.RULES or op.op_type in IN_PLACE
     if op.op_type in POOLS and slot == 0:
         return where
@@ -101,8 +103,8 @@ def _further(t: Tracker, op: Operator, slot: int, where: Where) -> Where:
         old, new = graph.shape(op.input(0)), graph.shape(op.outputs[0])
         if old is None or new is None:
             return {}
-        same = {p.ins[0]: p.outs[0] for p in segments(old, new, set()) if len(p.ins) == len(p.outs) == 1}
-        return {axis: same[place] for axis, place in where.items() if place in same}
+        parts = [p for p in segments(old, new, set()) if len(p.ins) == 1 and p.outs]
+        return _moved(where, {p.ins[0]: tuple(k for k in p.outs if new[k] != 1) or p.outs for p in parts})
     if not kept or not op.outputs or not op.outputs[0]:
         return {}
     shape, result = graph.shape(op.inputs[slot]), graph.shape(op.outputs[0])
@@ -117,8 +119,11 @@ def _reduced(t: Tracker, op: Operator, where: Where) -> Where:
     except NoRule:
         return {}
     kept = not squeezes and bool(op.attr("keepdims", 1))
-    return {
-        axis: place - (0 if kept else sum(k < place for k in gone))
-        for axis, place in where.items()
-        if place not in gone
-    }
+    left = [place for place in range(rank) if place not in gone]
+    return _moved(where, {place: (place if kept else k,) for k, place in enumerate(left)})
+
+
+def _moved(where: Where, now: Mapping[int, tuple[int, ...]]) -> Where:
+    """Where the axes lie now, by where each place has gone; without those that have gone nowhere."""
+    moved = {axis: tuple(k for place in places for k in now.get(place, ())) for axis, places in where.items()}
+    return {axis: places for axis, places in moved.items() if places}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conet_graph.ir.graph import Dim, Shape
+from conet_graph.passes.shapes.size_products import factors, product
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def segments(old: Shape, new: Shape, zeros: set[int]) -> list[Segment]:
         step = _match(old, new, range(m - 1, i - 1, -1), range(n - 1, j - 1, -1), zeros)
         if step is None:
             break
-        back.append(Segment(step.ins[::-1], step.outs[::-1]))
+        back.append(Segment(step.ins[::-1], step.outs[::-1], step.known))
         m, n = m - len(step.ins), n - len(step.outs)
     middle: list[Segment] = []
     if i < m or j < n:
@@ -57,20 +58,21 @@ def _match(old: Shape, new: Shape, ins: range, outs: range, zeros: set[int]) -> 
     if b == 1 and not isinstance(a, int):
         return Segment((), (outs[0],))
     while True:
-        if not isinstance(a, int) or not isinstance(b, int) or a == 0 or b == 0:
+        left, right = factors(a), factors(b)
+        if left is None or right is None:
             return None
-        if a == b:
-            return Segment(tuple(ins[:took_a]), tuple(outs[:took_b]))
-        if a < b:
+        if left == right:
+            taken = tuple(ins[:took_a]), tuple(outs[:took_b])
+            return Segment(*taken, all(isinstance(d, int) for d in (a, b)))
+        # What has fewer names, or else the smaller number, goes on.
+        if (left[1].total(), left[0]) < (right[1].total(), right[0]):
             if took_a == len(ins):
                 return None
-            step = old[ins[took_a]]
-            a, took_a = a * step if isinstance(step, int) else None, took_a + 1
+            a, took_a = product((a, old[ins[took_a]])), took_a + 1
         else:
             if took_b == len(outs):
                 return None
-            step = new[outs[took_b]]
-            b, took_b = b * step if isinstance(step, int) else None, took_b + 1
+            b, took_b = product((b, new[outs[took_b]])), took_b + 1
 
 
 def _same(a: Dim, b: Dim) -> bool:

@@ -10,21 +10,26 @@ from conet_graph.ir.graph import Dim
 
 # A number, and the names that it is multiplied with.
 Factors = tuple[int, Counter[str]]
-# Shape inference numbers the sizes that it knows nothing of, anew each time.
+# Shape inference numbers the sizes that it knows nothing of, anew each time. Until then equal names are
+# equal sizes, so that they cancel.
 UNNAMED = "unk__"
 
 
 def is_open(dim: Dim) -> bool:
-    """Whether nothing is known of a size, not even a name."""
-    return dim is None or (isinstance(dim, str) and dim.startswith(UNNAMED))
+    """Whether nothing is known of a size, not even a lasting name."""
+    return dim is None or (
+        isinstance(dim, str) and any(part.strip().startswith(UNNAMED) for part in dim.split("*"))
+    )
 
 
 def factors(dim: Dim) -> Factors | None:
     """The number and the names whose product a size is; None where nothing is known, or it is 0."""
     if isinstance(dim, int):
         return (dim, Counter()) if dim > 0 else None
-    if dim is None or is_open(dim):
+    if dim is None:
         return None
+    if dim.isidentifier():
+        return 1, Counter((dim,))
     parts = [part.strip() for part in dim.split("*")]
     names = [part for part in parts if not part.isdecimal()]
     if len(parts) > 1 and not all(name.isidentifier() for name in names):

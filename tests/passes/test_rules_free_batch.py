@@ -17,7 +17,7 @@ WEIGHTS = "float[16,3,1,1] w, float[5,16,1,1] wy"
 def test_products_of_sizes() -> None:
     assert factors("N") == (1, Counter("N"))
     assert factors("4*N") == (4, Counter("N"))
-    assert factors("unk__3") is None
+    assert factors("unk__3") == (1, Counter(["unk__3"]))
     assert factors("floor(h/2)*4") is None
     assert product((4, "N", 3)) == "12*N"
     assert product(("h", "N")) == "N*h"

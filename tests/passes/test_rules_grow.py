@@ -149,3 +149,20 @@ def test_what_takes_another_s_shape_has_its_channels(kind: str, scale: float) ->
     net = parsed(f"{FREE}<{WEIGHTS}, float half = {{0.5}}>{{a = Conv(x, w) {LIKE[kind]} {END}}}")
     assert (8, 1) in free(net)
     assert rewidthed(net, scale=scale).shape("w")[0] == 8 * scale
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize("times", ["n, one, h, one", "n, one, h, two", "n, two, h, one"])
+def test_coordinates_repeated_for_images_of_a_free_batch(times: str, scale: float) -> None:
+    """Rows of numbers, tiled as often as the run says, are joined with a map (CoordConv)."""
+    joined = 14 if "n, two" in times else 13
+    net = parsed(
+        f"agraph (float[N,3,6,6] x) => (float[] y)<float[12,3,1,1] w, float[5,{joined},1,1] wy,"
+        " float[6] row, float[3] half, int64[1] b = {0}, int64[1] i = {2}, int64[1] one = {1},"
+        " int64[1] two = {2}>{a = Conv(x, w) z = Shape(a) n = Gather(z, b) h = Gather(z, i)"
+        f" s = Concat<axis=0>({times}) k = Shape(s) o = ConstantOfShape<value = int64[1] {{1}}>(k)"
+        f" e = Expand({'half' if times.endswith('two') else 'row'}, o) t = Tile(e, s)"
+        " c = Concat<axis=1>(a, t) y = Conv(c, wy)}"
+    )
+    assert free(net) == [(12, 1)]
+    assert rewidthed(net, scale=scale).shape("w")[0] == 12 * scale

@@ -154,3 +154,26 @@ def test_the_factor_that_can_be_free_is_the_channel() -> None:
     )
     assert free(net) == [(8, 1)]
     assert rewidthed(net, scale=0.5).shape("wy") == (80, 5)
+
+
+@pytest.mark.parametrize(("images", "heads", "size"), [(4, 2, 6), (8, 3, 4), (1, 6, 4), (2, 2, 5)])
+def test_heads_beside_images_are_no_channels(images: int, heads: int, size: int) -> None:
+    """Tokens first, as torch's MultiheadAttention has them: heads lie with the images, whichever are more."""
+    width, rows = heads * size, images * heads
+    turned = "[1, 0, 2]"
+    apart = " ".join(
+        f"{n}r = Reshape({n}, rows) {n}s = Transpose<perm={turned}>({n}r) {n}t = Reshape({n}s, four)"
+        for n in ("q", "k", "v")
+    )
+    net = parsed(
+        f"agraph (float[{images},3,3,3] x) => (float[] y)<float[8,3,1,1] w, float[8,{width}] wq,"
+        f" float[8,{width}] wk, float[8,{width}] wv, float[{width},5] wy, int64[3] flat = {{{images},8,9}},"
+        f" int64[3] rows = {{9,{rows},{size}}}, int64[4] four = {{{images},{heads},9,{size}}},"
+        f" int64[3] back = {{9,{images},{width}}}>{{a = Conv(x, w)"
+        " f = Reshape(a, flat) t = Transpose<perm=[2, 0, 1]>(f) q = MatMul(t, wq) k = MatMul(t, wk)"
+        f" v = MatMul(t, wv) {apart} kk = Transpose<perm=[0, 1, 3, 2]>(kt) s = MatMul(qt, kk)"
+        f" p = Softmax<axis=-1>(s) o = MatMul(p, vt) b = Transpose<perm=[2, 0, 1, 3]>(o) c = Reshape(b, back)"
+        " y = MatMul(c, wy)}"
+    )
+    assert free(net) == [(8, 1), (width, heads), (width, heads)]
+    assert rewidthed(net, widths={"v": heads}).shape("wy")[0] == heads
