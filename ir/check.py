@@ -7,6 +7,7 @@ sentence what is wrong where. All checks are linear, none believes a size before
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import onnx
@@ -144,8 +145,10 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
 
 def tensors(loaded: LoadedModel) -> None:
     """Every tensor has as much data as its shape says, inside the file or inside the model's folder."""
-    for tensor in all_tensors(loaded.proto):
-        _check_tensor(tensor, loaded)
+    # The main graph's weights come first; of a file it is known how long they are.
+    for tensor, length in zip_longest(all_tensors(loaded.proto), loaded.raw_lengths):
+        if length is None or not _fits(tensor, length):
+            _check_tensor(tensor, loaded)
     for sparse in sparse_tensors(loaded.proto):
         name = shown(sparse.values.name)
         _check_dims(list(sparse.dims), name)
@@ -163,6 +166,15 @@ def _check_dims(dims: list[int], name: str) -> None:
         raise InvalidModel(f"Tensor {name} has {len(dims)} axes; {MOST_AXES} can be read.")
     if any(d < 0 for d in dims):
         raise InvalidModel(f"Tensor {name} has a negative dimension.")
+
+
+def _fits(tensor: onnx.TensorProto, length: int) -> bool:
+    """Whether a tensor that holds nothing but raw data holds as much as its shape says."""
+    dims = tensor.dims
+    plain = (
+        tensor.data_type != onnx.TensorProto.STRING and len(dims) <= MOST_AXES and min(dims, default=0) >= 0
+    )
+    return plain and nbytes(tensor) == length
 
 
 def _check_tensor(tensor: onnx.TensorProto, loaded: LoadedModel) -> None:

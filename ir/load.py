@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.external import ExternalRange, resolve
+from conet_graph.ir.raw_lengths import raw_lengths
 from conet_graph.ir.tensors import inline_array, is_packed, stored_dtype
 
 # What people point the tool at by mistake: where its mark is, the mark, what it is, what to do.
@@ -68,6 +69,8 @@ class LoadedModel:
     digest: str | None = None
     # The file that it was read from, as it was then; None for a model that was made.
     stamp: Stamp | None = None
+    # Bytes of raw data of each initializer, where that is known from the file; see ``raw_lengths``.
+    raw_lengths: Sequence[int | None] = ()
 
     @property
     def folder(self) -> Path | None:
@@ -113,7 +116,7 @@ def load_model(path: str | Path) -> LoadedModel:
         raise InvalidModel(f"There is no file {called}: check the path.") from None
     except OSError as error:
         raise InvalidModel(f"{called} cannot be read: {error.strerror or error}.") from None
-    return LoadedModel(_parsed(data, called), path, stamp=stamp)
+    return LoadedModel(_parsed(data, called), path, stamp=stamp, raw_lengths=raw_lengths(data))
 
 
 def load_bytes(stream: BinaryIO, called: str) -> LoadedModel:
@@ -133,7 +136,8 @@ def load_bytes(stream: BinaryIO, called: str) -> LoadedModel:
         raise InvalidModel(f"{called} is empty: fetch the model again.")
     _refuse_lookalikes(data[:_HEAD], called)
     _refuse_size(len(data), called)
-    return LoadedModel(_parsed(data, called), digest=hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return LoadedModel(_parsed(data, called), digest=digest, raw_lengths=raw_lengths(data))
 
 
 def _parsed(data: bytes | memoryview, called: str) -> onnx.ModelProto:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import EncodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from conet_graph.ir.errors import BadUsage
+from conet_graph.ir.tensors import nbytes
 
 # One protobuf message cannot be larger.
 LARGEST_MESSAGE = 2**31 - 1
@@ -31,15 +33,13 @@ def serialised(proto: onnx.ModelProto) -> Iterator[bytes]:
         return
     before, after = _around(proto, "graph")
     first, last = _around(proto.graph, "initializer")
-    sizes = [t.ByteSize() for t in proto.graph.initializer]
-    heads = [_head(proto.graph, "initializer", size) for size in sizes]
-    inside = len(first) + len(last) + sum(len(h) for h in heads) + sum(sizes)
+    tensors = [_Tensor(proto.graph, tensor) for tensor in proto.graph.initializer]
+    inside = len(first) + len(last) + sum(tensor.size for tensor in tensors)
     if len(before) + inside + len(after) > LARGEST_MESSAGE - 16:
         raise _too_large()
     yield from (before, _head(proto, "graph", inside) if proto.HasField("graph") else b"", first)
-    for head, tensor in zip(heads, proto.graph.initializer, strict=True):
-        yield head
-        yield from _tensor_parts(tensor)
+    for tensor in tensors:
+        yield from tensor.parts()
     yield from (last, after)
 
 
@@ -51,16 +51,29 @@ def _whole(message: Message) -> bytes:
     return data
 
 
-def _tensor_parts(tensor: onnx.TensorProto) -> Iterator[bytes]:
-    """A tensor in pieces: protobuf would build its raw data twice more."""
-    if not tensor.HasField("raw_data") or len(UnknownFieldSet(tensor)):
-        yield _whole(tensor)
-        return
-    before, after = _around(tensor, "raw_data")
-    data: bytes = tensor.raw_data
-    yield before + _head(tensor, "raw_data", len(data))
-    yield data
-    yield after
+class _Tensor:
+    """An initializer in pieces: protobuf would build its raw data twice more, and once to tell its length."""
+
+    def __init__(self, graph: onnx.GraphProto, tensor: onnx.TensorProto) -> None:
+        self.tensor, self.length = tensor, None
+        if tensor.HasField("raw_data") and not len(UnknownFieldSet(tensor)):
+            self.length = nbytes(tensor)
+            before, self.after = _around(tensor, "raw_data")
+            before += _head(tensor, "raw_data", self.length)
+        else:
+            before, self.after = _whole(tensor), b""
+        own = len(before) + (self.length or 0) + len(self.after)
+        self.before = _head(graph, "initializer", own) + before
+        self.size = len(self.before) + (self.length or 0) + len(self.after)
+
+    def parts(self) -> Iterator[bytes]:
+        """The bytes, with what stands before a message of the graph."""
+        yield self.before
+        if self.length is not None:
+            data = self.tensor.raw_data
+            assert len(data) == self.length, "a tensor has as many bytes as its shape says"
+            yield data
+        yield self.after
 
 
 def _too_large() -> BadUsage:
@@ -71,10 +84,15 @@ def _around(message: Message, name: str) -> tuple[bytes, bytes]:
     """The fields before and after one, serialised: protobuf writes them by number."""
     number = message.DESCRIPTOR.fields_by_name[name].number
     before, after = type(message)(), type(message)()
-    for descriptor, value in message.ListFields():
-        if descriptor.number != number:
-            assign(before if descriptor.number < number else after, descriptor.name, value)
+    for field in message.DESCRIPTOR.fields:  # to list them with their values would copy all of them
+        if field.number != number and _is_set(message, field):
+            assign(before if field.number < number else after, field.name, getattr(message, field.name))
     return _whole(before), _whole(after)
+
+
+def _is_set(message: Message, field: FieldDescriptor) -> bool:
+    """Whether a message has a field, or entries in a repeated one."""
+    return message.HasField(field.name) if field.has_presence else len(getattr(message, field.name)) > 0
 
 
 def _head(message: Message | type[Message], name: str, size: int) -> bytes:

@@ -120,17 +120,39 @@ def _hard_sigmoid(op: Operator, x: Numbers) -> Numbers:
     return np.clip(float(op.attr("alpha", 0.2)) * x + float(op.attr("beta", 0.5)), 0.0, 1.0)
 
 
+def _elu(op: Operator, x: Numbers) -> Numbers:
+    return np.where(x < 0, float(op.attr("alpha", 1.0)) * np.expm1(np.minimum(x, 0.0)), x)
+
+
+def _softplus(op: Operator, x: Numbers) -> Numbers:
+    found: Numbers = np.logaddexp(x, 0.0)
+    return found
+
+
+def _swish(op: Operator, x: Numbers) -> Numbers:
+    found: Numbers = x / (1 + np.exp(-float(op.attr("alpha", 1.0)) * x))
+    return found
+
+
 # From an operator, what it is given, and its further inputs, to its values. These are here since onnx's
 # reference implementation takes longer to import than most networks to analyse.
 FREQUENT: dict[str, Curve] = {
     **dict.fromkeys(("Cast", "Dropout", "Identity"), lambda op, x, *others: x),
     "Abs": lambda op, x: np.abs(x),
     "Clip": _clip,
+    "Elu": _elu,
+    "Exp": lambda op, x: np.exp(x),
     "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda op, x: x * np.clip(x / 6 + 0.5, 0.0, 1.0),
     "LeakyRelu": _leaky_relu,
+    "Mish": lambda op, x: x * np.tanh(_softplus(op, x)),
     "Neg": lambda op, x: -x,
     "Relu": lambda op, x: np.maximum(x, 0.0),
     "Sigmoid": lambda op, x: 1 / (1 + np.exp(-x)),
+    "Softplus": _softplus,
+    "Softsign": lambda op, x: x / (1 + np.abs(x)),
+    "Swish": _swish,
+    "Sqrt": lambda op, x: np.sqrt(x),
     "Tanh": lambda op, x: np.tanh(x),
 }
 

@@ -14,10 +14,14 @@ from conet_graph.ir.load import LoadedModel
 from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import copy_light
 from conet_graph.ir.schemas import STILL_RUN
+from conet_graph.ir.tensors import nbytes
 from conet_graph.passes import structured
 from conet_graph.verification.pair import file_session, runs
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line
+
+# Bytes of a tensor that may be a shape, an axis list or the like.
+_SMALL = 4096
 
 
 def check_valid(
@@ -111,7 +115,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     present = {v.name for v in light.graph.input}
     del light.graph.initializer[:]
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= 4096 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_type == onnx.TensorProto.STRING or (
+            nbytes(tensor) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL
+        ):
             light.graph.initializer.append(tensor)
         elif tensor.name not in present:
             light.graph.input.append(

@@ -141,3 +141,24 @@ def test_what_makes_no_channels_is_no_layer(form: str) -> None:
         assert "repeats a letter" in reason(model, "stem")
     else:
         assert rewidthed(model, scale=0.5).shape("w")[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("equation", "weight", "last"), [("bchw,cd->bhwd", "1,12", "12"), ("bchw,cde->bhwed", "1,1,12", "12,1")]
+)
+def test_a_single_channel_is_one_like_others(equation: str, weight: str, last: str) -> None:
+    """It is no length of one that is broadcast: its copies share its weights out."""
+    declared = f"float[1,3,1,1] stem, float[{weight}] w"
+    model = filled(
+        f"{HEADER}agraph (float[1,3,3,3] x) => (float[1,3,3,{last}] y)<{declared}>"
+        f'{{m = Conv(x, stem) h = Einsum<equation="{equation}">(m, w) y = Relu(h)}}'
+    )
+    assert rewidthed(model, widths={"m": 3}).shape("w")[0] == 3
+
+
+def test_a_weight_that_is_broadcast_along_what_is_summed_weighs_all_channels_alike() -> None:
+    model = one("btc,cd->btd", "1,12")
+    narrow, wide = rewidthed(model, scale=0.5), rewidthed(model, scale=2.0)
+    assert (narrow.shape("stem")[0], narrow.shape("w")) == (4, (1, 6))
+    # Copies of the eight channels would count twice.
+    assert (wide.shape("stem")[0], wide.shape("w")) == (8, (1, 24))

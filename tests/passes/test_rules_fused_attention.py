@@ -7,11 +7,13 @@ import onnx
 import pytest
 from bridge_case import in_runtime, in_torch, largest_difference
 from golden_text import filled
+from onnx import numpy_helper
 from rewidth_case import free, graph_of, groups, reason, rewidthed
 
 from conet_graph.bridge import to_torch
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.tie_channels import CHANNELS
 
@@ -212,3 +214,26 @@ def test_a_block_with_its_sums_in_the_norms(norm: str) -> None:
     images = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
     alone = np.concatenate([in_runtime(model, {"x": images[k : k + 1]})[0] for k in range(3)])
     assert largest_difference(in_torch(to_torch(LoadedModel(model)), {"x": images}), [alone]) < 1e-5
+
+
+ZEROS = {
+    "queries and keys": ({"wq": 12, "wk": 12}, 9),
+    "queries whose bias a key still hears": ({"wq": 12}, 12),
+}
+
+
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_what_is_zero_before_the_bias_goes_only_on_both_sides(zeros: str) -> None:
+    """Where both are zero, their biases add the same number to every score: the Softmax does not see it."""
+    columns, left = ZEROS[zeros]
+    model = onnx.ModelProto.FromString(FORMS["a bias"].SerializeToString())
+    for tensor in model.graph.initializer:
+        if tensor.name in columns:
+            array = numpy_helper.to_array(tensor).copy()
+            array[:, 1::4] = 0  # the second size of each of the three heads
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    if left == 12:
+        with pytest.raises(Refused, match="No channel"):
+            rewidthed(model, lossless=True)
+    else:
+        assert rewidthed(model, lossless=True).shape("wq") == (8, left)
