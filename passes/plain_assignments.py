@@ -47,10 +47,15 @@ def _assignment(graph: Graph, op: Operator) -> list[onnx.NodeProto] | None:
     shape = graph.shape(op.input(0))
     if op.attr("reduction", "none") != "none" or shape is None or op.outputs[0] in graph.derived:
         return None
+    unchanged = [helper.make_node("Identity", op.inputs[:1], op.outputs[:1], name=op.proto.name)]
+    if 0 in (graph.shape(op.input(2)) or ()):
+        return unchanged
     found = places(graph, op)
     if found is None or not _fits(found, shape):
         return None
     partial = _partial(found, shape)
+    if any(len(at) == 0 for at in partial.values()):
+        return unchanged
     updates = (
         op.input(2) if op.input(1) in graph.derived else _as_they_are(graph, op.input(2), shape, partial)
     )

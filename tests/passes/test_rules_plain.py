@@ -56,6 +56,32 @@ def test_slices_that_are_assigned(kind: str, scale: float) -> None:
     rewidthed(net, scale=scale)
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("ScatterND", (0, 2)), ("ScatterND", (1, 0, 2))])
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_nothing_that_is_assigned_changes_nothing(kind: str, shape: tuple[int, ...], scale: float) -> None:
+    """x[:, 1:1] = u: a shift of so many frames or channels that none are left (TSM with one frame)."""
+    table = ",".join(map(str, shape))
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, int64[{table}] where, float[{','.join(map(str, shape[:-1]))},6,6] u>"
+        f"{{a = Conv(x, w) z = {kind}(a, where, u) y = Conv(z, wy)}}"
+    )
+    net = with_array(net, "where", np.zeros(shape, np.int64))
+    net = with_array(net, "u", np.zeros((*shape[:-1], 6, 6), np.float32))
+    assert free(net) == [(8, 1)]
+    rewidthed(net, scale=scale)
+
+
+def test_no_element_scattered_changes_nothing() -> None:
+    net = parsed(
+        f"{IMAGE}<{WEIGHTS}, int64[1,0,6,6] where, float[1,0,6,6] u>"
+        "{a = Conv(x, w) z = ScatterElements<axis=1>(a, where, u) y = Conv(z, wy)}"
+    )
+    net = with_array(net, "where", np.zeros((1, 0, 6, 6), np.int64))
+    net = with_array(net, "u", np.zeros((1, 0, 6, 6), np.float32))
+    assert free(net) == [(8, 1)]
+    rewidthed(net, scale=0.5)
+
+
 def test_elements_scattered_along_channels() -> None:
     net = parsed(
         f"{IMAGE}<{WEIGHTS}, float[3,8,1,1] wu, int64[1,3,6,6] where>{{a = Conv(x, w) u = Conv(a, wu)"
