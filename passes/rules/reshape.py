@@ -224,8 +224,8 @@ def _divide(
             for q in range(len(sizes))
         ]
         best = max(range(len(sizes)), key=lambda q: merits[q])
-        # Nothing says how a merged weight falls apart: channels stand before kernel positions.
-        unsaid = not merits[best][0] and t.is_weight(op.input(0))
+        # Where nothing says how a merged weight falls apart, channels stand before kernel positions.
+        unsaid = not merits[best][0] and told[axes[best]] <= 0 and t.is_weight(op.input(0))
         t.choices[key] = 0 if unsaid else best
     free = t.choices[key]
     outer, inner = math.prod(sizes[:free]), math.prod(sizes[free + 1 :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -358,6 +359,26 @@ def test_a_free_batch_is_the_files_own_business() -> None:
         module = to_torch(model)
     x = floats(5, 3, 4, 4)
     assert largest_difference(in_torch(module, {"x": x}), in_runtime(model.proto, {"x": x})) < 1e-5
+
+
+OTHER_AXES = {
+    "images along the second axis": "t = Transpose<perm=[2,0,1]>(c) y = Relu(t)",
+    "along the second axis of a recurrent state": "t = Transpose<perm=[2,0,1]>(c) s, y = GRU<hidden_size=2>(t, u, r)",
+    "the same numbers for all images": "a = ReduceSum<keepdims=0>(w) y = Mul(w, a) z = Relu(c)",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_AXES)
+def test_a_free_batch_may_lie_along_any_axis(kind: str) -> None:
+    """No warning: each image comes out as it does alone, or nothing of it does."""
+    more = ", float[n,6,4] z" if "same" in kind else ""
+    model = network(
+        f"g (float[n,3,4] x) => (float[] y{more}) {{ c = Conv(x, w) {OTHER_AXES[kind]} }}",
+        {"w": floats(6, 3, 1), "u": floats(1, 6, 6), "r": floats(1, 6, 2)},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BatchWarning)
+        assert batches(to_torch(model)).checked.startswith("equal to ONNX Runtime")
 
 
 def test_a_free_batch_that_only_one_image_fits_is_taken_for_one() -> None:

@@ -177,3 +177,23 @@ def test_heads_beside_images_are_no_channels(images: int, heads: int, size: int)
     )
     assert free(net) == [(8, 1), (width, heads), (width, heads)]
     assert rewidthed(net, widths={"v": heads}).shape("wy")[0] == heads
+
+
+@pytest.mark.parametrize(("queries", "heads", "size"), [(4, 2, 6), (9, 6, 4), (3, 3, 5)])
+def test_queries_that_are_learned_have_heads_too(queries: int, heads: int, size: int) -> None:
+    """A constant that a Reshape splits is no kernel: what a product sums over is the channel (DETR)."""
+    width = heads * size
+    net = parsed(
+        f"agraph (float[N,3,3,3] x) => (float[] y)<float[8,3,1,1] w, float[{queries},8] e, float[8,{width}] wq,"
+        f" float[8,{width}] wk, float[8,{width}] wv, float[{width},5] wy, int64[3] flat = {{0,8,9}},"
+        f" int64[4] apart = {{0,0,{heads},{size}}}, int64[4] own = {{1,{queries},{heads},{size}}},"
+        f" int64[3] back = {{0,{queries},{width}}}>{{a = Conv(x, w) f = Reshape(a, flat)"
+        " t = Transpose<perm=[0,2,1]>(f) k = MatMul(t, wk) v = MatMul(t, wv)"
+        " q = MatMul(e, wq) qr = Reshape(q, own)"
+        " kr = Reshape(k, apart) vr = Reshape(v, apart) qt = Transpose<perm=[0,2,1,3]>(qr)"
+        " kt = Transpose<perm=[0,2,3,1]>(kr) vt = Transpose<perm=[0,2,1,3]>(vr) s = MatMul(qt, kt)"
+        " p = Softmax<axis=-1>(s) o = MatMul(p, vt) b = Transpose<perm=[0,2,1,3]>(o) c = Reshape(b, back)"
+        " y = MatMul(c, wy)}"
+    )
+    assert free(net) == [(8, 1), (width, heads), (width, heads)]
+    assert rewidthed(net, widths={"k": heads}).shape("wk")[1] == heads

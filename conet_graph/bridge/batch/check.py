@@ -124,9 +124,21 @@ def _as_the_file(session: Any, module: fx.GraphModule, joined: Arrays, alone: li
     except Exception as error:  # any: what PyTorch raises on shapes that do not fit
         return Finding(f"it fails in PyTorch ({first_line(error)})")
     off = _largest(made, wanted)
-    fixed = [bool(np.shape(w)) and np.shape(w) == np.shape(a) for w, a in zip(wanted, alone[0], strict=True)]
-    mixed = any(fixed) or _largest(_joined_outputs(alone, (0,) * len(wanted)), wanted) > 10 * TOLERANCE
+    axes = tuple(
+        _image_axis(np.shape(w), np.shape(a), len(alone)) for w, a in zip(wanted, alone[0], strict=True)
+    )
+    mixed = _largest(_joined_outputs(alone, axes), wanted) > 10 * TOLERANCE
     return Finding(_equal(off) if off <= TOLERANCE else _differs(off), mixed=mixed)
+
+
+def _image_axis(whole: tuple[int, ...], one: tuple[int, ...], count: int) -> int | None:
+    """The axis along which an output holds so many images; None where it is as long for one."""
+    if whole == one:
+        return None
+    for axis, length in enumerate(one):
+        if whole == (*one[:axis], count * length, *one[axis + 1 :]):
+            return axis
+    return 0
 
 
 def _judged(
