@@ -162,3 +162,36 @@ def test_a_weight_that_is_broadcast_along_what_is_summed_weighs_all_channels_ali
     assert (narrow.shape("stem")[0], narrow.shape("w")) == (4, (1, 6))
     # Copies of the eight channels would count twice.
     assert (wide.shape("stem")[0], wide.shape("w")) == (8, (1, 24))
+
+
+COMPUTED = {
+    "a graph of joints": (
+        "a = Conv(m, w1) five = Constant<value_ints=[0,3,4,3,3]>() b = Reshape(a, five)"
+        ' c = Einsum<equation="nkctv,kvw->nctw">(b, graph) d = Relu(c) y = Conv(d, wy)',
+        "float[12,8,1,1] w1, float[3,3,3] graph, float[5,4,1,1] wy",
+        {"w1": (6, 4, 1, 1), "wy": (5, 2, 1, 1)},
+    ),
+    "a gate": (
+        'g = Einsum<equation="bchw->bc">(m) r = Einsum<equation="bc,cr->br">(g, down) a = Relu(r)'
+        ' u = Einsum<equation="br,rc->bc">(a, up) s = Sigmoid(u) h = Einsum<equation="bchw,bc->bchw">(m, s)'
+        " p = GlobalAveragePool(h) flat = Flatten(p) y = MatMul(flat, wy)",
+        "float[8,4] down, float[4,8] up, float[8,5] wy",
+        {"down": (4, 2), "up": (2, 4), "wy": (4, 5)},
+    ),
+    "a matrix of experts for each image": (
+        "p = GlobalAveragePool(m) g = Flatten(p) l = MatMul(g, r) q = Sigmoid(l)"
+        ' k = Einsum<equation="be,eoc->boc">(q, experts) h = Einsum<equation="bchw,boc->bohw">(m, k)'
+        " n = GlobalAveragePool(h) flat = Flatten(n) y = MatMul(flat, wy)",
+        "float[8,4] r, float[4,6,8] experts, float[6,5] wy",
+        {"experts": (2, 3, 4), "r": (4, 2), "wy": (3, 5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", COMPUTED)
+def test_einsums_of_what_the_network_computes(form: str) -> None:
+    body, weights, shapes = COMPUTED[form]
+    model = network(body, weights, "1,5,3,3" if "joints" in form else "1,5")
+    found = rewidthed(model, scale=0.5)
+    assert {name: found.shape(name) for name in shapes} == shapes
+    assert rewidthed(model, scale=1.5).report.equality == "passed"
