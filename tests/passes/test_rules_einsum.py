@@ -11,6 +11,7 @@ from rewidth_case import free, graph_of, groups, reason, rewidthed
 from conet_graph.analysis.layer_weights import weights_of_layers
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.ir.errors import BadUsage
 from conet_graph.passes.tie_channels import CHANNELS
 
 HEADER = '<ir_version: 9, opset_import: ["": 17]>\n'
@@ -72,6 +73,11 @@ def test_heads_and_their_sizes_are_sizes_of_their_own() -> None:
     assert (narrow.shape("wq"), narrow.shape("wv"), narrow.shape("wy")) == ((8, 2, 1), (8, 2, 4), (2, 4, 5))
     wide = rewidthed(HEADS, widths={found[1].id: 5, found[3].id: 6})
     assert (wide.shape("wq"), wide.shape("wv"), wide.shape("wy")) == ((8, 5, 4), (8, 5, 6), (5, 6, 5))
+
+
+def test_a_layer_of_several_axes_has_no_one_width() -> None:
+    with pytest.raises(BadUsage, match=r"'q' makes several axes of channels: .* g1 \(3\) and g2 \(4\)"):
+        rewidthed(HEADS, widths={"q": 6})
 
 
 def test_several_axes_of_one_weight_share_their_values_out() -> None:
