@@ -323,12 +323,31 @@ def test_requests_that_make_no_sense(request_: dict[str, Any]) -> None:
         widths(chain(4), **request_)
 
 
+SELECTED = {
+    "attention among channels": "t = Transpose<perm=[0,2,1]>(f) s = MatMul(f, t) p = Softmax<axis=-1>(s)"
+    " q = MatMul(p, f) m = Reshape(q, back) y = Conv(m, wy)",
+    "the first of the largest": "k = ArgMax<axis=1>(f) c = Cast<to=1>(k) y = Mul(c, c)",
+    "a softmax whose weights mix pixels": "p = Softmax<axis=1>(f) m = Reshape(p, back) y = Conv(m, wy)",
+}
+
+
+@pytest.mark.parametrize("kind", SELECTED)
+def test_what_frees_channels_that_only_a_default_keeps_is_said(kind: str) -> None:
+    net = golden_text.parsed(
+        "agraph (float[1,3,4,4] x) => (float[] y)<float[8,3,1,1] w, float[5,8,1,1] wy,"
+        f" int64[3] flat = {{1,8,16}}, int64[4] back = {{1,8,4,4}}>{{a = Conv(x, w) f = Reshape(a, flat) {SELECTED[kind]}}}"
+    )
+    with pytest.raises(Refused, match=r"kept by default.*--free-kept frees what is kept by default"):
+        widths(graph_of(net), scale=0.5)
+
+
 def test_nothing_may_change() -> None:
     b = GraphBuilder()
     b.output(b.conv(b.input("x", ["N", 3, 8, 8]), 10, name="only"))
     graph = graph_of(b.build())
-    with pytest.raises(Refused, match="Nothing may change in this network: graph output 'only'"):
+    with pytest.raises(Refused, match="Nothing may change in this network: graph output 'only'") as told:
         widths(graph, scale=0.5)
+    assert "--free-kept" not in str(told.value)
     with pytest.raises(Refused, match="nothing changes"):
         widths(chain(4), scale=0.5, keep=("a",))
     with pytest.raises(Refused, match="nothing changes"):

@@ -162,7 +162,7 @@ class _Chooser:
     def choose(self) -> Copies:
         request = self.request
         if not any(g.free for g in self.groups):
-            raise Refused(f"Nothing may change in this network: {self._reasons()}.")
+            raise Refused(f"Nothing may change in this network: {self._reasons()}.{self._advice()}")
         for name in request.keep:
             self.movable[list(find_groups(self.graph, name))] = False
         if request.lossless:
@@ -207,6 +207,12 @@ class _Chooser:
         told = self._frozen_because()
         more = f"; and {len(told) - REASONS} more reasons" if len(told) > REASONS else ""
         return "; ".join(told[:REASONS]) + more if told else "it has no layers"
+
+    def _advice(self) -> str:
+        """What frees channels of layers that nothing but a default keeps."""
+        units = self.channels.units
+        kept = any(units.reasons[unit] in self._frozen_because() for unit in units.kept)
+        return " --free-kept frees what is kept by default." if kept else ""
 
     def _frozen_because(self) -> list[str]:
         """The reasons that the layers' own channels meet, each once."""

@@ -363,7 +363,8 @@ def test_a_free_batch_is_the_files_own_business() -> None:
 
 OTHER_AXES = {
     "images along the second axis": "t = Transpose<perm=[2,0,1]>(c) y = Relu(t)",
-    "along the second axis of a recurrent state": "t = Transpose<perm=[2,0,1]>(c) s, y = GRU<hidden_size=2>(t, u, r)",
+    "along the second axis of a recurrent state": "t = Transpose<perm=[2,0,1]>(c)"
+    " s, y = GRU<hidden_size=2>(t, u, r)",
     "the same numbers for all images": "a = ReduceSum<keepdims=0>(w) y = Mul(w, a) z = Relu(c)",
 }
 
