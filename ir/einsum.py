@@ -39,11 +39,20 @@ def spelled_out(equation: str, ranks: Sequence[int]) -> str:
     if len(terms) != len(ranks):
         raise ValueError("another number of operands")
     hidden = [rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term]
-    spelled = [_spelled(term, rank) for term, rank in zip(terms, ranks, strict=True)]
+    spelled = [letters_of(term, rank) for term, rank in zip(terms, ranks, strict=True)]
     return ",".join(spelled) + "->" + result.replace("...", DIGITS[10 - max(hidden, default=0) :], 1)
 
 
-def _spelled(term: str, rank: int) -> str:
+def letters_of(term: str, rank: int) -> str:
+    """A term with a letter for each axis: digits for those that an ellipsis stands for.
+
+    >>> letters_of("...c", 3)
+    '89c'
+
+    Raises:
+        ValueError: the term does not fit the rank.
+
+    """
     hidden = rank - len(term) + 3
     if "..." in term and not 0 <= hidden <= len(DIGITS):
         raise ValueError("an ellipsis of no possible length")
@@ -103,21 +112,5 @@ def axes_of(letters: Iterable[str], term: str, rank: int) -> list[int]:
         ValueError: the term does not fit the rank.
 
     """
-    spelled = _spelled(term, rank)
+    spelled = letters_of(term, rank)
     return [spelled.index(letter) for letter in letters]
-
-
-def is_matrix_product(equation: str) -> bool:
-    """Whether an Einsum of a map and a matrix is a MatMul, written otherwise.
-
-    >>> is_matrix_product("btc,cd->btd"), is_matrix_product("btc,bsc->bts")
-    (True, False)
-    >>> is_matrix_product("...c,cd->...d")
-    True
-    """
-    terms, arrow, result = equation.replace(" ", "").replace("...", ".").partition("->")
-    data, _, weight = terms.partition(",")
-    if not arrow or len(weight) != 2 or len(set(data)) != len(data) or not data:
-        return False
-    inner, out = weight[0], weight[1]
-    return data[-1] == inner and out not in data and result == data[:-1] + out

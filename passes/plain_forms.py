@@ -132,28 +132,40 @@ def split_sequences(graph: Graph) -> bool:
 
 def _as_split(graph: Graph, op: Operator) -> onnx.NodeProto | None:
     """The Split with the pieces of a SplitToSequence, None where it says something else."""
-    uses = graph.consumers.get(op.outputs[0], [])
-    shape, sizes = graph.shape(op.input(0)), graph.constants.get(op.input(1))
-    if shape is None or sizes is None or op.outputs[0] in graph.outputs or graph.opset < 13:
+    if op.outputs[0] in graph.outputs or graph.opset < 13:
         return None
-    length = shape[op.attr("axis", 0)]
-    each = [int(n) for n in graph.array(op.input(1)).reshape(-1).tolist()]
-    if not sizes.dims:
-        if not isinstance(length, int) or each[0] < 1:
-            return None
-        full, rest = divmod(length, each[0])
-        each = [each[0]] * full + [rest] * (rest > 0)
-    for use, _ in uses:
+    sizes = _piece_sizes(graph, op)
+    count = sizes if isinstance(sizes, int) else len(sizes)
+    for use, _ in graph.consumers.get(op.outputs[0], []):
         index = graph.constants.get(use.input(1))
         if use.op_type != "SequenceAt" or index is None:
             return None
-        if not -len(each) <= int(graph.array(use.input(1)).item()) < len(each):
+        if not -count <= int(graph.array(use.input(1)).item()) < count:
             return None
-    outputs = [f"{op.outputs[0]}_{k}" for k in range(len(each))]
-    if any(name in graph.producers or name in graph.constants for name in outputs):
+    outputs = [f"{op.outputs[0]}_{k}" for k in range(count)]
+    if not outputs or any(name in graph.producers or name in graph.constants for name in outputs):
         return None
-    vector = graph.fresh_name(f"{op.outputs[0]}_sizes")
-    graph.constants[vector] = Constant(numpy_helper.from_array(np.array(each, np.int64), vector), vector)
+    vector = op.input(1)
+    if not isinstance(sizes, int):
+        vector = graph.fresh_name(f"{op.outputs[0]}_sizes")
+        graph.constants[vector] = Constant(numpy_helper.from_array(np.array(sizes, np.int64), vector), vector)
     return helper.make_node(
         "Split", [op.input(0), vector], outputs, name=op.proto.name, axis=op.attr("axis", 0)
     )
+
+
+def _piece_sizes(graph: Graph, op: Operator) -> list[int] | int:
+    """The sizes of a SplitToSequence's pieces; their number where the run computes them, 0 if unknown."""
+    shape, given = graph.shape(op.input(0)), graph.shape(op.input(1))
+    if shape is None or given is None:
+        return 0
+    if op.input(1) not in graph.constants:
+        return given[0] if len(given) == 1 and isinstance(given[0], int) else 0
+    each = [int(n) for n in graph.array(op.input(1)).reshape(-1).tolist()]
+    length = shape[op.attr("axis", 0)]
+    if given:
+        return each
+    if not isinstance(length, int) or each[0] < 1:
+        return 0
+    full, rest = divmod(length, each[0])
+    return [each[0]] * full + [rest] * (rest > 0)

@@ -179,7 +179,7 @@ def out_axis(tracker: Tracker, layer: Layer) -> Axis:
     if op.op_type in CONVOLUTIONS:
         return axes[channel_axis(op, len(axes))] if len(axes) > 1 else 0
     if op.op_type == "Einsum":
-        return _behind_one_another(_made_axes(tracker, layer))
+        return _behind_one_another(made_axes(tracker, layer))
     if layer.weight_slot > layer.data_slot:
         return axes[-1]
     return axes[-2] if len(axes) > 1 else axes[-1]
@@ -198,7 +198,7 @@ def in_axis(tracker: Tracker, layer: Layer) -> Axis:
     return axes[summed] if summed < len(axes) else 0
 
 
-def _made_axes(tracker: Tracker, layer: Layer) -> list[Axis]:
+def made_axes(tracker: Tracker, layer: Layer) -> list[Axis]:
     """The axes of a layer's output that it makes: one, but for an Einsum whose weight has several."""
     written = einsum_layer(layer.op, layer.weight_slot)
     if written is None:
@@ -378,7 +378,7 @@ def _join_sizes(channels: Channels, layers: list[Layer], carried: _Carried, time
     """Groups that make up an output axis of one layer are one size."""
     left, right = list[int](), list[int]()
     for layer in layers:
-        for axis in _made_axes(channels.units, layer) if layer.kind == "conv" else ():
+        for axis in made_axes(channels.units, layer) if layer.kind == "conv" else ():
             classes = carried.on(axis)
             found = [] if classes is None else times_on(classes)
             free = [number for number, _ in found if channels.groups[number].free]

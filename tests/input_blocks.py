@@ -6,7 +6,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from tests.graphs import GraphBuilder
-from tests.strategies import Pick, at_least, axes, block, multiple_of, ones
+from tests.strategies import Pick, at_least, axes, block, from_last, multiple_of, ones, to_last
 
 
 @block(opset=16, ranks=(2,))
@@ -105,3 +105,18 @@ def norm_by_literal(g: GraphBuilder, x: str, pick: Pick) -> str:
     x = multiple_of(g, x, 2, pick)
     total = g.op("ReduceSum", x, g.ints(1)) if g.opset >= 13 else g.op("ReduceSum", x, axes=[1])
     return g.op("Sub", x, g.mul(total, g.scalar(1 / g.channels(x))))
+
+
+@block(opset=12, ranks=(2,))
+def einsum_layer(g: GraphBuilder, x: str, pick: Pick) -> str:
+    """A pointwise convolution as an Einsum: its matrix either way, on either side, or in heads and back."""
+    c, out, form = g.channels(x), pick.width(), pick(4)
+    if form == 0:
+        return g.op("Einsum", x, g.weight(c, out), equation="bchw,cd->bdhw")
+    if form == 1:
+        return g.op("Einsum", g.weight(out, c), x, equation="dc,bchw->bdhw")
+    if form == 2:
+        return from_last(g, g.op("Einsum", to_last(g, x), g.weight(c, out), equation="...c,cd"))
+    heads, size = pick.of(1, 2, 3), pick.of(2, 4)
+    apart = g.op("Einsum", x, g.weight(heads, c, size), equation="bchw,ecs->bsehw")
+    return g.op("Einsum", g.relu(apart), g.weight(size, out, heads), equation="bsehw,soe->bohw")

@@ -96,9 +96,10 @@ def _output(builder: Builder, batching: Batching, name: str) -> tuple[fx.Node, i
     batch = next(h.length for h in batching.held.values())
     axis = next((k for k, dim in enumerate(shape or ()) if dim == batch), None)
     if held is None:
-        # A table for one image is given once for each; a weight is one, whatever its sizes.
-        alike = axis != 0 or _is_weight(builder.graph, name)
-        return (node, None) if alike else (batching.for_all(node, Held(0, batch)), 0)
+        # A table for one image is given once for each; a weight is one for all, whatever its sizes.
+        if axis is None or _is_weight(builder.graph, name):
+            return node, None
+        return batching.for_all(node, Held(axis, batch)), axis
     if held.axis is not None and (held.length == batch or axis is None):
         return node, held.axis
     if shape == ():

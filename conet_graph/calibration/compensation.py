@@ -15,7 +15,7 @@ from conet_graph.calibration.forms import Form, places_of
 from conet_graph.calibration.rows import Picks
 from conet_graph.calibration.solving import Doubles, solver_of
 from conet_graph.calibration.stages import Array
-from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, is_turned
+from conet_graph.ir.operators import CONVOLUTIONS, RECURRENT, einsum_layer, is_turned
 from conet_graph.passes.channels.units import Ids
 from conet_graph.passes.classify_edges import Layer
 
@@ -30,9 +30,18 @@ def channel_axes(layer: Layer) -> tuple[int, int]:
         return 1, 1
     if op.op_type in RECURRENT:
         return 2, -1
+    written = einsum_layer(op, layer.weight_slot)
+    if written is not None:
+        return _place(written.summed[-1], written.data), _place(written.made[-1], written.result)
     on_the_left = layer.weight_slot < layer.data_slot
     turned = is_turned(op, layer.data_slot)
     return (-2 if on_the_left != turned else -1), (-2 if on_the_left else -1)
+
+
+def _place(letter: str, term: str) -> int:
+    """The axis of a letter of an Einsum, counted from the end where an ellipsis stands before it."""
+    place = term.index(letter)
+    return place - len(term) if "..." in term[:place] else place
 
 
 def compensated(

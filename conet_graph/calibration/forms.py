@@ -17,12 +17,13 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from conet_graph.ir.einsum import is_matrix_product
+from conet_graph.ir.einsum import EinsumLayer, axes_of, letters_of
 from conet_graph.ir.graph import Graph, Operator
 from conet_graph.ir.operators import (
     CONVOLUTIONS,
     RECURRENT,
     WEIGHTED,
+    einsum_layer,
     is_turned,
     product_factor,
 )
@@ -67,6 +68,8 @@ def form_of(graph: Graph, layer: Layer, weight: Array, node: onnx.NodeProto | No
         return None
     if op.op_type in RECURRENT:
         return _recurrent(weight)
+    if op.op_type == "Einsum":
+        return _einsum(op, layer, weight)
     if op.op_type not in CONVOLUTIONS:
         return _product(op, layer, weight)
     if record.transposed:
@@ -243,8 +246,6 @@ def _begins(op: Operator, window: _Window, sizes: tuple[int, ...], out: tuple[in
 def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
     if weight.ndim != 2 or op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
         return None
-    if op.op_type == "Einsum" and not is_matrix_product(str(op.attr("equation", ""))):
-        return None
     on_the_left = layer.weight_slot < layer.data_slot
     inputs_first = is_turned(op, layer.weight_slot) == on_the_left
     data_turned = is_turned(op, layer.data_slot)
@@ -262,6 +263,36 @@ def _product(op: Operator, layer: Layer, weight: Array) -> Form | None:
         1,
         product_factor(op),
     )
+
+
+def _einsum(op: Operator, layer: Layer, weight: Array) -> Form | None:
+    """A matrix whose axes, and those of the maps, lie in any order: one is summed over, and one made."""
+    written = einsum_layer(op, layer.weight_slot)
+    if written is None or weight.ndim != 2 or len(written.summed) != 1 or len(written.made) != 1:
+        return None
+    if set(written.data) - {written.summed} != set(written.result) - {written.made}:
+        return None  # it sums over places, too
+    inputs_first = written.weight == written.summed + written.made
+
+    def laid(w: Array) -> Array:
+        return w if inputs_first else w.T
+
+    return Form(
+        1,
+        lambda x, _, pick: places_of(x, axes_of(written.summed, written.data, x.ndim)[0], pick)[None],
+        lambda y, pick: _taken(_in_order(written, y), pick)[None],
+        lambda w: np.ascontiguousarray(laid(w), np.float32)[None],
+        lambda m, _: np.ascontiguousarray(laid(m[0])),
+        1,
+    )
+
+
+def _in_order(written: EinsumLayer, y: Array) -> Array:
+    """An Einsum's result as [places in the order of its data, channels]."""
+    data, result = letters_of(written.data, y.ndim), letters_of(written.result, y.ndim)
+    order = data.replace(written.summed, "") + written.made
+    last = y.transpose([result.index(letter) for letter in order])
+    return last.reshape(-1, last.shape[-1])
 
 
 def _recurrent(weight: Array) -> Form | None:

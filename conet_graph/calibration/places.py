@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from conet_graph.calibration.compensation import channel_axes
 from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.stages import Array, Stages
 from conet_graph.ir.graph import Graph, Operator
@@ -66,14 +67,15 @@ def bias_place(graph: Graph, layer: Layer, model: onnx.ModelProto, outputs: int)
         if name:
             return BiasPlace("own", name, op.index, slot, factor)
     reader = only_reader(graph, op.outputs[0])
-    if reader is not None and _is_plain_norm(reader):
+    rank = len(graph.shape(op.outputs[0]) or ())
+    behind = _behind(channel_axes(layer)[1], rank)
+    if reader is not None and _is_plain_norm(reader) and behind == rank - 2:
         name = model.graph.node[reader.index].input[3]
         return BiasPlace("mean", name, reader.index, 3, -1.0) if name in names else None
     if reader is not None and reader.op_type == "Add" and not reader.domain:
         k = 1 - reader.inputs.index(op.outputs[0])
         name = model.graph.node[reader.index].input[k]
-        rank = len(graph.shape(op.outputs[0]) or ())
-        if name in names and _along(names[name], op, rank, outputs):
+        if name in names and _along(names[name], behind, outputs):
             return BiasPlace("added", name, reader.index, k)
     if slot is not None and op.op_type in (*CONVOLUTIONS, *PLAIN_PRODUCTS) and not op.domain:
         return BiasPlace("new", "", op.index, slot, bias_factor(op))
@@ -95,9 +97,13 @@ def own_bias(stages: Stages, layer: Layer, start: Doubles) -> Doubles | None:
     return made
 
 
-def _along(dims: tuple[int, ...], op: Operator, rank: int, outputs: int) -> bool:
+def _behind(axis: int, rank: int) -> int:
+    """How many axes stand behind one of a value."""
+    return -1 - axis if axis < 0 else rank - 1 - axis
+
+
+def _along(dims: tuple[int, ...], behind: int, outputs: int) -> bool:
     """Whether a constant of these sizes has one entry for each output of a layer, along its channel axis."""
-    behind = rank - 2 if op.op_type in CONVOLUTIONS else 0
     if int(np.prod(dims)) != outputs or len(dims) <= behind:
         return False
     return dims[len(dims) - 1 - behind] == outputs

@@ -13,7 +13,7 @@ from conet_graph.analysis.layers import layer_names, layers_by_name
 from conet_graph.ir.errors import BadUsage, Refused, shown
 from conet_graph.ir.graph import Graph
 from conet_graph.passes.classify_edges import Layer
-from conet_graph.passes.tie_channels import CHANNELS, Channels, Group
+from conet_graph.passes.tie_channels import CHANNELS, Channels, Group, made_axes
 
 # Groups by number, and for each how many channels a class has where the name counts them.
 Found = dict[int, int]
@@ -86,11 +86,21 @@ def _counts(graph: Graph, name: str, width: int) -> dict[int, int]:
             raise Refused(f"{shown(name)} cannot change: {_reason(graph, name, group)}.")
     if not groups:
         raise Refused(f"{shown(name)} cannot change: its output carries no channels.")
+    if len(groups) > 1 and _makes_several_axes(graph, name):
+        told = " and ".join(f"{group.id} ({group.width})" for group in groups)
+        raise BadUsage(f"{shown(name)} makes several axes of channels: give each its own width, {told}.")
     steps = np.array(list(found.values()), np.int64)
     counts = _shared_out(groups, steps, width)
     if int(counts @ steps) != width:
         raise BadUsage(_impossible(name, width, steps, int(counts @ steps)))
     return dict(zip(found, counts.tolist(), strict=True))
+
+
+def _makes_several_axes(graph: Graph, name: str) -> bool:
+    """Whether a name is that of a layer whose weight makes heads and their sizes, say, in one."""
+    layer = layers_by_name(graph).get(name)
+    units = graph.result(CHANNELS).units
+    return layer is not None and sum(not isinstance(axis, int) for axis in made_axes(units, layer)) > 1
 
 
 def _reason(graph: Graph, name: str, group: Group) -> str | None:

@@ -1,4 +1,4 @@
-"""Operators that make axes longer, or from nothing: Expand, Tile, ConstantOfShape.
+"""Operators that make axes longer, or from nothing: Expand, Tile, ConstantOfShape, Range.
 
 A number in the file that counts channels follows them: the axis that it makes has units of its own.
 """
@@ -104,3 +104,9 @@ def constant_of_shape(t: Tracker, op: Operator) -> None:
             raise NoRule("its shape is computed in the graph")
         entries = [ShapeNumber(None)] * len(result)
     t.set(op, 0, [grown(t, op, k, 0, k, entry) for k, entry in enumerate(entries)])
+
+
+@handles(RULES, "Range")
+def range_(t: Tracker, op: Operator) -> None:
+    """Range(start, limit, delta): places, of which there are as many as the graph computes."""
+    t.set(op, 0, [0])

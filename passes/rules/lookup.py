@@ -1,4 +1,4 @@
-"""Operators that pick and place by indices: Gather, Scatter and their kin, OneHot."""
+"""Operators that pick and place by indices: Gather, Scatter and their kin, Trilu, OneHot."""
 
 from __future__ import annotations
 
@@ -86,8 +86,26 @@ def _index_axes(t: Tracker, indices: str) -> list[Axis]:
 
 
 def _index_axis(t: Tracker, indices: str, axis: int) -> Axis:
-    """An axis of indices: positions of a constant are no channels."""
-    return 0 if t.is_constant(indices) else t.axis(indices, axis)
+    """An axis of indices: positions of what no layer has a part in are no channels."""
+    return 0 if _is_counted(t, indices) else t.axis(indices, axis)
+
+
+def _is_counted(t: Tracker, value: str) -> bool:
+    """Whether a value is made of constants and of sizes alone, such as the places of a window's pixels."""
+    pending, seen = [value], set[str]()
+    while pending:
+        name = pending.pop()
+        op = t.graph.producers.get(name)
+        if op is None and not t.is_constant(name):
+            return False
+        if op is None or op.op_type in ("Shape", "Size"):
+            continue
+        if op.subgraphs():
+            return False
+        fresh = [each for each in op.inputs if each and each not in seen]
+        seen.update(fresh)
+        pending += fresh
+    return True
 
 
 def _beside(t: Tracker, op: Operator, first: int, second: int, axis: int) -> Axis:
@@ -138,6 +156,15 @@ def scatter_nd(t: Tracker, op: Operator) -> None:
         pair.sort(key=lambda place: t.is_constant(place[0]))
         t.bind(op, *pair[1], t.axis(*pair[0]))
     t.set(op, 0, t.axes(data))
+
+
+@handles(RULES, "Trilu")
+def trilu(t: Tracker, op: Operator) -> None:
+    """Trilu(input, k): what is left of the last two axes depends on the places there."""
+    rank = t.rank(op.input(0))
+    for k in (rank - 2, rank - 1):
+        hold_axis(t, op, 0, k, POSITIONS)
+    t.set(op, 0, t.wholes(op.input(0)))
 
 
 @handles(RULES, "OneHot")

@@ -96,14 +96,27 @@ def einsum(t: Tracker, op: Operator) -> None:
             places.setdefault(letter, []).append((slot, axis))
     axes: dict[str, Axis] = {}
     for letter, found in places.items():
-        axes[letter] = broadcast_axis(t, op, [(op.input(s), a) for s, a in found])
+        axes[letter] = _letter_axis(t, op, [(op.input(s), a) for s, a in found])
         if letter not in result:
             _contract_letter(t, op, found)
     t.set(op, 0, [axes[letter] for letter in result])
 
 
+def _letter_axis(t: Tracker, op: Operator, places: list[tuple[str, int]]) -> Axis:
+    """The axis of a letter; one that is a single position everywhere is a channel, none that is broadcast."""
+    if any(t.dim(value, axis) != 1 for value, axis in places):
+        return broadcast_axis(t, op, places)
+    first, *others = sorted(places, key=lambda place: t.is_constant(place[0]))
+    lead = t.axis(*first)
+    for value, axis in others:
+        t.bind(op, value, axis, lead)
+    return lead
+
+
 def _contract_letter(t: Tracker, op: Operator, found: list[tuple[int, int]]) -> None:
-    weights = [(op.input(s), a) for s, a in found if t.is_weight(op.input(s))]
-    data = [(s, a) for s, a in found if not t.is_weight(op.input(s))]
+    """Note the sum over a letter; a weight that is broadcast along it weighs all channels alike."""
+    places = [(slot, axis) for slot, axis in found if t.dim(op.input(slot), axis) != 1] or found
+    weights = [(op.input(s), a) for s, a in places if t.is_weight(op.input(s))]
+    data = [(s, a) for s, a in places if not t.is_weight(op.input(s))]
     if data:
         t.contract(op, data[0][0], data[0][1], weights[0] if weights else None)

@@ -14,6 +14,7 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Packed, Tracker
 from conet_graph.passes.rules.conv import in_groups, tie_rows
+from conet_graph.passes.rules.readers import votes
 
 # Merged axes with more positions than this are packed.
 LONG_MERGED = 2**16
@@ -117,7 +118,14 @@ def _into_images(
         return None
     if inner % length == 0:
         return long[1], np.tile(units, inner // length)
-    return (long[1], tie_rows(t, op, in_groups(units, length // inner))) if length % inner == 0 else None
+    if length % inner:
+        return None
+    told = votes(t, op.outputs[0])
+    if told[long[0]] > told[long[1]]:
+        # [images times channels, parts of a channel]
+        row = tie_rows(t, op, units.reshape(-1, inner).T)
+        return long[0], Packed(row, length // inner, 1, _product(before))
+    return long[1], tie_rows(t, op, in_groups(units, length // inner))
 
 
 def _unfold(

@@ -96,6 +96,10 @@ def _further(t: Tracker, op: Operator, slot: int, where: Where) -> Where:
     if op.op_type == "Transpose":
         order = op.attr("perm") or list(range(len(graph.shape(op.input(0)) or ())))[::-1]
         return _moved(where, {place: (k,) for k, place in enumerate(order)})
+    if op.op_type == "Gather" and slot == 0:
+        rank, more = len(graph.shape(op.input(0)) or ()), len(graph.shape(op.input(1)) or ()) - 1
+        axis = op.attr("axis", 0) % max(rank, 1)
+        return _moved(where, {k: (k if k < axis else k + more,) for k in range(rank) if k != axis})
     kept = (op.domain, op.op_type) in elementwise.RULES or op.op_type in IN_PLACE
     if op.op_type in POOLS and slot == 0:
         return where

@@ -215,6 +215,25 @@ def test_batch_norm_keeps_statistics_while_it_trains() -> None:
     assert np.allclose(back["m"], 0.1 * x.mean((0, 2, 3)).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (3, 7)])
+@pytest.mark.parametrize("pieces", ["Split<axis=2>(m, s)", "sequence"])
+def test_parts_of_computed_sizes(pieces: str, height: int, width: int) -> None:
+    """Means of rows and of columns in one map, in images of any size (CoordAtt)."""
+    cut = f"p, q = {pieces}"
+    if pieces == "sequence":
+        cut = (
+            "o = Constant<value_int=0>() i = Constant<value_int=1>() e = SplitToSequence<axis=2>(m, s)"
+            " p = SequenceAt(e, o) q = SequenceAt(e, i)"
+        )
+    model = network(
+        "g (float[N,3,H,W] x) => (float[N,3,H,W] y) { s = Shape<start=2>(x) r = ReduceMean<axes=[3]>(x)"
+        " c = ReduceMean<axes=[2]>(x) t = Transpose<perm=[0,1,3,2]>(c) m = Concat<axis=2>(r, t)"
+        f" {cut} u = Transpose<perm=[0,1,3,2]>(q) y = Mul(p, u) }}"
+    )
+    x = np.random.default_rng(0).standard_normal((2, 3, height, width)).astype(np.float32)
+    assert difference(model.proto, {"x": x}) < 1e-5
+
+
 def test_batch_norm_with_a_computed_scale_has_gradients() -> None:
     model = network(
         "g (float[n,3,4,4] x) => (float[n,3,4,4] y) { c = Relu(s) y = BatchNormalization(x, c, b, m, v) }",

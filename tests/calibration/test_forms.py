@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from conet_graph.calibration.forms import form_of
+from conet_graph.calibration.places import bias_place
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes import analysed
 from conet_graph.passes.classify_edges import LAYERS
+from conet_graph.passes.widths.rewidth import with_constants
 from tests.helpers.small_networks import answers, network
 
 RNG = np.random.default_rng(0)
@@ -42,6 +44,9 @@ PRODUCTS = {
     "matmul": ("MatMul (x, w)", (2, 3, 5, 6), (6, 4)),
     "matmul from the left": ("MatMul (w, x)", (2, 6, 5), (4, 6)),
     "einsum": ('Einsum <equation="btc,cd->btd"> (x, w)', (2, 5, 6), (6, 4)),
+    "einsum of a turned matrix": ('Einsum <equation="...c,dc->...d"> (x, w)', (2, 3, 5, 6), (4, 6)),
+    "einsum from the left": ('Einsum <equation="dc,bchw->bdhw"> (w, x)', (2, 6, 5, 3), (4, 6)),
+    "einsum that moves the places": ('Einsum <equation="bchw,cd->wbdh"> (x, w)', (2, 6, 5, 3), (6, 4)),
 }
 
 
@@ -136,3 +141,27 @@ def test_a_depthwise_layer_that_lost_channels(kind: str, left: int) -> None:
     rows, targets = form.rows(x, y.shape, lambda count: None), form.targets(y, lambda count: None)
     assert form.blocks == left
     assert np.abs(rows @ form.matrix(weight) - targets).max() < 1e-4
+
+
+ADDED = {
+    "along the channels": ('Einsum <equation="bchw,cd->bdhw"> (x, w)', (6, 1, 1), True),
+    "along the places": ('Einsum <equation="bchw,cd->bdhw"> (x, w)', (6,), False),
+    "along the last channels": ('Einsum <equation="bchw,cd->bhwd"> (x, w)', (6,), True),
+    "along the rows of a product from the left": ("MatMul (w, x)", (6, 1), True),
+    "along the columns of a product from the left": ("MatMul (w, x)", (6,), False),
+}
+
+
+@pytest.mark.parametrize("case", ADDED)
+def test_what_is_added_is_a_bias_along_the_channels_alone(case: str) -> None:
+    node, dims, is_bias = ADDED[case]
+    left = node.startswith("MatMul")
+    model = network(
+        f"g (float[{'2,4,6' if left else '2,4,6,6'}] x) => (float[{'a,b,c' if left else 'a,b,c,d'}] y)"
+        f" {{ h = {node} y = Add (h, v) }}",
+        {"w": RNG.standard_normal((6, 4) if left else (4, 6)), "v": RNG.standard_normal(dims)},
+    )
+    graph = analysed(model)
+    (layer,) = graph.result(LAYERS)
+    place = bias_place(graph, layer, with_constants(graph, {}), 6)
+    assert (place is not None and place.kind == "added") == is_bias

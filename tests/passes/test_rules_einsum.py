@@ -11,6 +11,7 @@ from rewidth_case import free, graph_of, groups, reason, rewidthed
 from conet_graph.analysis.layer_weights import weights_of_layers
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.ir.errors import BadUsage
 from conet_graph.passes.tie_channels import CHANNELS
 
 HEADER = '<ir_version: 9, opset_import: ["": 17]>\n'
@@ -72,6 +73,11 @@ def test_heads_and_their_sizes_are_sizes_of_their_own() -> None:
     assert (narrow.shape("wq"), narrow.shape("wv"), narrow.shape("wy")) == ((8, 2, 1), (8, 2, 4), (2, 4, 5))
     wide = rewidthed(HEADS, widths={found[1].id: 5, found[3].id: 6})
     assert (wide.shape("wq"), wide.shape("wv"), wide.shape("wy")) == ((8, 5, 4), (8, 5, 6), (5, 6, 5))
+
+
+def test_a_layer_of_several_axes_has_no_one_width() -> None:
+    with pytest.raises(BadUsage, match=r"'q' makes several axes of channels: .* g1 \(3\) and g2 \(4\)"):
+        rewidthed(HEADS, widths={"q": 6})
 
 
 def test_several_axes_of_one_weight_share_their_values_out() -> None:
@@ -141,3 +147,57 @@ def test_what_makes_no_channels_is_no_layer(form: str) -> None:
         assert "repeats a letter" in reason(model, "stem")
     else:
         assert rewidthed(model, scale=0.5).shape("w")[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("equation", "weight", "last"), [("bchw,cd->bhwd", "1,12", "12"), ("bchw,cde->bhwed", "1,1,12", "12,1")]
+)
+def test_a_single_channel_is_one_like_others(equation: str, weight: str, last: str) -> None:
+    """It is no length of one that is broadcast: its copies share its weights out."""
+    declared = f"float[1,3,1,1] stem, float[{weight}] w"
+    model = filled(
+        f"{HEADER}agraph (float[1,3,3,3] x) => (float[1,3,3,{last}] y)<{declared}>"
+        f'{{m = Conv(x, stem) h = Einsum<equation="{equation}">(m, w) y = Relu(h)}}'
+    )
+    assert rewidthed(model, widths={"m": 3}).shape("w")[0] == 3
+
+
+def test_a_weight_that_is_broadcast_along_what_is_summed_weighs_all_channels_alike() -> None:
+    model = one("btc,cd->btd", "1,12")
+    narrow, wide = rewidthed(model, scale=0.5), rewidthed(model, scale=2.0)
+    assert (narrow.shape("stem")[0], narrow.shape("w")) == (4, (1, 6))
+    # Copies of the eight channels would count twice.
+    assert (wide.shape("stem")[0], wide.shape("w")) == (8, (1, 24))
+
+
+COMPUTED = {
+    "a graph of joints": (
+        "a = Conv(m, w1) five = Constant<value_ints=[0,3,4,3,3]>() b = Reshape(a, five)"
+        ' c = Einsum<equation="nkctv,kvw->nctw">(b, graph) d = Relu(c) y = Conv(d, wy)',
+        "float[12,8,1,1] w1, float[3,3,3] graph, float[5,4,1,1] wy",
+        {"w1": (6, 4, 1, 1), "wy": (5, 2, 1, 1)},
+    ),
+    "a gate": (
+        'g = Einsum<equation="bchw->bc">(m) r = Einsum<equation="bc,cr->br">(g, down) a = Relu(r)'
+        ' u = Einsum<equation="br,rc->bc">(a, up) s = Sigmoid(u) h = Einsum<equation="bchw,bc->bchw">(m, s)'
+        " p = GlobalAveragePool(h) flat = Flatten(p) y = MatMul(flat, wy)",
+        "float[8,4] down, float[4,8] up, float[8,5] wy",
+        {"down": (4, 2), "up": (2, 4), "wy": (4, 5)},
+    ),
+    "a matrix of experts for each image": (
+        "p = GlobalAveragePool(m) g = Flatten(p) l = MatMul(g, r) q = Sigmoid(l)"
+        ' k = Einsum<equation="be,eoc->boc">(q, experts) h = Einsum<equation="bchw,boc->bohw">(m, k)'
+        " n = GlobalAveragePool(h) flat = Flatten(n) y = MatMul(flat, wy)",
+        "float[8,4] r, float[4,6,8] experts, float[6,5] wy",
+        {"experts": (2, 3, 4), "r": (4, 2), "wy": (3, 5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", COMPUTED)
+def test_einsums_of_what_the_network_computes(form: str) -> None:
+    body, weights, shapes = COMPUTED[form]
+    model = network(body, weights, "1,5,3,3" if "joints" in form else "1,5")
+    found = rewidthed(model, scale=0.5)
+    assert {name: found.shape(name) for name in shapes} == shapes
+    assert rewidthed(model, scale=1.5).report.equality == "passed"

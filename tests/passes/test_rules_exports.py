@@ -71,6 +71,31 @@ def test_split_to_sequence_is_a_split(pieces: str) -> None:
     assert out_groups(graph)["a"] == [("g0", first, True), ("g1", 6 - first, True)]
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+def test_split_to_sequence_by_computed_sizes_is_a_split(axis: int) -> None:
+    """Rows and columns in one map that come apart again, in images of any size (CoordAtt)."""
+    graph = graph_of(
+        f"""net (float[1,3,H,W] x) => (float[] y, float[] z)
+        <int64 first = {{0}}, int64 last = {{1}}, int64[1] i = {{{axis}}}, int64[1] one = {{1}}> {{
+            a = Conv (x, w)
+            shape = Shape (a)
+            n = Gather (shape, i)
+            m = Sub (n, one)
+            sizes = Concat <axis = 0> (one, m)
+            s = SplitToSequence <axis: int = {axis}> (a, sizes)
+            p = SequenceAt (s, first)
+            q = SequenceAt (s, last)
+            y = Conv (p, u)
+            z = Conv (q, v)
+        }}""",
+        w=(6, 3, 1, 1),
+        u=(4, 6, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    assert [op.op_type for op in graph.operators].count("Split") == 1
+    assert out_groups(graph)["a"] == [("g0", 6, True)]
+
+
 def test_a_sequence_read_as_a_whole_stays_one() -> None:
     graph = graph_of(
         """net (float[1,3,8,8] x) => (float[1,4,8,8] y)

@@ -115,3 +115,19 @@ def test_a_number_that_counts_channels_times_images_holds_them() -> None:
         " y = Conv(d, wy)}"
     )
     assert free(net) == []
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_channels_stay_with_the_images_and_their_parts_are_picked(parts: int, scale: float) -> None:
+    """x.reshape(n * c // 2, 2, -1).permute(1, 0, 2).reshape(2, -1, c // 2, h, w): ShuffleNetV2's halves."""
+    each = 16 // parts
+    net = parsed(
+        f"{IMAGE}<float[16,3,1,1] w, float[5,{each},1,1] wy, int64[3] s = {{-1,{parts},36}},"
+        " int64 first = {0},"
+        f" int64[5] back = {{{parts},-1,{each},6,6}}, int64 last = {{{parts - 1}}}>{{a = Conv(x, w)"
+        " r = Reshape(a, s) t = Transpose<perm=[1,0,2]>(r) b = Reshape(t, back) p = Gather(b, first)"
+        " q = Gather(b, last) m = Mul(p, q) y = Conv(m, wy)}"
+    )
+    assert free(net) == [(16, parts)]
+    assert rewidthed(net, scale=scale).shape("wy")[1] == each * scale

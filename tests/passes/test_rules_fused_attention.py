@@ -7,13 +7,16 @@ import onnx
 import pytest
 from bridge_case import in_runtime, in_torch, largest_difference
 from golden_text import filled
-from rewidth_case import free, graph_of, groups, reason, rewidthed
+from onnx import numpy_helper
+from rewidth_case import free, graph_of, reason, rewidthed
 
 from conet_graph.bridge import to_torch
 from conet_graph.costs.cost import cost
 from conet_graph.costs.cost_model import CostModel
+from conet_graph.ir.errors import Refused
 from conet_graph.ir.load import LoadedModel
 from conet_graph.passes.tie_channels import CHANNELS
+from conet_graph.rewriting.rewriting import planned, rewritten
 
 TOKENS = (
     "m = Conv(x, stem) shape3 = Constant<value_ints=[0,8,-1]>() f = Reshape(m, shape3)"
@@ -122,21 +125,58 @@ def test_constant_queries_share_their_values_out() -> None:
     assert rewidthed(model, scale=2.0).shape("q") == (1, 9, 24)
 
 
-@pytest.mark.parametrize(
-    ("shape", "call", "wide"),
-    [("[0,-1,3,3,4]", "(p)", 36), ("[0,-1,3,2,4]", "(q, p)", 24)],
-    ids=["queries, keys and values", "keys and values"],
-)
-def test_heads_in_one_tensor_have_one_size(shape: str, call: str, wide: int) -> None:
-    model = network(
-        f"q = MatMul(t, wq) u = MatMul(t, w) shape5 = Constant<value_ints={shape}>() p = Reshape(u, shape5)"
-        f" a = com.microsoft.MultiHeadAttention<num_heads=3>{call} y = MatMul(a, wy)",
-        f"float[8,12] wq, float[8,{wide}] w, float[12,5] wy",
+def packed(parts: int) -> onnx.ModelProto:
+    """Heads of three tensors, or of two, side by side in one; the same sizes in each part."""
+    call = "(p)" if parts == 3 else "(q, p)"
+    return network(
+        f"q = MatMul(t, wq) u = MatMul(t, w) five = Constant<value_ints=[0,-1,3,{parts},4]>()"
+        f" p = Reshape(u, five) a = com.microsoft.MultiHeadAttention<num_heads=3>{call} y = MatMul(a, wy)",
+        f"float[8,12] wq, float[8,{12 * parts}] w, float[12,5] wy",
     )
-    # Four channels of each head, in all of Q, K, V: one group (the processor's runtime has no such form).
-    together = next(g for g in groups(model) if len(g.classes) == 4 and g.free)
-    assert {name for name, _, _ in together.places} >= {"w", "wy"}
-    assert cost(graph_of(model)).macs == 9 * (24 + 8 * wide + 60 + (0 if wide == 36 else 96)) + 2 * 9 * 9 * 12
+
+
+def unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with a tensor for each part, as the processor's runtime can compute it."""
+    made = onnx.ModelProto.FromString(model.SerializeToString())
+    node = next(n for n in made.graph.node if n.op_type == "MultiHeadAttention")
+    place, whole = list(made.graph.node).index(node), node.input[-1]
+    parts = 3 if len(node.input) == 1 else 2
+    names, before = list(node.input[:-1]), []
+    made.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, -1]), "merged"))
+    for part in range(parts):
+        made.graph.initializer.append(numpy_helper.from_array(np.array(part), f"part{part}"))
+        before.append(onnx.helper.make_node("Gather", [whole, f"part{part}"], [f"apart{part}"], axis=3))
+        before.append(onnx.helper.make_node("Reshape", [f"apart{part}", "merged"], [f"flat{part}"]))
+        names.append(f"flat{part}")
+    node.ClearField("input")
+    node.input.extend(names)
+    for number, each in enumerate(before):
+        made.graph.node.insert(place + number, each)
+    return made
+
+
+@pytest.mark.parametrize("parts", [3, 2])
+def test_heads_in_one_tensor_have_one_size(parts: int) -> None:
+    """A size that is zero in all parts makes no difference; the scale stays that of the four."""
+    model = packed(parts)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w", "wq"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[:, 1::4] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    queries = 9 * 8 * 12 if parts == 2 else 0
+    assert cost(graph_of(model)).macs == 9 * (24 + 8 * 12 * parts + 60) + queries + 2 * 9 * 9 * 12
+    graph = graph_of(model)
+    units = graph.result(CHANNELS).units
+    copies = np.ones(len(units.frozen_class), np.int64)
+    copies[units.classes[np.asarray(units.stored["w", 1])[1]]] = 0
+    plan, layout = planned(graph, copies, "keep", False, 0)
+    narrow = rewritten(graph, plan, layout)
+    shapes = {t.name: tuple(t.dims) for t in narrow.graph.initializer}
+    assert (shapes["w"], shapes["wy"]) == ((8, 9 * parts), (9, 5))
+    x = np.random.default_rng(0).standard_normal((1, 3, 3, 3)).astype(np.float32)
+    found, wanted = (in_runtime(unpacked(each), {"x": x}) for each in (narrow, model))
+    assert largest_difference(found, wanted) < 1e-5
 
 
 KEPT = {
@@ -212,3 +252,26 @@ def test_a_block_with_its_sums_in_the_norms(norm: str) -> None:
     images = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
     alone = np.concatenate([in_runtime(model, {"x": images[k : k + 1]})[0] for k in range(3)])
     assert largest_difference(in_torch(to_torch(LoadedModel(model)), {"x": images}), [alone]) < 1e-5
+
+
+ZEROS = {
+    "queries and keys": ({"wq": 12, "wk": 12}, 9),
+    "queries whose bias a key still hears": ({"wq": 12}, 12),
+}
+
+
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_what_is_zero_before_the_bias_goes_only_on_both_sides(zeros: str) -> None:
+    """Where both are zero, their biases add the same number to every score: the Softmax does not see it."""
+    columns, left = ZEROS[zeros]
+    model = onnx.ModelProto.FromString(FORMS["a bias"].SerializeToString())
+    for tensor in model.graph.initializer:
+        if tensor.name in columns:
+            array = numpy_helper.to_array(tensor).copy()
+            array[:, 1::4] = 0  # the second size of each of the three heads
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    if left == 12:
+        with pytest.raises(Refused, match="No channel"):
+            rewidthed(model, lossless=True)
+    else:
+        assert rewidthed(model, lossless=True).shape("wq") == (8, left)

@@ -186,3 +186,33 @@ def test_one_hot_positions_stay() -> None:
     )
     assert free(net) == [(6, 1)]
     assert rewidthed(net, scale=0.5).shape("wp") == (9, 3)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_places_counted_by_range_are_no_channels(scale: float) -> None:
+    """Windows of pixels by places that the graph computes from sizes (involution)."""
+    net = parsed(
+        "agraph (float[1,3,H,W] x) => (float[] y)<float[8,3,1,1] w, float[3,3,1,1] k, float[5,8,1,1] wy,"
+        " int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] front = {0}, int64[1] middle = {1},"
+        " int64[1] window = {2}, int64[3,1] offsets = {0,1,2}, int64[8] pads = {0,0,1,0,0,0,1,0}>"
+        "{a = Conv(x, w) s = Shape(a) h = Gather(s, two) r = Range(zero, h, one) u = Unsqueeze(r, front)"
+        " i = Add(u, offsets) p = Pad(a, pads) g = Gather<axis=2>(p, i)"
+        " b = Conv(x, k) c = Unsqueeze(b, middle)"
+        " q = Mul(g, c) v = ReduceSum<keepdims=0>(q, window) y = Conv(v, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    assert "Mul 'q' joins them with an axis that carries no channels" in reason(net, "k")
+    assert rewidthed(net, scale=scale).shape("w")[0] == 8 * scale
+
+
+def test_a_triangle_keeps_its_places_and_lets_channels_pass() -> None:
+    net = parsed(
+        "agraph (float[1,3,6,6] x) => (float[] y)<float[8,3,1,1] w, float[5,8,1,1] wy>"
+        "{a = Conv(x, w) l = Trilu(a) y = Conv(l, wy)}"
+    )
+    assert free(net) == [(8, 1)]
+    last = parsed(
+        "agraph (float[1,6,3] x) => (float[] y)<float[3,6] w, float[6,5] wy>"
+        "{a = MatMul(x, w) l = Trilu(a) y = MatMul(l, wy)}"
+    )
+    assert reason(last, "w") == "Trilu 'l' reads it as positions, not as channels"

@@ -27,11 +27,19 @@ def concat(site: Site) -> fx.Node:
 def split(site: Site) -> Converted:
     """Into parts of given sizes, or equal ones (the last smaller where it does not divide)."""
     axis = int(site.attr("axis", 0))
+    if site.has(1) and not site.is_constant(1):
+        return site.parts(site.call(split_as_computed, site.x(0), site.x(1), axis))
     sizes = site.numbers(1, "split")
     count = len(site.op.outputs)
     if sizes is not None:
         return site.parts(site.call(torch.split, site.x(0), tuple(int(s) for s in sizes), axis))
     return site.parts(site.call(split_evenly, site.x(0), count, axis))
+
+
+@reads_sizes(1)
+def split_as_computed(x: torch.Tensor, sizes: torch.Tensor, axis: int) -> tuple[torch.Tensor, ...]:
+    """Into parts of sizes computed at run time."""
+    return torch.split(x, [int(n) for n in sizes.tolist()], axis)
 
 
 def split_evenly(x: torch.Tensor, count: int, axis: int) -> tuple[torch.Tensor, ...]:
