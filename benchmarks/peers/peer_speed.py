@@ -8,6 +8,9 @@ over a loaded file. Rewriting halves every width: for conet-graph analysis, plan
 its pruning call (in Python and in C++), for Torch-Pruning pruner and step; nobody verifies, reads or writes.
 Weights are random, images as small as the network takes (larger ones cost Torch-Pruning more).
 
+With ``--first`` each run is the first and only one of its process, as when a command is run once: memory is
+new then, which costs as much as the work does. Networks are rewritten only; Torch-Pruning is left out.
+
     python benchmarks/peers/peer_speed.py --rounds 7 --networks resnet18 mobilenet_v2
 """
 
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -64,10 +67,10 @@ def torch_pruning_analysis(network: str, _: Path) -> Clocked:
 
 def conet_graph_analysis(_: str, path: Path) -> Clocked:
     """conet-graph: every pass, groups and sizes."""
-    from conet_graph.ir.load import load_model
+    from conet_graph.ir.check import load
     from conet_graph.passes import analysed
 
-    model = load_model(path)
+    model = load(path)
     return lambda: lambda: analysed(model)
 
 
@@ -87,12 +90,12 @@ def torch_pruning_rewrite(network: str, _: Path) -> Clocked:
 
 def conet_graph_rewrite(_: str, path: Path) -> Clocked:
     """conet-graph: analysis, plan and the new model."""
-    from conet_graph.ir.load import load_model
+    from conet_graph.ir.check import load
     from conet_graph.passes import analysed
     from conet_graph.rewriting.rewriting import planned, rewritten
     from conet_graph.rewriting.targets import WidthRequest, choose_copies
 
-    model = load_model(path)
+    model = load(path)
 
     def rewrite() -> object:
         graph = analysed(model)
@@ -132,12 +135,17 @@ PAIRS = (
 )
 
 
-def serve(tool: str, network: str, path: Path, pipe: Connection) -> None:
+# What ``--first`` measures: to load PyTorch for each run would take hours.
+ALONE = ("rewrite, conet-graph", "rewrite, onnxsim", "rewrite, onnxsim C++")
+
+
+def serve(tool: str, network: str, path: Path, pipe: Connection, warm: bool = True) -> None:
     """Prepare once, then time a run for each message, until the other side hangs up."""
     warnings.simplefilter("ignore")
     try:
         prepare = TOOLS[tool](network, path)
-        prepare()()  # a run that is not counted: imports inside functions, caches
+        if warm:
+            prepare()()  # a run that is not counted: imports inside functions, caches
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return
@@ -156,34 +164,50 @@ def write(network: str, path: Path) -> None:
     case.write(SOURCE, network, image_side(), "random", path.parent)
 
 
-def measure(network: str, rounds: int) -> dict[str, list[float]]:
+Worker = tuple[Any, Connection]
+
+
+def measure(network: str, rounds: int, first: bool) -> dict[str, list[float]]:
     """Seconds of each tool in each round; a tool that fails has none."""
-    context = multiprocessing.get_context("spawn")
-    seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.onnx"
-        maker = context.Process(target=write, args=(network, path))
+        maker = multiprocessing.get_context("spawn").Process(target=write, args=(network, path))
         maker.start()
         maker.join()
-        workers: dict[str, tuple[Any, Connection]] = {}
-        for tool in TOOLS:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(tool, network, path, theirs))
-            process.start()
-            theirs.close()  # so that the end of a process that dies is seen
-            fault = ours.recv() if ours.poll(PATIENCE) else f"no answer in {PATIENCE} s"
-            if fault:
-                print(f"{network}: {tool}: {fault[:150]}", file=sys.stderr)
-                process.kill()
-            else:
-                workers[tool], seconds[tool] = (process, ours), []
-        for _ in range(rounds):
-            for tool, (_, pipe) in workers.items():
-                pipe.send(True)
-                seconds[tool].append(pipe.recv())
-        for process, pipe in workers.values():
-            pipe.send(False)
-            process.join()
+        if not first:
+            return timed(started(TOOLS, network, path, warm=True), rounds)
+        each = [timed(started(ALONE, network, path, warm=False), 1) for _ in range(rounds)]
+    return {tool: [seconds[tool][0] for seconds in each if tool in seconds] for tool in ALONE}
+
+
+def started(tools: Iterable[str], network: str, path: Path, *, warm: bool) -> dict[str, Worker]:
+    """A process for each tool that is able to do its work."""
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, Worker] = {}
+    for tool in tools:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(tool, network, path, theirs, warm))
+        process.start()
+        theirs.close()  # so that the end of a process that dies is seen
+        fault = ours.recv() if ours.poll(PATIENCE) else f"no answer in {PATIENCE} s"
+        if fault:
+            print(f"{network}: {tool}: {fault[:150]}", file=sys.stderr)
+            process.kill()
+        else:
+            workers[tool] = process, ours
+    return workers
+
+
+def timed(workers: dict[str, Worker], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each worker in each round, in turns; ends them."""
+    seconds: dict[str, list[float]] = {tool: [] for tool in workers}
+    for _ in range(rounds):
+        for tool, (_, pipe) in workers.items():
+            pipe.send(True)
+            seconds[tool].append(pipe.recv())
+    for process, pipe in workers.values():
+        pipe.send(False)
+        process.join()
     return seconds
 
 
@@ -200,14 +224,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--networks", nargs="+", default=NETWORKS, help="of torchvision")
     parser.add_argument("--image", type=int, default=64, help="least side of the images")
+    parser.add_argument("--first", action="store_true", help="each run is the first of a process")
     chosen = parser.parse_args(arguments)
     os.environ[SIDE] = str(chosen.image)
-    print("| network | " + " | ".join(f"{tool}, ms" for tool in TOOLS) + " |")
-    print("|---|" + "---:|" * len(TOOLS))
+    tools = ALONE if chosen.first else tuple(TOOLS)
+    print("| network | " + " | ".join(f"{tool}, ms" for tool in tools) + " |")
+    print("|---|" + "---:|" * len(tools))
     ratios: dict[tuple[str, str], dict[str, list[float]]] = {pair: {} for pair in PAIRS}
     for network in chosen.networks:
-        seconds = measure(network, chosen.rounds)
-        cells = [spread([1e3 * s for s in seconds.get(tool, [])] or [float("nan")], ".1f") for tool in TOOLS]
+        seconds = measure(network, chosen.rounds, chosen.first)
+        cells = [spread([1e3 * s for s in seconds.get(tool, [])] or [float("nan")], ".1f") for tool in tools]
         print(f"| {network} | " + " | ".join(cells) + " |", flush=True)
         for them, us in PAIRS:
             if them in seconds and us in seconds:

@@ -14,7 +14,7 @@ from conet_graph.calibration.output_error import centred, judged_values, relativ
 from conet_graph.calibration.stages import plain
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import random_inputs
-from conet_graph.verification.pair import ComparedRun, OpenPair, named
+from conet_graph.verification.pair import ComparedRun, OpenPair, named, run_original
 
 Outputs = list[NDArray[Any]]
 
@@ -51,7 +51,7 @@ def outputs_error(
     try:
         while values and not _enough(wanted, first.batch):
             run = _another(pair, first, len(wanted)) if wanted else first
-            whole = named(pair.reference, pair.reference.run(None, {**run.feeds, **undone}))
+            whole = named(pair.reference, run_original(pair.reference, {**run.feeds, **undone}))
             wanted.append(centred([plain(pair.narrowed(name, whole[name])) for name in values], axes))
             have.append(centred([plain(run.found[name]) for name in values], axes))
     except Exception:

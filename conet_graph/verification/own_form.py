@@ -7,7 +7,7 @@ from pathlib import Path
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Graph
 from conet_graph.ir.save import save_scratch
-from conet_graph.verification.pair import OURS, ComparedRun, file_session, named
+from conet_graph.verification.pair import OURS, ComparedRun, file_session, named, run_original
 from conet_graph.verification.reference import own_form
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import first_line, open_session
@@ -26,11 +26,11 @@ def compare_own_form(graph: Graph, run: ComparedRun, report: Report, temporary: 
     try:
         save_scratch(own_form(graph), place, graph.folder)
         form = open_session(place, fused=False)
-        found = named(form, form.run(None, run.feeds))
+        found = named(form, run_original(form, run.feeds))
     except Exception as error:
         report.fail(f"the file as it was analysed does not run ({OURS}): {first_line(error)}")
         return
-    for name, want in named(session, session.run(None, run.feeds)).items():
+    for name, want in named(session, run_original(session, run.feeds)).items():
         if difference(want, found[name]) > tolerance(graph):
             report.equality = "failed"
             report.fail(f"the file as it was analysed gives another output {shown(name)} ({OURS})")

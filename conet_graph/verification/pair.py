@@ -87,13 +87,12 @@ class OpenPair:
 
     def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> ComparedRun | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
-        doing(RUNTIME, "running the original network")
         told = "no inputs"
         for draw in draws:
             for size in SIZES if self.size is None else (self.size,):
                 feeds = drawn(self.reference, batch, size, draw, self.shapes)
                 try:
-                    outputs = self.reference.run(None, feeds)
+                    outputs = run_original(self.reference, feeds)
                 except Exception as error:
                     told = first_line(error) if told == "no inputs" else told
                     continue
@@ -117,6 +116,18 @@ class OpenPair:
         for axis, index in self.left.get(name, {}).items():
             value = np.take(value, index, axis=axis)
         return value
+
+
+def run_original(session: Any, feeds: Arrays) -> list[Any]:
+    """Run a session of the user's network, or of what it should compute; a crash is told as one of it.
+
+    Raises:
+        Exception: whatever ONNX Runtime raises.
+
+    """
+    doing(RUNTIME, "running the original network")
+    outputs: list[Any] = session.run(None, feeds)
+    return outputs
 
 
 def named(session: Any, outputs: list[Any]) -> dict[str, Any]:
@@ -178,6 +189,7 @@ def give_out(graph: Graph, model: onnx.ModelProto, names: Iterable[str]) -> None
 def file_session(graph: Graph, temporary: Path) -> Any | None:
     """The user's own file in a session; None where ONNX Runtime does not load it."""
     place = temporary / "original.onnx"
+    doing(RUNTIME, "loading the original network")
     try:
         save_scratch(the_file(graph), place, graph.folder)
         return open_session(place, fused=False)
@@ -188,11 +200,11 @@ def file_session(graph: Graph, temporary: Path) -> Any | None:
 
 
 def runs(session: Any, batch: int) -> bool:
-    """Whether a session runs on some draw, at some size."""
+    """Whether a session of the original runs on some draw, at some size."""
     for draw in range(len(DRAWS)):
         for size in SIZES:
             try:
-                session.run(None, drawn(session, batch, size, draw))
+                run_original(session, drawn(session, batch, size, draw))
             except Exception:
                 continue
             return True

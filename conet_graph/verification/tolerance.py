@@ -9,7 +9,7 @@ import onnx
 
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import nudged
-from conet_graph.verification.pair import ComparedRun, OpenPair, named
+from conet_graph.verification.pair import ComparedRun, OpenPair, named, run_original
 from conet_graph.verification.runtime import open_session
 
 # Largest difference, as a share of the reference's largest magnitude.
@@ -94,16 +94,16 @@ class Rounding:
 
     def _measured(self) -> dict[str, float]:
         found = dict.fromkeys(self.run.outputs, 0.0)
-        again = self.pair.reference.run(None, self.run.feeds)
+        again = run_original(self.pair.reference, self.run.feeds)
         for name, value in named(self.pair.reference, again).items():
             if difference(self.run.outputs[name], value) > TOLERANCE:
                 self.repeats = False
         for seed in range(NUDGES):
-            moved = self.pair.reference.run(None, nudged(self.run.feeds, seed + 1))
+            moved = run_original(self.pair.reference, nudged(self.run.feeds, seed + 1))
             self._note(found, named(self.pair.reference, moved))
         try:
             fused = open_session(self.pair.reference_file.path, fused=True)
-            self._note(found, named(fused, fused.run(None, self.run.feeds)))
+            self._note(found, named(fused, run_original(fused, self.run.feeds)))
         except Exception:
             return found  # ONNX Runtime's fusions do not take every network that it runs
         return found

@@ -75,6 +75,24 @@ def test_a_crash_is_a_failed_verification(fault: str, sentence: str, tmp_path: P
     assert only_the_old_output(tmp_path)
 
 
+FILE_CRASHES = """
+import os
+from types import SimpleNamespace
+from conet_graph.verification import own_form, reference
+reference._has = lambda *_: False  # the file is then compared with the form in which it was analysed
+own_form.file_session = lambda *_: SimpleNamespace(run=lambda *_: os.abort())
+from conet_graph.cli import main
+main()
+"""
+
+
+def test_a_crash_of_the_users_own_file_is_not_laid_to_the_rewritten_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILE_CRASHES, *HALVED]
+    process = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert process.returncode == 1
+    assert "ONNX Runtime crashed (SIGABRT) while running the original network" in process.stderr
+
+
 def test_a_crash_while_the_latency_is_measured(tmp_path: Path) -> None:
     arguments = ["rewrite", str(SAMPLE), "--latency", "0.001", "-o", "slim.onnx"]
     process = start(tmp_path, "os.abort()", *arguments)
