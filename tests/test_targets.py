@@ -335,7 +335,8 @@ SELECTED = {
 def test_what_frees_channels_that_only_a_default_keeps_is_said(kind: str) -> None:
     net = golden_text.parsed(
         "agraph (float[1,3,4,4] x) => (float[] y)<float[8,3,1,1] w, float[5,8,1,1] wy,"
-        f" int64[3] flat = {{1,8,16}}, int64[4] back = {{1,8,4,4}}>{{a = Conv(x, w) f = Reshape(a, flat) {SELECTED[kind]}}}"
+        f" int64[3] flat = {{1,8,16}}, int64[4] back = {{1,8,4,4}}>"
+        f"{{a = Conv(x, w) f = Reshape(a, flat) {SELECTED[kind]}}}"
     )
     with pytest.raises(Refused, match=r"kept by default.*--free-kept frees what is kept by default"):
         widths(graph_of(net), scale=0.5)

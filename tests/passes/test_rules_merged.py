@@ -186,8 +186,8 @@ def test_queries_that_are_learned_have_heads_too(queries: int, heads: int, size:
     net = parsed(
         f"agraph (float[N,3,3,3] x) => (float[] y)<float[8,3,1,1] w, float[{queries},8] e,"
         f" float[8,{width}] wq, float[8,{width}] wk, float[8,{width}] wv, float[{width},5] wy,"
-        f" int64[3] flat = {{0,8,9}}, int64[4] apart = {{0,0,{heads},{size}}}, int64[4] own = {{1,{queries},{heads},{size}}},"
-        f" int64[3] back = {{0,{queries},{width}}}>{{a = Conv(x, w) f = Reshape(a, flat)"
+        f" int64[3] flat = {{0,8,9}}, int64[4] apart = {{0,0,{heads},{size}}},"
+        f" int64[4] own = {{1,{queries},{heads},{size}}}, int64[3] back = {{0,{queries},{width}}}>{{a = Conv(x, w) f = Reshape(a, flat)"
         " t = Transpose<perm=[0,2,1]>(f) k = MatMul(t, wk) v = MatMul(t, wv)"
         " q = MatMul(e, wq) qr = Reshape(q, own)"
         " kr = Reshape(k, apart) vr = Reshape(v, apart) qt = Transpose<perm=[0,2,1,3]>(qr)"
