@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conet_graph.calibration.forms import form_of
-from conet_graph.calibration.output_error import asked, judged_values
+from conet_graph.calibration.judged import judged_values
+from conet_graph.calibration.output_error import asked
 from conet_graph.calibration.solving import Doubles
 from conet_graph.calibration.stages import Feeds, plain
 from conet_graph.ir.graph import Graph

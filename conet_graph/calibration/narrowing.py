@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from conet_graph.calibration.allocation import Trials, neighbours, sharpened
 from conet_graph.calibration.importance import BEST, BEST_OF, knowledge_of
 from conet_graph.calibration.inputs import Calibration, some
+from conet_graph.calibration.judged import judged_values
 from conet_graph.calibration.memory import feeds_held, within, within_memory
-from conet_graph.calibration.output_error import Judge, judged_values
+from conet_graph.calibration.output_error import Judge
 from conet_graph.calibration.refit import refit
 from conet_graph.calibration.stages import Feeds
 from conet_graph.calibration.statistics import Reading, readings

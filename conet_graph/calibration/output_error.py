@@ -12,38 +12,7 @@ import onnx
 from conet_graph.calibration.float32 import in_float32
 from conet_graph.calibration.stages import Array, Feeds, answers, opened, plain, whole
 from conet_graph.ir.errors import Refused, shown
-from conet_graph.ir.graph import FLOATS, Graph
-
-# What turns a network's last numbers into shares: near 0 and 1 it hides how far they are apart.
-_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"})
-# What passes them on, or says only which is the largest.
-_PASSING = frozenset({"Identity", "Cast", "ArgMax", "TopK", "Squeeze", "Unsqueeze"})
-
-
-def judged_values(graph: Graph) -> dict[str, int | None]:
-    """The values by which two networks are compared: the outputs, before what only squashes them.
-
-    With each the axis along which a constant may be added without a difference, before a Softmax.
-    """
-    found: dict[str, int | None] = {}
-    for output in graph.outputs:
-        value, axis = output, None
-        for _ in range(len(_PASSING)):
-            maker = graph.producers.get(value)
-            if maker is None or maker.domain:
-                break
-            if maker.op_type in _SQUASHING:
-                value = maker.input(0)
-                if maker.op_type.endswith("Softmax"):
-                    axis = int(maker.attr("axis", 1 if graph.opset < 13 else -1))
-                break
-            if maker.op_type not in _PASSING:
-                break
-            value = maker.input(0)
-        kept = value if value in graph.producers else output
-        if graph.dtypes.get(kept, 1) in FLOATS:
-            found[kept] = axis
-    return found
+from conet_graph.ir.graph import Graph
 
 
 class Judge:
@@ -65,9 +34,11 @@ class Judge:
             feeds: the inputs, or what draws them for a session of the original.
 
         Raises:
-            Refused: its outputs are the same for all inputs.
+            Refused: its outputs are the same for all inputs, or none of them is a float.
 
         """
+        if not values:
+            raise Refused("The network gives out no floating-point numbers: there is nothing to compare.")
         self.values, self.axes = list(values), list(values.values())
         self.folder = graph.folder
         session = self._opened(original)
@@ -124,12 +95,17 @@ def relative_error(
 ) -> float:
     """Square differences over what the wanted values spread, the mean over those that do; or infinite.
 
+    It is infinite, too, where shapes differ: what depends on the values themselves cannot be compared.
+
     Args:
         wanted: the values of each run.
         have: those that should equal them.
         spread: of each value, as ``spreads`` gives it; one at least is not 0.
 
     """
+    pairs = [pair for run in zip(wanted, have, strict=True) for pair in zip(*run, strict=True)]
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
     errors = []
     for k, about_mean in enumerate(spread):
         if about_mean > 0:

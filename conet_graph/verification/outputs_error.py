@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from conet_graph.calibration.output_error import centred, judged_values, relative_error, spreads
+from conet_graph.calibration.judged import judged_values
+from conet_graph.calibration.output_error import centred, relative_error, spreads
 from conet_graph.calibration.stages import plain
 from conet_graph.ir.graph import Graph
 from conet_graph.verification.inputs import random_inputs
