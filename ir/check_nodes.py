@@ -27,11 +27,11 @@ _FIELDS = {
     onnx.AttributeProto.TYPE_PROTOS: "type_protos",
 }
 _NO_VALUE = {"name", "type", "doc_string", "ref_attr_name"}
-# Attributes that are sizes: all real ones fit 32 bits, and arithmetic on larger ones overflows in runtimes.
+# Attributes that are sizes or switches: all real ones fit 32 bits, and runtimes cut larger ones off.
 _SIZES = frozenset(
     (
         *("blocksize", "dilations", "group", "hidden_size", "kernel_shape", "num_groups", "num_outputs"),
-        *("output_padding", "output_shape", "pads", "size", "strides"),
+        *("output_padding", "output_shape", "pads", "size", "strides", "transA", "transB"),
     )
 )
 _LARGEST_SIZE = 2**31 - 1
@@ -115,6 +115,6 @@ def _sane_size(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
         return
     what = f"Node {called(node)} has the attribute {shown(attribute.name)}"
     if any(abs(n) > _LARGEST_SIZE for n in (attribute.i, *attribute.ints)):
-        raise InvalidModel(f"{what} with a size beyond {_LARGEST_SIZE}, which no network has.")
+        raise InvalidModel(f"{what} with a number beyond {_LARGEST_SIZE}, which no network has.")
     if attribute.name == "num_outputs" and not attribute.ref_attr_name and attribute.i != len(node.output):
         raise InvalidModel(f"{what} of {attribute.i}, but {len(node.output)} outputs.")

@@ -147,6 +147,9 @@ def _value(attribute: onnx.AttributeProto) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+# ONNX's own operators that run sub-graphs.
+WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
 
 # How several inbound edges meet at a node, by the word behind an operator's kind.
@@ -208,6 +211,7 @@ class Graph:
                 skeleton.graph.node.append(node)
             else:
                 constants[node.output[0]] = Constant(tensor, node.output[0])
+        _name_domain_plainly(skeleton)
         return Graph(loaded, skeleton, constants)
 
     def keep(self, what: Result[Found], found: Found) -> None:
@@ -359,6 +363,19 @@ class Graph:
                     if output:
                         dag.add_edge(value, output, op=op, slot=slot, kind=kind or None)
         return dag
+
+
+def _name_domain_plainly(model: onnx.ModelProto) -> None:
+    """Call ONNX's own domain '' everywhere: onnx does not find an operator under its other name."""
+    for opset in model.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+    pending = [node for node in model.graph.node if node.domain == "ai.onnx" or node.op_type in WITH_BODIES]
+    while pending:
+        node = pending.pop()
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        pending += [inner for body in bodies(node) for inner in body.node]
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -10,13 +10,11 @@ from onnx import shape_inference
 
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.forked import Crashed, FailedInChild, in_child
-from conet_graph.ir.graph import bodies
+from conet_graph.ir.graph import WITH_BODIES, bodies
 
 # Operators whose inference aborts the process, as the Linux builds of onnx assert bounds in C++: Slice of
 # a negative size (of a window larger than what it moves over, say), Split with more outputs than it says.
 ABORTING = frozenset({"Slice", "Split"})
-# Operators of which inference looks into the sub-graphs.
-WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def infer(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:

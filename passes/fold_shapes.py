@@ -42,6 +42,10 @@ PLAIN_FORMS = (
 )
 
 
+# Sizes beyond 32 bits are a file's nonsense.
+LARGEST_SIZE = 2**32
+
+
 @dataclass(frozen=True)
 class FoldShapes:
     """Evaluate ``Shape -> Gather -> ... -> Concat`` chains; fold what is known, note what is not.
@@ -105,7 +109,7 @@ def _tell_shapes(graph: Graph) -> None:
         if op.domain or (before is not None and not any(is_open(d) for d in before)):
             continue
         told = _shaped(graph, op)
-        if told is None:
+        if told is None or any(isinstance(size, int) and size > LARGEST_SIZE for size in told):
             continue
         if before is not None and len(before) == len(told):
             told = tuple(n if is_open(b) else b for b, n in zip(before, told, strict=True))

@@ -38,6 +38,7 @@ class InferShapes:
         if told:
             model.graph.value_info.extend(told)
             read_shapes(_inferred(model), graph)
+        drop_false(graph, graph.skeleton.graph)
         name_equal_sizes(graph)
 
 
@@ -81,6 +82,40 @@ def _by_computed_numbers(graph: Graph) -> list[onnx.ValueInfoProto]:
     ]
 
 
+def drop_false(graph: Graph, body: onnx.GraphProto) -> None:
+    """Drop the declarations of values that are not what their operators give: a runtime may believe them.
+
+    Outputs have to be declared: theirs are corrected.
+    """
+    true = [value for value in body.value_info if not _is_false(graph, value)]
+    if len(true) < len(body.value_info):
+        del body.value_info[:]
+        body.value_info.extend(true)
+    for value in body.output:
+        shape, declared = graph.shape(value.name), value.type.tensor_type
+        if shape is not None and _has_other_sizes(declared, shape):
+            declared.shape.CopyFrom(helper.make_tensor_type_proto(1, shape).tensor_type.shape)
+
+
+def _is_false(graph: Graph, value: onnx.ValueInfoProto) -> bool:
+    """Whether a value is declared without a type, or with another type or other sizes than it has."""
+    kind, declared = value.type.WhichOneof("value"), value.type.tensor_type
+    if kind != "tensor_type":
+        return kind is None
+    if declared.elem_type != graph.dtypes.get(value.name, declared.elem_type):
+        return True
+    shape = graph.shape(value.name)
+    return shape is not None and _has_other_sizes(declared, shape)
+
+
+def _has_other_sizes(declared: onnx.TypeProto.Tensor, shape: Shape) -> bool:
+    if not declared.HasField("shape"):
+        return False
+    pairs = zip(shape_of(declared.shape), shape, strict=False)
+    others = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+    return others or len(declared.shape.dim) != len(shape)
+
+
 def light_copy(graph: Graph) -> onnx.ModelProto:
     """The model with weights turned into graph inputs and private operators into stand-ins."""
     model = onnx.ModelProto()
@@ -98,10 +133,12 @@ def light_copy(graph: Graph) -> onnx.ModelProto:
     declared = [v for v in body.value_info if v.name in private]
     del body.value_info[:]
     body.value_info.extend(declared)
-    given = {v.name for v in body.input}
+    given = {v.name: v for v in body.input}
     for value in body.output:
-        if value.type.HasField("tensor_type") and value.name not in given:
-            # What a file declares for its outputs may be wrong; the operators say what is true.
+        # What a file declares for its outputs may be wrong; the operators say what is true.
+        if value.name in given:
+            value.CopyFrom(given[value.name])
+        elif value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     kept = [v for v in body.input if v.name not in graph.constants]
     del body.input[:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,16 +88,15 @@ class OpenPair:
     def run_reference(self, batch: int, draws: range = range(len(DRAWS))) -> ComparedRun | str:
         """Run the reference on the first of some draws that it runs on; else what ONNX Runtime says."""
         told = "no inputs"
-        for draw in draws:
-            for size in SIZES if self.size is None else (self.size,):
-                feeds = drawn(self.reference, batch, size, draw, self.shapes)
-                try:
-                    outputs = run_original(self.reference, feeds)
-                except Exception as error:
-                    told = first_line(error) if told == "no inputs" else told
-                    continue
-                self.size = size
-                return ComparedRun(batch, feeds, named(self.reference, outputs))
+        sizes = SIZES if self.size is None else (self.size,)
+        for size, feeds in _feeds(self.reference, batch, draws, sizes, self.shapes):
+            try:
+                outputs = run_original(self.reference, feeds)
+            except Exception as error:
+                told = first_line(error) if told == "no inputs" else told
+                continue
+            self.size = size
+            return ComparedRun(batch, feeds, named(self.reference, outputs))
         return told
 
     def run_rewritten(self, feeds: Arrays) -> dict[str, Any]:
@@ -116,6 +115,20 @@ class OpenPair:
         for axis, index in self.left.get(name, {}).items():
             value = np.take(value, index, axis=axis)
         return value
+
+
+def _feeds(
+    session: Any, batch: int, draws: range, sizes: Iterable[int], shapes: Shapes | None
+) -> Iterator[tuple[int, Arrays]]:
+    """Inputs of each draw at each size, where the session leaves the size open; else once."""
+    for draw in draws:
+        tried: set[tuple[tuple[int, ...], ...]] = set()
+        for size in sizes:
+            feeds = drawn(session, batch, size, draw, shapes)
+            form = tuple(value.shape for value in feeds.values())
+            if form not in tried:
+                tried.add(form)
+                yield size, feeds
 
 
 def run_original(session: Any, feeds: Arrays) -> list[Any]:
@@ -186,13 +199,23 @@ def give_out(graph: Graph, model: onnx.ModelProto, names: Iterable[str]) -> None
         model.graph.output.append(helper.make_tensor_value_info(name, graph.dtypes[name], None))
 
 
-def file_session(graph: Graph, temporary: Path) -> Any | None:
-    """The user's own file in a session; None where ONNX Runtime does not load it."""
+def open_file(graph: Graph, temporary: Path) -> Any:
+    """The user's own file in a session.
+
+    Raises:
+        Exception: ONNX Runtime does not load it; whatever it raises.
+
+    """
     place = temporary / "original.onnx"
     doing(RUNTIME, "loading the original network")
+    save_scratch(the_file(graph), place, graph.folder)
+    return open_session(place, fused=False)
+
+
+def file_session(graph: Graph, temporary: Path) -> Any | None:
+    """The user's own file in a session; None where ONNX Runtime does not load it."""
     try:
-        save_scratch(the_file(graph), place, graph.folder)
-        return open_session(place, fused=False)
+        return open_file(graph, temporary)
     except ConetGraphError:
         raise
     except Exception:
@@ -201,13 +224,12 @@ def file_session(graph: Graph, temporary: Path) -> Any | None:
 
 def runs(session: Any, batch: int) -> bool:
     """Whether a session of the original runs on some draw, at some size."""
-    for draw in range(len(DRAWS)):
-        for size in SIZES:
-            try:
-                run_original(session, drawn(session, batch, size, draw))
-            except Exception:
-                continue
-            return True
+    for _, feeds in _feeds(session, batch, range(len(DRAWS)), SIZES, None):
+        try:
+            run_original(session, feeds)
+        except Exception:
+            continue
+        return True
     return False
 
 

@@ -26,6 +26,7 @@ from conet_graph.ir.overridable import FIRST_FREE_IR
 from conet_graph.ir.save import EXTERNAL_FROM, copy_light, save_scratch
 from conet_graph.ir.tensors import nbytes
 from conet_graph.passes.channels.units import Ids, Units
+from conet_graph.passes.infer_shapes import drop_false
 from conet_graph.passes.tie_channels import CHANNELS
 from conet_graph.passes.widths.across_copies import SUMS, in_any_order
 from conet_graph.passes.widths.evaluated import evaluated_uses
@@ -101,6 +102,7 @@ def reference(
     channels = graph.result(CHANNELS)
     changes, unequal = _changes(graph, channels.units, copies, instead or {})
     model, held = _the_file_without_weights(graph)
+    drop_false(graph, model.graph)
     is_the_file = _has(model, changes)
     if not is_the_file:
         model, held = own_form(graph), {}

@@ -13,7 +13,7 @@ from conet_graph.rewriting.plans import Plan
 from conet_graph.verification.comparison import compare
 from conet_graph.verification.inputs import Shapes
 from conet_graph.verification.report import Report
-from conet_graph.verification.validity import check_valid
+from conet_graph.verification.validity import check_valid, is_sound
 
 
 def verify(
@@ -45,4 +45,7 @@ def verify(
         check_valid(graph, path, rewritten, folder, report, sound=sound)
         if report.ok:
             compare(graph, path, plan, report, Path(temporary), shapes, with_error=with_error)
+        if not report.ok and report.original_is_sound and not is_sound(graph, Path(temporary)):
+            report.fail("ONNX Runtime does not run the original either")
+            report.original_is_sound = False
     return report

@@ -88,8 +88,8 @@ def group_normalization(t: Tracker, op: Operator) -> None:
 @handles(RULES, "LRN")
 def lrn(t: Tracker, op: Operator) -> None:
     """LRN looks at neighbouring channels."""
+    t.mix(op, t.axis(op.input(0), 1))
     axes = t.axes(op.input(0))
-    t.mix(op, axes[1])
     t.set(op, 0, axes)
 
 

@@ -73,4 +73,4 @@ def reduced_axes(t: Tracker, op: Operator, rank: int) -> set[int]:
             raise NoRule("its axes are computed in the graph")
     if not axes:
         return set() if op.attr("noop_with_empty_axes", 0) else set(range(rank))
-    return {a % rank for a in axes}
+    return {a % rank for a in axes} if rank else set()

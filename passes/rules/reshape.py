@@ -16,7 +16,16 @@ from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Dim, Operator, Shape
 from conet_graph.ir.op_table import handles
 from conet_graph.passes.channels.distinct import distinct
-from conet_graph.passes.channels.units import LONGEST_AXIS, Axis, Ids, NoRule, Packed, Tracker, length_of
+from conet_graph.passes.channels.units import (
+    CONTRADICTION,
+    LONGEST_AXIS,
+    Axis,
+    Ids,
+    NoRule,
+    Packed,
+    Tracker,
+    length_of,
+)
 from conet_graph.passes.rules.conv import in_groups, pixel_axes, tie_rows
 from conet_graph.passes.rules.pixels import folded, through_pixels
 from conet_graph.passes.rules.readers import votes
@@ -218,6 +227,8 @@ def _divide(
     """
     key = (op.index, number)
     if key not in t.choices:
+        if math.prod(sizes) != len(merged):
+            raise NoRule(CONTRADICTION)
         told = votes(t, op.outputs[0])
         merits = [
             (_agrees(merged, sizes, q), not _is_repeated(merged, sizes, q), told[axes[q]], sizes[q], q)

@@ -76,7 +76,7 @@ def _cut(
         t.freeze(op, last, "a slice with a step ends at this channel")
     if len(inside) % step:
         raise NoRule("its step does not divide the channels")
-    taken = tie_rows(t, op, inside.reshape(-1, step).T) if step > 1 else inside
+    taken = tie_rows(t, op, inside.reshape(-1, step).T) if step > 1 and len(inside) else inside
     chosen = np.concatenate([taken, last])
     begin = int(np.count_nonzero(piece == 0))
     whole = begin + len(inside) + len(last) == len(units)
