@@ -31,7 +31,7 @@ _NO_VALUE = {"name", "type", "doc_string", "ref_attr_name"}
 _SIZES = frozenset(
     (
         *("blocksize", "dilations", "group", "hidden_size", "kernel_shape", "num_groups", "num_outputs"),
-        *("output_padding", "output_shape", "pads", "size", "strides", "transA", "transB"),
+        *("output_padding", "output_shape", "pads", "size", "strides", "transA", "transB", "allowzero"),
     )
 )
 _LARGEST_SIZE = 2**31 - 1
@@ -116,5 +116,7 @@ def _sane_size(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
     what = f"Node {called(node)} has the attribute {shown(attribute.name)}"
     if any(abs(n) > _LARGEST_SIZE for n in (attribute.i, *attribute.ints)):
         raise InvalidModel(f"{what} with a number beyond {_LARGEST_SIZE}, which no network has.")
+    if attribute.name == "allowzero" and not attribute.ref_attr_name and attribute.i not in (0, 1):
+        raise InvalidModel(f"{what} of {attribute.i}, which is neither 0 nor 1.")
     if attribute.name == "num_outputs" and not attribute.ref_attr_name and attribute.i != len(node.output):
         raise InvalidModel(f"{what} of {attribute.i}, but {len(node.output)} outputs.")
