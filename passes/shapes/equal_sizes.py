@@ -54,7 +54,7 @@ class EqualSizes:
 
 
 def name_equal_sizes(graph: Graph) -> None:
-    """Name free sizes behind windows, where those keep or multiply them, on axes not cut, and broadcast ones."""
+    """Name free sizes behind windows that keep or multiply them, on axes not cut, and broadcast ones."""
     equal = EqualSizes(graph)
     for op in graph.operators:
         equal.rename(op.outputs)
