@@ -135,7 +135,7 @@ def _renamed(equal: EqualSizes, entry: ShapeNumber) -> ShapeNumber:
 
 def _shaped(graph: Graph, op: Operator) -> Shape | None:
     """The shape that known numbers give an operator's output; None where they give none."""
-    slot = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}.get(op.op_type)
+    slot = {"ConstantOfShape": 0, "Expand": 1, "Pad": 1, "Reshape": 1, "Tile": 1}.get(op.op_type)
     given = graph.shape(op.input(0)) if slot != 0 else ()
     if given is not None and op.op_type == "Flatten":
         axis = op.attr("axis", 1) % max(len(given), 1)
@@ -147,10 +147,21 @@ def _shaped(graph: Graph, op: Operator) -> Shape | None:
         return None
     if op.op_type == "Reshape":
         return _reshaped(graph, op, given, entries)
+    if op.op_type == "Pad":
+        return _padded(given, entries) if not op.input(3) else None
     if op.op_type == "Tile":
         times = [dim_of(graph, entry) for entry in entries]
         return tuple(map(product, zip(given, times, strict=True))) if len(times) == len(given) else None
     return broadcast(given, [dim_of(graph, entry) for entry in entries])
+
+
+def _padded(given: Shape, pads: Entries) -> Shape | None:
+    """The shape behind pads, of which only some are known: an axis without any keeps its size."""
+    if len(pads) != 2 * len(given):
+        return None
+    ends = zip(pads[: len(given)], pads[len(given) :], strict=True)
+    kept = [begin.value == end.value == 0 for begin, end in ends]
+    return tuple(d if keeps else None for d, keeps in zip(given, kept, strict=True))
 
 
 def _reshaped(graph: Graph, op: Operator, given: Shape, entries: Entries) -> Shape | None:

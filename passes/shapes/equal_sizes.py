@@ -54,7 +54,7 @@ class EqualSizes:
 
 
 def name_equal_sizes(graph: Graph) -> None:
-    """Name free sizes behind windows that keep or multiply them, slices of other axes, and broadcasting."""
+    """Name free sizes behind windows that keep or multiply them, on axes not cut, and broadcast ones."""
     equal = EqualSizes(graph)
     for op in graph.operators:
         equal.rename(op.outputs)
@@ -63,7 +63,8 @@ def name_equal_sizes(graph: Graph) -> None:
             continue
         told = _told(graph, op, shape)
         if told is not None:
-            equal.learn(op.outputs[0], told)
+            for output in op.outputs:
+                equal.learn(output, told)
 
 
 def _told(graph: Graph, op: Operator, shape: Shape) -> Shape | None:
@@ -72,6 +73,9 @@ def _told(graph: Graph, op: Operator, shape: Shape) -> Shape | None:
         return None, None, *_behind_windows(graph, op, shape[2:])
     if op.op_type == "DepthToSpace":
         return shape[0], None, *(product((op.attr("blocksize", 1), d)) for d in shape[2:])
+    if op.op_type in ("Split", "TopK"):
+        along = op.attr("axis", 0 if op.op_type == "Split" else -1) % max(len(shape), 1)
+        return tuple(None if k == along else d for k, d in enumerate(shape))
     if op.op_type == "Slice" and op.input(3) in graph.constants:
         cut = {int(axis) % len(shape) for axis in graph.array(op.input(3)).reshape(-1).tolist()}
         return tuple(None if k in cut else d for k, d in enumerate(shape))

@@ -53,6 +53,25 @@ MERGED = {
         " r = Reshape(l, s) o = Relu(r) d = Concat<axis=0>(n, rest, hh, vv) m = Reshape(o, d)",
         [(16, 1), (16, 4)],
     ),
+    "the mean of the largest of each channel": (
+        "a = Conv(x, w) f = Reshape(a, flat) t, l = TopK<axis=2>(f, two)"
+        " e = ReduceMean<axes=[2], keepdims=0>(t) g = Reshape(e, gate) m = Mul(a, g)",
+        [(16, 1)],
+    ),
+    "parts of computed sizes": (
+        "a = Conv(x, w) " + SIZES + "one = Sub(h, two) parts = Concat<axis=0>(two, one)"
+        " l, o = Split<axis=2>(a, parts) zl = Shape(o) hl = Gather(zl, i) g = Mul(n, four)"
+        " s = Concat<axis=0>(g, rest, hl, v) r = Reshape(o, s) u = Relu(r)"
+        " d = Concat<axis=0>(n, rest, hl, v) e = Reshape(u, d) m = Concat<axis=2>(l, e)",
+        [(16, 4)],
+    ),
+    "pixels padded at a computed place": (
+        "a = Conv(x, w) " + SIZES + "two2 = Mod(h, two) pads = Concat<axis=0>(b, b, b, b, b, b, two2, b)"
+        " l = Pad(a, pads) zl = Shape(l) hl = Gather(zl, i) g = Mul(n, four)"
+        " s = Concat<axis=0>(g, rest, hl, v) r = Reshape(l, s) u = Relu(r)"
+        " d = Concat<axis=0>(n, rest, hl, v) m = Reshape(u, d)",
+        [(16, 4)],
+    ),
     "pixels cut off at a computed place": (
         "a = Conv(x, w) " + SIZES + "o = Sub(h, c) l = Slice(a, b, o, i) zl = Shape(l) hl = Gather(zl, i)"
         " g = Mul(n, four) s = Concat<axis=0>(g, rest, hl, v) r = Reshape(l, s) u = Relu(r)"
@@ -60,7 +79,10 @@ MERGED = {
         [(16, 4)],
     ),
 }
-MORE = "float none, float[4] times = {1,1,2,2}, float[16,16,4,4] k4, int64[1] sixteen = {16}"
+MORE = (
+    "float none, float[4] times = {1,1,2,2}, float[16,16,4,4] k4, int64[1] sixteen = {16},"
+    " int64[3] flat = {0,0,-1}, int64[4] gate = {-1,16,1,1}"
+)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5])
