@@ -57,6 +57,6 @@ def _constant_output(graph: Graph, op: Operator, constant: Constant) -> Constant
     shape = [dims[k] if n == 0 and k < len(dims) else n for k, n in enumerate(wanted)]
     try:
         array = graph.array(op.input(0)).reshape(shape)
-    except ValueError:
+    except (ValueError, TypeError):
         return None  # the target does not fit: what that means is for shape inference to say
     return Constant(numpy_helper.from_array(np.asarray(array), op.outputs[0]), constant.source)
