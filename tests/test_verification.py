@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from golden_text import filled
@@ -14,8 +15,12 @@ from conet_graph.passes import analysed
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
+from conet_graph.verification import pair
+from conet_graph.verification.inputs import DRAWS, SIZES
 from conet_graph.verification.report import Report
+from conet_graph.verification.runtime import open_session
 from conet_graph.verification.verification import verify
+from tests.graphs import GraphBuilder
 
 SEEDS = Path(__file__).parent / "fuzz" / "seeds"
 PRIVATE = """<ir_version: 8, opset_import: ["": 17, "private": 1]> g (float[N,3,8,8] x) => (float[N,2,h,w] y)
@@ -83,3 +88,21 @@ def test_what_would_not_be_read_again_fails() -> None:
     found = verify(graph, new, plan)
     assert not found.ok
     assert "kernel_shape [5, 5]" in found.failures[0]
+
+
+@pytest.mark.parametrize(("dims", "times"), [([1, 3, 8, 8], 1), ([1, 3, "H", "W"], len(SIZES))])
+def test_each_shape_is_tried_once_for_each_draw(
+    dims: list[int | str], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = GraphBuilder()
+    b.output(b.relu(b.input("x", dims)))
+    tried: list[tuple[int, ...]] = []
+
+    def refuse(_: object, feeds: dict[str, np.ndarray]) -> None:
+        tried.append(feeds["x"].shape)
+        raise RuntimeError("it does not run")
+
+    monkeypatch.setattr(pair, "run_original", refuse)
+    assert not pair.runs(open_session(b.build(), fused=False), 1)
+    assert len(tried) == len(DRAWS) * times
+    assert len(set(tried)) == times
