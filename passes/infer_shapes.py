@@ -113,7 +113,7 @@ def _has_other_sizes(declared: onnx.TypeProto.Tensor, shape: Shape) -> bool:
         return False
     pairs = zip(shape_of(declared.shape), shape, strict=False)
     others = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
-    return others or len(declared.shape.dim) != len(shape)
+    return others or len(declared.shape.dim) != len(shape) or any(d.dim_value < 0 for d in declared.shape.dim)
 
 
 def light_copy(graph: Graph) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ from conet_graph.passes import analysed
 from conet_graph.rewriting.plans import Plan
 from conet_graph.rewriting.rewriting import planned, rewritten
 from conet_graph.rewriting.targets import WidthRequest, choose_copies
-from conet_graph.verification import pair
+from conet_graph.verification import pair, tolerance
 from conet_graph.verification.inputs import DRAWS, SIZES
 from conet_graph.verification.report import Report
 from conet_graph.verification.runtime import open_session
@@ -106,3 +106,14 @@ def test_each_shape_is_tried_once_for_each_draw(
     assert not pair.runs(open_session(b.build(), fused=False), 1)
     assert len(tried) == len(DRAWS) * times
     assert len(set(tried)) == times
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_the_difference_does_not_depend_on_the_pieces(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    want = np.array([[1.0, -8.0, 2.0, 0.5], [np.inf, 3.0, np.nan, -1.0]], np.float32)
+    have = want + np.array([[0, 0, 0.5, 0], [0, -2, 0, 1]], np.float32)
+    monkeypatch.setattr(tolerance, "BLOCK", block)
+    assert tolerance.difference(want, have) == 2 / 8
+    assert tolerance.difference(want[:, ::2], have[:, ::2]) == 0.5 / 2
+    assert tolerance.difference(want, np.where(np.isnan(want), 0, have)) == float("inf")
+    assert tolerance.difference(np.zeros((0, 2)), np.zeros((0, 2))) == 0

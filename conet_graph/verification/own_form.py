@@ -30,7 +30,13 @@ def compare_own_form(graph: Graph, run: ComparedRun, report: Report, temporary: 
     except Exception as error:
         report.fail(f"the file as it was analysed does not run ({OURS}): {first_line(error)}")
         return
-    for name, want in named(session, run_original(session, run.feeds)).items():
+    try:
+        outputs = run_original(session, run.feeds)
+    except Exception as error:
+        report.fail(f"ONNX Runtime does not run the original: {first_line(error)}")
+        report.original_is_sound = False
+        return
+    for name, want in named(session, outputs).items():
         if difference(want, found[name]) > tolerance(graph):
             report.equality = "failed"
             report.fail(f"the file as it was analysed gives another output {shown(name)} ({OURS})")

@@ -121,6 +121,8 @@ def pad(t: Tracker, op: Operator) -> None:
     named = t.integers(op.input(3)) if op.input(3) else list(range(len(axes)))
     if named is None or (numbers is None and not _spatial_pads(t, op, axes)):
         raise NoRule("its padding is computed in the graph")
+    if numbers is not None and len(numbers) != 2 * len(named):
+        raise NoRule(CONTRADICTION)
     out = list(axes)
     wanted: list[Axis | None] = [None] * (2 * len(named))
     for position, axis in enumerate(named):

@@ -77,7 +77,7 @@ def _told(graph: Graph, op: Operator, shape: Shape) -> Shape | None:
         along = op.attr("axis", 0 if op.op_type == "Split" else -1) % max(len(shape), 1)
         return tuple(None if k == along else d for k, d in enumerate(shape))
     if op.op_type == "Slice" and op.input(3) in graph.constants:
-        cut = {int(axis) % len(shape) for axis in graph.array(op.input(3)).reshape(-1).tolist()}
+        cut = {int(axis) % max(len(shape), 1) for axis in graph.array(op.input(3)).reshape(-1).tolist()}
         return tuple(None if k in cut else d for k, d in enumerate(shape))
     if op.op_type in BROADCASTING and op.version >= BROADCASTS_FROM_THE_RIGHT:
         whole: Shape = ()

@@ -38,9 +38,10 @@ def two_convs(declared: onnx.ValueInfoProto | None = None) -> onnx.ModelProto:
         (helper.make_tensor_value_info("", TensorProto.UINT64, ["N", 8, 8, 8]), False),
         (helper.make_tensor_value_info("", TensorProto.FLOAT, ["N", 7, 8, 8]), False),
         (helper.make_tensor_value_info("", TensorProto.FLOAT, [8, 64]), False),
+        (helper.make_tensor_value_info("", TensorProto.FLOAT, ["N", -8, 8, 8]), False),
         (onnx.ValueInfoProto(), False),
     ],
-    ids=["true", "no shape", "another type", "another size", "another rank", "no type"],
+    ids=["true", "no shape", "another type", "another size", "another rank", "a negative size", "no type"],
 )
 def test_a_false_declaration_goes(declared: onnx.ValueInfoProto, stays: bool) -> None:
     graph = analysed(LoadedModel(two_convs(declared)))
