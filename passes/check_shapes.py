@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+from conet_graph.ir.check import MOST_AXES
 from conet_graph.ir.errors import InvalidModel, shown
 from conet_graph.ir.graph import FLOATS, Graph, Operator, Shape
 from conet_graph.ir.layer_sizes import check_sizes
@@ -22,7 +23,10 @@ class CheckShapes:
     name: ClassVar[str] = "check_shapes"
 
     def run(self, graph: Graph) -> None:
-        """Check every convolution, product and BatchNormalization whose shapes are known."""
+        """Check every convolution, product and BatchNormalization whose shapes are known, and all ranks."""
+        for name, shape in graph.shapes.items():
+            if len(shape) > MOST_AXES:
+                raise InvalidModel(f"Value {shown(name)} has {len(shape)} axes; {MOST_AXES} can be read.")
         for op in graph.operators:
             if op.domain:
                 continue
