@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conet_graph.ir.graph import Operator
 from conet_graph.ir.op_table import handles
-from conet_graph.passes.channels.units import Axis, NoRule, Tracker
+from conet_graph.passes.channels.units import CONTRADICTION, Axis, NoRule, Tracker
 from conet_graph.passes.rules.registry import Table
 
 RULES: Table = {}
@@ -15,6 +15,8 @@ def transpose(t: Tracker, op: Operator) -> None:
     """Axes in another order."""
     axes = t.wholes(op.input(0))
     order = op.attr("perm") or list(range(len(axes)))[::-1]
+    if sorted(order) != list(range(len(axes))):
+        raise NoRule(CONTRADICTION)
     t.set(op, 0, [axes[k] for k in order])
 
 
