@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from conet_graph.ir.errors import InvalidModel
 from conet_graph.ir.load import LoadedModel, tensor_array
+from conet_graph.ir.operators import TELLS_SIZES
 from conet_graph.ir.sparse import dense_tensor
 from conet_graph.ir.wire import copy_without
 
@@ -252,7 +253,7 @@ class Graph:
     @cached_property
     def opsets(self) -> dict[str, int]:
         """Opset version of each imported domain."""
-        return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in self.skeleton.opset_import}
+        return {o.domain: o.version for o in self.skeleton.opset_import}
 
     @property
     def opset(self) -> int:
@@ -263,7 +264,7 @@ class Graph:
     def operators(self) -> list[Operator]:
         """All operators, in the file's (topological) order."""
         return [
-            Operator(i, node, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
+            Operator(i, node, self.opsets.get(node.domain, 1))
             for i, node in enumerate(self.skeleton.graph.node)
         ]
 
@@ -318,6 +319,16 @@ class Graph:
                 derived.update(o for o in op.outputs if o)
         return derived
 
+    @cached_property
+    def counted(self) -> set[str]:
+        """Values computed from constants and from sizes alone, such as the places of a window's pixels."""
+        counted = set(self.constants)
+        for op in self.operators:
+            made_of = [] if op.op_type in TELLS_SIZES else op.inputs
+            if not op.subgraphs() and all(not n or n in counted for n in made_of):
+                counted.update(o for o in op.outputs if o)
+        return counted
+
     def fresh_name(self, base: str) -> str:
         """A constant's name that nothing in the graph has yet."""
         number = 2
@@ -334,7 +345,7 @@ class Graph:
 
     def uses_changed(self) -> None:
         """Forget what was derived from which operator reads what; call after changing an input."""
-        for name in ("consumers", "derived", "dag"):
+        for name in ("consumers", "derived", "counted", "dag"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -393,7 +404,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def read_inside(node: onnx.NodeProto) -> set[str]:
     """All names that the sub-graphs of a node read, those of their own values too."""
     names: set[str] = set()
-    pending = bodies(node) if node.attribute else []
+    pending = bodies(node)
     while pending:
         body = pending.pop()
         names.update(v.name for v in body.output)

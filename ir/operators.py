@@ -134,6 +134,8 @@ SUMMATIONS = BROADCASTING | {
     *("QLinearAdd", "QLinearMul", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 }
 CONCATENATIONS = frozenset({"Concat", "QLinearConcat"})
+# Operators that tell no more of a value than its sizes.
+TELLS_SIZES = frozenset({"Shape", "Size"})
 
 
 class Node(Protocol):

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import onnx
 
+from conet_graph.ir.wire import LENGTH_DELIMITED
+
 # https://protobuf.dev/programming-guides/encoding/#structure
-_VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _EIGHT_BYTES, _FOUR_BYTES = 0, 1, 5
 
 _GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
 _INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
@@ -67,7 +69,7 @@ def _fields(data: bytes | memoryview, at: int, stop: int) -> Iterator[tuple[int,
     while at < stop:
         tag, at = _varint(data, at)
         kind = tag & 7
-        if kind == _LENGTH_DELIMITED:
+        if kind == LENGTH_DELIMITED:
             length, at = _varint(data, at)
             end = at + length
         elif kind == _VARINT:

@@ -18,7 +18,7 @@ from conet_graph.ir.tensors import nbytes
 
 # One protobuf message cannot be larger.
 LARGEST_MESSAGE = 2**31 - 1
-_LENGTH_DELIMITED = 2  # wire type; https://protobuf.dev/programming-guides/encoding/#structure
+LENGTH_DELIMITED = 2  # wire type; https://protobuf.dev/programming-guides/encoding/#structure
 
 
 def serialised(proto: onnx.ModelProto) -> Iterator[bytes]:
@@ -55,21 +55,22 @@ class _Tensor:
     """An initializer in pieces: protobuf would build its raw data twice more, and once to tell its length."""
 
     def __init__(self, graph: onnx.GraphProto, tensor: onnx.TensorProto) -> None:
-        self.tensor, self.length = tensor, None
-        if tensor.HasField("raw_data") and not len(UnknownFieldSet(tensor)):
+        self.tensor, self.length = tensor, 0
+        self.is_cut = tensor.HasField("raw_data") and not len(UnknownFieldSet(tensor))
+        if self.is_cut:
             self.length = nbytes(tensor)
             before, self.after = _around(tensor, "raw_data")
             before += _head(tensor, "raw_data", self.length)
         else:
             before, self.after = _whole(tensor), b""
-        own = len(before) + (self.length or 0) + len(self.after)
-        self.before = _head(graph, "initializer", own) + before
-        self.size = len(self.before) + (self.length or 0) + len(self.after)
+        own = len(before) + self.length + len(self.after)
+        head = _head(graph, "initializer", own)
+        self.before, self.size = head + before, len(head) + own
 
     def parts(self) -> Iterator[bytes]:
         """The bytes, with what stands before a message of the graph."""
         yield self.before
-        if self.length is not None:
+        if self.is_cut:
             data = self.tensor.raw_data
             assert len(data) == self.length, "a tensor has as many bytes as its shape says"
             yield data
@@ -97,7 +98,7 @@ def _is_set(message: Message, field: FieldDescriptor) -> bool:
 
 def _head(message: Message | type[Message], name: str, size: int) -> bytes:
     """What stands before a message or repeated message of a field: its number and size."""
-    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) + _varint(size)
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED) + _varint(size)
 
 
 def _varint(number: int) -> bytes:

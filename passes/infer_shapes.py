@@ -197,7 +197,7 @@ def read_shapes(model: onnx.ModelProto, graph: Graph) -> None:
 def shape_of(proto: onnx.TensorShapeProto) -> Shape:
     """A shape as a tuple."""
     lengths = tuple([dim.dim_value for dim in proto.dim])  # 0 where it is not set
-    return lengths if all(lengths) and min(lengths, default=1) > 0 else tuple(_dim(d) for d in proto.dim)
+    return lengths if min(lengths, default=1) > 0 else tuple(_dim(d) for d in proto.dim)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

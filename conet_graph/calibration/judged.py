@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conet_graph.ir.graph import FLOATS, Graph, Operator
+from conet_graph.ir.operators import TELLS_SIZES
 
 # What turns a network's last numbers into shares: near 0 and 1 it hides how far they are apart.
 _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh"})
@@ -12,8 +13,6 @@ _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh
 _PASSING = frozenset({"Identity", "Cast", "ArgMax", "TopK", "Squeeze", "Unsqueeze"})
 # What chooses as many as there happen to be: behind it, two networks give other numbers of other things.
 _CHOOSING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
-# What tells no more of a value than its sizes.
-_SIZES = frozenset({"Shape", "Size"})
 
 
 def judged_values(graph: Graph) -> dict[str, int | None]:
@@ -52,7 +51,7 @@ def _chosen(graph: Graph) -> set[str]:
     """All values that depend on how many were chosen."""
     chosen = set[str]()
     for op in graph.operators:
-        if _chooses(op) or (op.op_type not in _SIZES and not chosen.isdisjoint(op.inputs)):
+        if _chooses(op) or (op.op_type not in TELLS_SIZES and not chosen.isdisjoint(op.inputs)):
             chosen.update(name for name in op.outputs if name)
     return chosen
 
@@ -67,7 +66,7 @@ def _unchosen(graph: Graph, output: str, chosen: set[str]) -> Iterator[str]:
     while pending:
         name = pending.pop()
         op = graph.producers.get(name)
-        if op is None or op.op_type in _SIZES or name in graph.derived:
+        if op is None or op.op_type in TELLS_SIZES or name in graph.derived:
             continue
         if name not in chosen and graph.dtypes.get(name, 1) in FLOATS:
             yield name

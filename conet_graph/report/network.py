@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from conet_graph.analysis.analysis import Analysis, LayerEntry
 from conet_graph.analysis.layers import layer_names
 from conet_graph.ir.graph import Graph, Operator, read_inside
+from conet_graph.ir.operators import TELLS_SIZES
 from conet_graph.passes.assign_channels import SIZES
 from conet_graph.passes.tie_channels import CHANNELS
 
-# Operators that answer with numbers about a feature map, and pass none on.
-_ABOUT_SHAPES = frozenset({"Shape", "Size"})
 # Of the operators between two parts, this many are named.
 _MOST_NAMED = 5
 
@@ -98,7 +97,7 @@ class _Builder:
         return DrawnNetwork(tuple(self.parts), tuple(self.links))
 
     def _visit(self, op: Operator) -> None:
-        if op.op_type in _ABOUT_SHAPES:
+        if op.op_type in TELLS_SIZES:
             return
         names = [*op.inputs, *(sorted(read_inside(op.proto)) if op.subgraphs() else [])]
         origins = [self.origins[name] for name in names if name in self.origins]

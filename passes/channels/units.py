@@ -149,7 +149,7 @@ class Tracker:
         if constant is None:
             if self.packed and known is not None and self._is_packed(value, axis):
                 return self._unpacked(value, axis % rank)
-            return self._known(value)[axis] if known is None else known[axis]
+            return self._known(value)[axis]
         axis %= len(constant.dims)
         found = self.stored.get((value, axis))
         if found is None:
@@ -257,7 +257,7 @@ class Tracker:
                 self.packed[name, k] = axis
                 known.append(0)
                 continue
-            if not isinstance(axis, int) and id(axis) not in self._counted:
+            if not isinstance(axis, int):
                 self._count_positions(axis)
             if self.packed:
                 self.packed.pop((name, k), None)
@@ -559,11 +559,10 @@ class Units(Tracker):
 
     def equations(self) -> tuple[Ids, Ids]:
         """Both sides of all equations that say something, unit by unit."""
-        told = [(left, right) for left, right in zip(self.left, self.right, strict=True) if left is not right]
         none = np.zeros(0, np.int64)
-        return np.concatenate([none, *(pair[0] for pair in told)]), np.concatenate(
-            [none, *(pair[1] for pair in told)]
-        )
+        told = [(a, b) for a, b in zip(self.left, self.right, strict=True) if a is not b]
+        left, right = zip((none, none), *told, strict=True)
+        return np.concatenate(left), np.concatenate(right)
 
     def solve(self) -> None:
         """Number the classes of units that must appear or vanish together, and find the frozen ones."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from conet_graph.ir.errors import shown
 from conet_graph.ir.graph import Operator
+from conet_graph.ir.operators import TELLS_SIZES
 from conet_graph.passes.channels.units import Tracker
 
 # Operators that read nothing but an input's shape or type.
-SHAPE_READERS = frozenset(("CastLike", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size"))
+SHAPE_READERS = TELLS_SIZES | {"CastLike", "EyeLike", "RandomNormalLike", "RandomUniformLike"}
 
 
 def hold(t: Tracker, op: Operator, slot: int, what: str) -> None:

@@ -87,25 +87,7 @@ def _index_axes(t: Tracker, indices: str) -> list[Axis]:
 
 def _index_axis(t: Tracker, indices: str, axis: int) -> Axis:
     """An axis of indices: positions of what no layer has a part in are no channels."""
-    return 0 if _is_counted(t, indices) else t.axis(indices, axis)
-
-
-def _is_counted(t: Tracker, value: str) -> bool:
-    """Whether a value is made of constants and of sizes alone, such as the places of a window's pixels."""
-    pending, seen = [value], set[str]()
-    while pending:
-        name = pending.pop()
-        op = t.graph.producers.get(name)
-        if op is None and not t.is_constant(name):
-            return False
-        if op is None or op.op_type in ("Shape", "Size"):
-            continue
-        if op.subgraphs():
-            return False
-        fresh = [each for each in op.inputs if each and each not in seen]
-        seen.update(fresh)
-        pending += fresh
-    return True
+    return 0 if indices in t.graph.counted else t.axis(indices, axis)
 
 
 def _beside(t: Tracker, op: Operator, first: int, second: int, axis: int) -> Axis:
