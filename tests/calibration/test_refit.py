@@ -17,6 +17,13 @@ from conet_graph.rewriting.refits import read_plan, write_plan
 from tests.helpers.small_networks import Array, answers, network
 
 RNG = np.random.default_rng(1)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_every_order() -> None:
+    """A test draws what it draws alone, whichever tests ran before it."""
+    RNG.bit_generator.state = START
 
 
 def redundant(outputs: int, *rest: int) -> Array:
